@@ -1,0 +1,56 @@
+# make repro   set up .venv and run the whole experiment
+# make test    set up .venv and run the fast tests
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# Nothing phones home, and no model hub is asked unless the user says so.
+export DVC_NO_ANALYTICS = 1
+export ITERATIVE_DO_NOT_TRACK = 1
+export DO_NOT_TRACK = true
+export MLFLOW_DISABLE_TELEMETRY = true
+export HF_HUB_DISABLE_TELEMETRY = 1
+export HF_HUB_OFFLINE ?= 1
+# One thread a process: the pipeline's parallelism is processes.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: repro test test-all lint ui real clean
+
+repro: $(VENV)/installed
+	@dvc repro
+	@python -m t2.report.terminal
+
+test: $(VENV)/installed
+	@ruff check . && ruff format --check . && mypy && pytest
+
+test-all: $(VENV)/installed
+	@pytest -m ""
+
+lint: $(VENV)/installed
+	@ruff check . && ruff format --check . && mypy
+
+ui: $(VENV)/installed
+	@mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root $(CURDIR)/mlartifacts
+
+# Without a GPU the CPU build of torch is asked for first, from PyTorch's CPU index where it can be
+# reached; the constraints file holds the same version either way.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	@if command -v nvidia-smi >/dev/null 2>&1; then \
+	    echo "GPU found: torch comes with the rest"; \
+	else \
+	    echo "no GPU: asking for the CPU build of torch"; \
+	    $(BIN)/pip install --quiet --retries 0 --timeout 10 --constraint constraints.txt --index-url $(TORCH_CPU_INDEX) torch 2>/dev/null \
+	    || $(BIN)/pip install --quiet --constraint constraints.txt torch; \
+	fi
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib t2 || true
+	touch $@
+
+clean:
+	rm -rf $(VENV) .t2 .pytest_cache .mypy_cache .ruff_cache

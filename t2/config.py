@@ -1,0 +1,356 @@
+"""The typed view of ``params.yaml``: every number that someone may change, validated before any work starts.
+
+Torch-free and cheap to import. :func:`load` reads a file, checks every section and every relation between
+sections, and raises one :class:`ConfigError` that lists *all* that is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError, model_validator
+
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$")]
+Kind = Literal["math", "code", "choice"]
+Layout = Literal["miniature", "gsm8k", "mbpp", "arc"]
+
+OTHER = "other"
+"""The category that no expert serves: its prompts are answered by the base model."""
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a configuration, one line each."""
+
+    def __init__(self, source: str, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__(
+            f"{source} is not a valid configuration; {len(problems)} problem(s):\n"
+            + "\n".join(f"  - {problem}" for problem in problems)
+        )
+
+
+class Section(BaseModel):
+    """A block of ``params.yaml``: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Base(Section):
+    """A base model: a local folder or a Hugging Face id with a pinned revision."""
+
+    name: Name
+    path: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class Sizes(Section):
+    """Items drawn for each split of a task; a split of size 0 is an empty file."""
+
+    train: Count
+    valid: Count
+    test: PositiveInt
+    shots: Count
+
+
+class Source(Section):
+    """Where a task's items come from.
+
+    ``miniature`` generates the named family; the other layouts read local files, ``train`` for the
+    train, valid and shots splits and ``test`` for the test split.
+    """
+
+    layout: Layout
+    family: str | None = None
+    train: str | None = None
+    test: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Source:
+        if self.layout == "miniature" and (self.family is None or self.train or self.test):
+            raise ValueError("layout 'miniature' takes `family` and no files")
+        if self.layout != "miniature" and (self.family is not None or not (self.train and self.test)):
+            raise ValueError(f"layout {self.layout!r} takes the files `train` and `test` and no `family`")
+        return self
+
+
+class Task(Section):
+    """A benchmark task: how its replies are graded, which expert family it belongs to, its items."""
+
+    kind: Kind
+    family: Name
+    source: Source
+    sizes: Sizes
+    max_new_tokens: PositiveInt
+
+
+class Other(Section):
+    """Prompts that belong to no expert; only dispatchers are evaluated on them."""
+
+    source: Source
+    sizes: Sizes
+
+
+class Splits(Section):
+    """How splits are drawn."""
+
+    seed: Count
+
+
+class Svf(Section):
+    """Where z vectors are put and how they are parametrised (paper, section 3.2 and table 6)."""
+
+    target_modules: list[str] = Field(min_length=1)
+    layers: Literal["all", "half"] | list[Count]
+    parametrisation: Literal["direct", "sigmoid"]
+    init_mean: float
+    init_std: NonNegative
+    max_mult: PositiveFloat
+    renormalise: bool
+
+
+class Lora(Section):
+    """The LoRA baseline (paper, table 6)."""
+
+    rank: PositiveInt
+    alpha: PositiveFloat
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    target_modules: list[str] = Field(min_length=1)
+
+
+class Training(Section):
+    """What every trained adapter shares: optimiser, rollouts, reward and selection (paper, appendix A.1)."""
+
+    seeds: list[Count] = Field(min_length=1)
+    batch: PositiveInt
+    micro_batch: PositiveInt
+    weight_decay: NonNegative
+    warmup_steps: Count
+    temperature: NonNegative
+    reward_right: float
+    reward_wrong: float
+    baseline: Literal["none", "mean"]
+    normalise_rewards: bool
+    kl_direction: Literal["policy_base", "base_policy"]
+    valid_every: PositiveInt
+    patience: PositiveInt | None
+    checkpoint_every: PositiveInt
+    threads: PositiveInt
+
+
+class Recipe(Section):
+    """What may differ from one trained adapter to the next."""
+
+    method: Literal["svf", "lora"]
+    objective: Literal["reinforce", "next_token"]
+    steps: PositiveInt
+    lr: PositiveFloat
+    clip: PositiveFloat
+    kl: NonNegative
+
+
+class Classifier(Section):
+    """The classifier expert: trained like the others on (prompt, category) pairs (paper, section 3.2 B)."""
+
+    recipe: Recipe
+    per_family: Sizes
+    max_new_tokens: PositiveInt
+
+
+class Cem(Section):
+    """The cross-entropy search over mixing weights (paper, section 3.1 and appendix A.4)."""
+
+    form: Literal["normalised", "free"]
+    per_layer: bool
+    include_base: bool
+    renormalise: bool
+    population: PositiveInt
+    elite_share: Share
+    generations: PositiveInt
+    init_std: PositiveFloat
+    min_std: NonNegative
+
+
+class Adaptation(Section):
+    """Few-shot adaptation: independent draws of the shots, each with its own search."""
+
+    cem: Cem
+    shots: PositiveInt
+    draws: PositiveInt
+    seed: Count
+
+
+class Benchmark(Section):
+    """How scores are measured and compared."""
+
+    batch: PositiveInt
+    bootstrap: PositiveInt
+    seed: Count
+
+
+class Sandbox(Section):
+    """Limits of the processes in which generated code runs."""
+
+    workers: PositiveInt
+    cpu_seconds: PositiveFloat
+    wall_seconds: PositiveFloat
+    memory_mb: PositiveInt
+    file_mb: PositiveInt
+    processes: PositiveInt
+    output_kb: PositiveInt
+    allow_unsafe: bool
+
+
+class Execution(Section):
+    """Where the work runs; no result depends on it."""
+
+    workers: PositiveInt
+    device: Literal["auto", "cpu", "cuda"]
+
+
+class Tracking(Section):
+    """The MLflow store; ``uri`` null is ``mlflow.db`` in the root of the main checkout."""
+
+    uri: str | None
+    experiment: str
+
+
+class Params(Section):
+    """All of ``params.yaml``."""
+
+    base: Base
+    control: Base | None
+    trained: dict[Name, Task] = Field(min_length=1)
+    unseen: dict[Name, Task]
+    other: Other | None
+    splits: Splits
+    svf: Svf
+    lora: Lora
+    training: Training
+    experts: dict[Name, Recipe]
+    classifier: Classifier
+    baselines: dict[Name, Recipe]
+    adaptation: Adaptation
+    benchmark: Benchmark
+    sandbox: Sandbox
+    execution: Execution
+    tracking: Tracking
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """Trained and unseen tasks by name, trained ones first."""
+        return {**self.trained, **self.unseen}
+
+    @property
+    def categories(self) -> list[str]:
+        """What a dispatcher may answer: the experts' families, then ``other``."""
+        return [*(task.family for task in self.trained.values()), OTHER]
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Reads and validates a parameter file.
+
+    Args:
+        path: The YAML file.
+
+    Returns:
+        The typed parameters.
+
+    Raises:
+        ConfigError: Lists every unknown key, missing key, bad value and broken relation at once.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise ConfigError(str(path), [f"no such file; run from the project's root (here: {os.getcwd()})"]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(str(path), [f"not YAML: {error}"]) from None
+    return parse(raw, source=str(path))
+
+
+def parse(raw: Any, *, source: str = "params") -> Params:
+    """Validates parameters that are already in memory; see :func:`load`."""
+    if not isinstance(raw, dict):
+        raise ConfigError(source, [f"expected a mapping of sections, got {type(raw).__name__}"])
+    unknown = raw.keys() - Params.model_fields.keys()
+    problems = [f"{name}: unknown section; remove it or correct its spelling" for name in unknown]
+    valid: dict[str, Any] = {}
+    for name, field in Params.model_fields.items():
+        if name not in raw:
+            problems.append(f"{name}: missing; every section is written out")
+            continue
+        try:
+            valid[name] = TypeAdapter(field.annotation).validate_python(raw[name])
+        except ValidationError as error:
+            problems += [_describe(name, entry) for entry in error.errors()]
+    problems += _relations(valid)
+    if problems:
+        raise ConfigError(source, sorted(problems))
+    return Params(**valid)
+
+
+def _describe(section: str, entry: Any) -> str:
+    """One pydantic error as 'where: what is wrong (got …)'."""
+    where = ".".join(str(part) for part in (section, *entry["loc"]))
+    if entry["type"] == "extra_forbidden":
+        return f"{where}: unknown key; remove it or correct its spelling"
+    if entry["type"] == "missing":
+        return f"{where}: missing; every parameter is written out"
+    return f"{where}: {entry['msg']} (got {entry['input']!r})"
+
+
+def _relations(valid: dict[str, Any]) -> Iterator[str]:
+    """Checks across sections, over those sections that are valid by themselves."""
+
+    def has(*names: str) -> bool:
+        return all(name in valid for name in names)
+
+    if has("trained"):
+        families = [task.family for task in valid["trained"].values()]
+        if len(set(families)) < len(families):
+            yield f"trained: each task needs a family of its own, got {families}"
+        if OTHER in families:
+            yield f"trained: the family {OTHER!r} is reserved for prompts that no expert serves"
+        for name, task in valid["trained"].items():
+            if not task.sizes.train or not task.sizes.valid:
+                yield f"trained.{name}.sizes: a trained task needs train and valid items, got {task.sizes}"
+    if has("trained", "unseen"):
+        for name in valid["trained"].keys() & valid["unseen"].keys():
+            yield f"unseen.{name}: the name is also a trained task; scores are keyed by task name"
+        families = [task.family for task in valid["trained"].values()]
+        for name, task in valid["unseen"].items():
+            if task.family not in families:
+                yield f"unseen.{name}.family: {task.family!r} is no trained family; allowed: {families}"
+    if has("trained", "experts") and valid["trained"].keys() != valid["experts"].keys():
+        yield (
+            f"experts: one recipe a trained task; trained has {sorted(valid['trained'])}, "
+            f"experts has {sorted(valid['experts'])}"
+        )
+    if has("experts"):
+        for name, recipe in valid["experts"].items():
+            if recipe.method != "svf":
+                yield f"experts.{name}.method: an expert is a z vector, so 'svf'; got {recipe.method!r}"
+    if has("classifier") and valid["classifier"].recipe.method != "svf":
+        yield f"classifier.recipe.method: an expert is a z vector, so 'svf'; got {valid['classifier'].recipe.method!r}"
+    if has("unseen", "adaptation"):
+        for name, task in valid["unseen"].items():
+            if task.sizes.shots < valid["adaptation"].shots:
+                yield (
+                    f"unseen.{name}.sizes.shots: {task.sizes.shots} items cannot give a draw of "
+                    f"adaptation.shots = {valid['adaptation'].shots}"
+                )
+    if has("base", "control") and valid["control"] and valid["base"].name == valid["control"].name:
+        yield f"control.name: {valid['control'].name!r} is also the base's name; scores are keyed by it"
+    if has("training"):
+        training = valid["training"]
+        if len(set(training.seeds)) < len(training.seeds):
+            yield f"training.seeds: seeds repeat: {training.seeds}"
+        if training.micro_batch > training.batch:
+            yield f"training.micro_batch: {training.micro_batch} is more than training.batch = {training.batch}"

@@ -1,0 +1,79 @@
+"""The configuration is validated whole, and every problem is named at once."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from t2 import config
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def raw() -> dict:
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+@pytest.mark.parametrize("path", [ROOT / "params.yaml", *sorted((ROOT / "profiles").glob("*.yaml"))], ids=lambda p: p.name)
+def test_every_shipped_parameter_file_is_valid(path: Path) -> None:
+    params = config.load(path)
+    assert params.categories[-1] == config.OTHER
+    assert set(params.experts) == set(params.trained)
+
+
+def test_all_problems_are_listed_at_once(raw: dict) -> None:
+    raw["svf"]["colour"] = 1  # unknown key
+    raw["benchmark"]["batch"] = -1  # bad value
+    del raw["tracking"]  # missing section
+    raw["typo"] = {}  # unknown section
+    del raw["experts"]["math"]  # relation between two sections that are valid by themselves
+    raw["training"]["micro_batch"] = 10_000  # relation inside a section
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse(raw)
+    named = [problem.split(":")[0] for problem in caught.value.problems]
+    assert named == ["benchmark.batch", "experts", "svf.colour", "tracking", "training.micro_batch", "typo"]
+    assert "got -1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (lambda raw: raw["trained"]["math"].update(family="other"), "trained"),
+        (lambda raw: raw["trained"]["math"].update(family="code"), "trained"),
+        (lambda raw: raw["trained"]["math"]["sizes"].update(train=0), "trained.math.sizes"),
+        (lambda raw: raw["unseen"].update(math=raw["unseen"]["math_hard"]), "unseen.math"),
+        (lambda raw: raw["unseen"]["math_hard"].update(family="poetry"), "unseen.math_hard.family"),
+        (lambda raw: raw["unseen"]["math_hard"]["sizes"].update(shots=1), "unseen.math_hard.sizes.shots"),
+        (lambda raw: raw["experts"]["math"].update(method="lora"), "experts.math.method"),
+        (lambda raw: raw["classifier"]["recipe"].update(method="lora"), "classifier.recipe.method"),
+        (lambda raw: raw["control"].update(name=raw["base"]["name"]), "control.name"),
+        (lambda raw: raw["training"].update(seeds=[1, 1]), "training.seeds"),
+        (lambda raw: raw["trained"]["math"]["source"].update(train="x.jsonl"), "trained.math.source"),
+        (lambda raw: raw["trained"]["math"].update(source={"layout": "gsm8k", "train": "a"}), "trained.math.source"),
+    ],
+)
+def test_each_relation_is_checked(raw: dict, change, where: str) -> None:
+    change(raw)
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse(raw)
+    assert where in {problem.split(":")[0] for problem in caught.value.problems}
+
+
+def test_a_missing_file_and_broken_yaml_say_so(tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError, match="no such file"):
+        config.load(tmp_path / "absent.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(config.ConfigError, match="not YAML"):
+        config.load(tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("- a")
+    with pytest.raises(config.ConfigError, match="expected a mapping"):
+        config.load(tmp_path / "list.yaml")
+
+
+def test_the_configuration_needs_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, t2.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
