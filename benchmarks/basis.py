@@ -1,0 +1,77 @@
+"""Time and bytes of the narrow-side basis against ``torch.linalg.svd`` with U, σ and V kept in float32.
+
+Run ``python benchmarks/basis.py [--sizes 1024x1024 4096x1024] [--threads 2]``. Both are timed in one run, on
+bf16-rounded random weights, alternately; the best of ``--repeats`` counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from t2.svf import narrow_basis, scaled_weight
+
+SIZES = ["512x512", "2048x512", "512x2048", "1024x1024", "4096x1024", "1024x4096"]
+
+
+def seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def compare(weight: Tensor, repeats: int) -> dict[str, float]:
+    """Seconds and bytes of both forms, and how far the two W' for a random z are apart."""
+    narrow, full = [], []
+    for _ in range(repeats):
+        narrow.append(seconds(lambda: narrow_basis(weight)))
+        full.append(seconds(lambda: torch.linalg.svd(weight, full_matrices=False)))
+    basis = narrow_basis(weight)
+    u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    z = 1 + 0.1 * torch.randn(len(s))
+    rebuilt = u @ torch.diag(s * z) @ vh
+    ours = scaled_weight(weight, basis.q, z, basis.side)
+    return {
+        "narrow": min(narrow),
+        "full": min(full),
+        "narrow_bytes": 4 * (basis.q.numel() + basis.sigma.numel()),
+        "full_bytes": 4 * (u.numel() + s.numel() + vh.numel()),
+        "difference": float((ours - rebuilt).norm() / rebuilt.norm()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="MxN")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    print(
+        f"{'size':>12} {'svd s':>9} {'narrow s':>9} {'ratio':>6} "
+        f"{'svd MB':>8} {'narrow MB':>9} {'ratio':>6} {'ΔW′':>8}"
+    )
+    totals = {"narrow": 0.0, "full": 0.0, "narrow_bytes": 0.0, "full_bytes": 0.0}
+    for size in options.sizes:
+        m, n = map(int, size.split("x"))
+        found = compare(torch.randn(m, n).bfloat16().float(), options.repeats)
+        print_row(size, found, f"{found['difference']:8.1e}")
+        totals = {name: total + found[name] for name, total in totals.items()}
+    print_row("all", totals, "")
+
+
+def print_row(size: str, found: dict[str, float], difference: str) -> None:
+    print(
+        f"{size:>12} {found['full']:9.3f} {found['narrow']:9.3f} {found['narrow'] / found['full']:6.2f} "
+        f"{found['full_bytes'] / 1e6:8.1f} {found['narrow_bytes'] / 1e6:9.1f} "
+        f"{found['narrow_bytes'] / found['full_bytes']:6.2f} {difference}"
+    )
+
+
+if __name__ == "__main__":
+    main()

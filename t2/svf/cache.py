@@ -1,0 +1,295 @@
+"""The basis cache: the narrow-side bases of a model's weights on disk.
+
+A folder with one safetensors file a matrix and an ``index.json`` that says what is there: for each matrix
+the hash of the weight it was made from and the checksum of its basis. Every file is written under a temporary
+name, synced and renamed: a killed build leaves whole files only, and the next one continues behind them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import check_target_module_exists
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from t2.svf.basis import Basis, narrow_basis, narrow_side
+from t2.svf.config import SvfConfig
+
+Progress = Callable[[int, int, str], None]
+
+_INDEX = "index.json"
+_FORMAT = 1
+
+
+def weight_hash(weight: Tensor, name: str) -> str:
+    """The SHA-256, in hex, of a weight's name, dtype, shape and bytes."""
+    digest = hashlib.sha256(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+    digest.update(_bytes(weight))
+    return digest.hexdigest()
+
+
+def fingerprint(hashes: Mapping[str, str]) -> str:
+    """One hash over the :func:`weight_hash` of several weights by name; their order does not matter."""
+    return hashlib.sha256("".join(f"{name} {hashes[name]}\n" for name in sorted(hashes)).encode()).hexdigest()
+
+
+def build_cache(
+    weights: Mapping[str, Tensor], folder: str | Path, progress: Progress | None = None
+) -> BasisCache:
+    """Decomposes every weight into a cache folder; matrices that are already there, whole, are kept.
+
+    One process at a time may build into a folder.
+
+    Args:
+        weights: (m, n) matrices by module name ("model.layers.0.mlp.up_proj"); :func:`model_weights` and
+            :func:`checkpoint_weights` make such mappings. A lazy mapping is read one matrix at a time.
+        folder: Where the cache goes; made if absent.
+        progress: Called as ``progress(done, total, name)`` after each matrix.
+
+    Returns:
+        The finished cache.
+
+    Raises:
+        ValueError: A weight is no matrix or not finite, or there is none.
+    """
+    if not weights:
+        raise ValueError(f"no weights to decompose into {folder}; check target_modules against the model")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    known = _read_index(folder).get("matrices", {})
+    matrices: dict[str, dict[str, Any]] = {}
+    for done, name in enumerate(weights, start=1):
+        weight = weights[name]
+        source = weight_hash(weight, name)
+        entry = known.get(name, {})
+        if entry.get("weight") != source or not _is_whole(folder, entry):
+            entry = {"weight": source, "shape": list(weight.shape), **_write_basis(folder, name, weight)}
+        matrices[name] = entry
+        _write_index(folder, {**known, **matrices}, complete=False)
+        if progress is not None:
+            progress(done, len(weights), name)
+    _write_index(folder, matrices, complete=True)
+    wanted = {entry["file"] for entry in matrices.values()}
+    for shard in folder.glob("*.safetensors"):
+        if shard.name not in wanted:
+            shard.unlink()
+    return BasisCache(folder, matrices)
+
+
+class BasisCache:
+    """A finished cache folder; bases are read when asked for.
+
+    Attributes:
+        folder: Where it lies.
+    """
+
+    def __init__(self, folder: Path, matrices: Mapping[str, Mapping[str, Any]]) -> None:
+        self.folder = folder
+        self._matrices = matrices
+
+    @classmethod
+    def open(cls, folder: str | Path) -> BasisCache:
+        """Opens a cache folder.
+
+        Raises:
+            ValueError: There is no cache there, its index is damaged, or its build has not finished.
+        """
+        folder = Path(folder)
+        if not (folder / _INDEX).is_file():
+            raise ValueError(
+                f"there is no basis cache in {folder}: build it there with t2.svf.build_cache, or set "
+                "SvfConfig.basis to None to have the bases computed"
+            )
+        index = _read_index(folder)
+        if not isinstance(index.get("matrices"), dict) or index.get("format") != _FORMAT:
+            raise ValueError(
+                f"the basis cache {folder} has a damaged {_INDEX}; delete the folder and build it again"
+            )
+        if not index.get("complete"):
+            raise ValueError(
+                f"the basis cache {folder} is unfinished ({len(index['matrices'])} matrices are done); run "
+                "its build again, it continues where it stopped"
+            )
+        return cls(folder, index["matrices"])
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash over all weights that the cache was made from."""
+        return fingerprint({name: entry["weight"] for name, entry in self._matrices.items()})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._matrices)
+
+    def load(self, name: str, weight: Tensor | None = None) -> Basis:
+        """Reads the basis of one matrix.
+
+        Args:
+            name: The module's name.
+            weight: The weight in use, to be compared with the one that the basis was made from; None where
+                it is not available as such (a quantised layer).
+
+        Returns:
+            The basis, on the CPU.
+
+        Raises:
+            ValueError: The matrix is not in the cache, its file is damaged, or it belongs to other weights.
+        """
+        entry = self._entry(name)
+        if weight is not None and weight_hash(weight, name) != entry["weight"]:
+            raise ValueError(
+                f"the basis cache {self.folder} was made from other weights: {name} differs (in value, shape "
+                "or dtype); build a cache of this base model, or load the model that the cache was made from"
+            )
+        tensors = _read_basis(self.folder, entry)
+        if tensors is None:
+            raise ValueError(
+                f"the basis cache {self.folder} is damaged: {entry['file']} is missing or does not match its "
+                "checksum; run its build again, it replaces what is damaged"
+            )
+        return Basis(tensors["sigma"], tensors["q"], narrow_side(entry["shape"]))
+
+    def source_hash(self, name: str) -> str:
+        """The :func:`weight_hash` of the weight that a basis was made from."""
+        found: str = self._entry(name)["weight"]
+        return found
+
+    def _entry(self, name: str) -> Mapping[str, Any]:
+        if name not in self._matrices:
+            raise ValueError(
+                f"the basis cache {self.folder} does not hold {name} (only {len(self._matrices)} others); "
+                "build it again with target_modules that cover it"
+            )
+        return self._matrices[name]
+
+
+def model_weights(model: nn.Module, target_modules: Iterable[str] | str) -> dict[str, Tensor]:
+    """The weights of a model's targeted modules, by module name.
+
+    Args:
+        model: A base model without adapters.
+        target_modules: Names that module names equal or end in, or a regular expression that they match.
+    """
+    config = _targets(target_modules)
+    return {
+        name: module.weight.detach()
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "weight", None), Tensor) and check_target_module_exists(config, name)
+    }
+
+
+def checkpoint_weights(
+    folder: str | Path, target_modules: Iterable[str] | str, dtype: torch.dtype | None = None
+) -> Mapping[str, Tensor]:
+    """The weights of targeted modules in a model folder's safetensors files; each is read when asked for.
+
+    Args:
+        folder: Holds ``model.safetensors``, or its shards.
+        target_modules: Names that module names equal or end in, or a regular expression that they match.
+        dtype: What the model will be loaded in; None: as stored. A basis belongs to weights of one dtype.
+
+    Raises:
+        ValueError: The folder holds no safetensors file.
+    """
+    config = _targets(target_modules)
+    files: dict[str, Path] = {}
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(path, framework="pt") as shard:
+            names = [key.removesuffix(".weight") for key in shard.keys() if key.endswith(".weight")]  # noqa: SIM118
+        files.update(dict.fromkeys(names, path))
+    if not files:
+        raise ValueError(f"{folder} holds no weights in *.safetensors files; name the folder of a model")
+    chosen = {name: path for name, path in files.items() if check_target_module_exists(config, name)}
+    return _CheckpointWeights(chosen, dtype)
+
+
+class _CheckpointWeights(Mapping[str, Tensor]):
+    def __init__(self, files: Mapping[str, Path], dtype: torch.dtype | None) -> None:
+        self._files = files
+        self._dtype = dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self._files[name], framework="pt") as shard:
+            weight: Tensor = shard.get_tensor(f"{name}.weight")
+        return weight if self._dtype is None else weight.to(self._dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file such that its name always stands for the whole old or the whole new content."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _targets(target_modules: Iterable[str] | str) -> SvfConfig:
+    if isinstance(target_modules, str):
+        return SvfConfig(target_modules=target_modules)
+    return SvfConfig(target_modules=list(target_modules))
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data.cast("B")
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
+def _write_basis(folder: Path, name: str, weight: Tensor) -> dict[str, str]:
+    basis = narrow_basis(weight, name)
+    tensors = {"q": basis.q.cpu(), "sigma": basis.sigma.cpu()}
+    file = f"{name}.safetensors"
+    write_atomically(folder / file, save(tensors))
+    return {"file": file, "checksum": _checksum(tensors)}
+
+
+def _read_basis(folder: Path, entry: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """A matrix's tensors, or None if the file is missing or damaged."""
+    try:
+        tensors = load_file(folder / entry["file"])
+    except (OSError, SafetensorError):
+        return None
+    return tensors if _checksum(tensors) == entry["checksum"] else None
+
+
+def _is_whole(folder: Path, entry: Mapping[str, Any]) -> bool:
+    return {"file", "checksum"} <= entry.keys() and _read_basis(folder, entry) is not None
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    """The index, or an empty one where it is missing or no JSON object."""
+    try:
+        index = json.loads((folder / _INDEX).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return index if isinstance(index, dict) else {}
+
+
+def _write_index(folder: Path, matrices: Mapping[str, Mapping[str, Any]], *, complete: bool) -> None:
+    hashes = {name: entry["weight"] for name, entry in matrices.items()}
+    index = {
+        "format": _FORMAT,
+        "complete": complete,
+        "fingerprint": fingerprint(hashes) if complete else None,
+        "matrices": matrices,
+    }
+    write_atomically(folder / _INDEX, (json.dumps(index, indent=1, sort_keys=True) + "\n").encode())

@@ -1,0 +1,107 @@
+"""The configuration of SVF as a PEFT method, and the one place where PEFT is told that it exists."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from peft import PeftConfig
+from peft.utils import PeftType
+
+Parametrisation = Literal["direct", "sigmoid"]
+
+_DEFAULT_MEAN = {"direct": 1.0, "sigmoid": 0.1}
+
+
+def _extend_peft_type(name: str) -> None:
+    """Adds a member to PEFT's enum of methods, which its registry accepts no names from outside of."""
+    if name in PeftType.__members__:
+        return
+    member = str.__new__(PeftType, name)
+    member._name_ = member._value_ = name
+    setattr(PeftType, name, member)
+    PeftType._member_names_.append(name)
+    PeftType._member_map_[name] = member
+    PeftType._value2member_map_[name] = member
+
+
+_extend_peft_type("SVF")
+
+
+@dataclass
+class SvfConfig(PeftConfig):
+    """How z vectors are attached to a model (paper, section 3.2; its table 6 lists the settings).
+
+    A saved configuration describes the effective z: its parametrisation is ``direct``, whatever z was trained
+    with. The parameters behind a ``sigmoid`` live in training checkpoints only.
+
+    Attributes:
+        target_modules: Module names, a regular expression or ``"all-linear"``, as in PEFT's LoRA.
+        exclude_modules: Module names or a regular expression of what to leave out.
+        layers_to_transform: Indices of the layers to adapt; None: all of them.
+        layers_pattern: The name of the layer list, where PEFT cannot guess it.
+        parametrisation: ``"direct"``: z itself is learned. ``"sigmoid"``: p of z = sigmoid(p) · max_mult is.
+        init_mean: Mean of the learned numbers at the start; None: 1 for ``direct``, 0.1 for ``sigmoid``.
+        init_std: Their standard deviation at the start.
+        init_seed: Seeds the generator of that noise, one a module, whatever the order of modules.
+        max_mult: The largest scale that ``sigmoid`` reaches; without effect under ``renormalise``.
+        renormalise: Rescale z by Σσ / Σσz, which keeps the sum of a weight's singular values.
+        basis: Folder of the basis cache; None: bases are computed when the adapter is injected.
+        basis_fingerprint: The hash over the adapted base weights. Filled in on injection; where it is given
+            and differs from the model's, the adapter is refused.
+        task: What the expert was trained on.
+        seed: The seed it was trained with.
+    """
+
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    parametrisation: Parametrisation = "direct"
+    init_mean: float | None = None
+    init_std: float = 0.0
+    init_seed: int = 0
+    max_mult: float = 2.0
+    renormalise: bool = False
+    basis: str | None = None
+    basis_fingerprint: str | None = None
+    task: str | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: Names the setting, its value and what is allowed.
+        """
+        super().__post_init__()
+        self.peft_type = PeftType("SVF")
+        if self.parametrisation not in _DEFAULT_MEAN:
+            raise ValueError(f"parametrisation is {self.parametrisation!r}; it must be 'direct' or 'sigmoid'")
+        if self.init_mean is None:
+            self.init_mean = _DEFAULT_MEAN[self.parametrisation]
+        if self.init_std < 0:
+            raise ValueError(f"init_std is {self.init_std}; it must be at least 0")
+        if self.max_mult <= 0:
+            raise ValueError(f"max_mult is {self.max_mult}; it must be above 0")
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise ValueError(
+                f"layers_to_transform needs target_modules as a list of names, got {self.target_modules!r}; "
+                "write the layers into the regular expression, or list the names"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values; names are sorted, since PEFT keeps them in sets of no fixed order."""
+        fields: dict[str, Any] = super().to_dict()
+        for name in ("target_modules", "exclude_modules", "layers_to_transform"):
+            if isinstance(fields[name], (list, set, tuple)):
+                fields[name] = sorted(fields[name])
+        return fields
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Writes ``adapter_config.json`` for an adapter that holds the effective z."""
+        stored = copy.copy(self)
+        stored.parametrisation, stored.init_mean, stored.init_std = "direct", 1.0, 0.0
+        stored.renormalise = False
+        super(SvfConfig, stored).save_pretrained(save_directory, **kwargs)

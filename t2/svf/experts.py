@@ -1,0 +1,257 @@
+"""Experts: sets of z vectors, on disk and in combination.
+
+An expert is one z (r,) for each adapted weight matrix. Combining experts needs no model: z' is a weighted sum
+of their z (paper, section 3.2 C).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from t2.svf.cache import write_atomically
+from t2.svf.config import SvfConfig
+
+Form = Literal["normalised", "free"]
+Z = dict[str, Tensor]
+
+_PREFIX = "base_model.model."
+_SUFFIX = ".svf_z"
+_PROVENANCE = ("base_model_name_or_path", "revision", "basis", "basis_fingerprint", "task", "seed")
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One set of z vectors and where it comes from.
+
+    Attributes:
+        z: The effective scales, float32 (r,), by module name ("model.layers.0.mlp.up_proj").
+        provenance: ``base_model_name_or_path``, ``revision``, ``basis``, ``basis_fingerprint``, ``task`` and
+            ``seed``, as far as they are known.
+    """
+
+    z: Z
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def load_expert(folder: str | Path) -> Expert:
+    """Reads an expert from a PEFT adapter folder, without a model.
+
+    Raises:
+        ValueError: The folder holds no adapter, or one of another method.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        tensors = load_file(folder / "adapter_model.safetensors")
+    except FileNotFoundError as error:
+        missing = Path(error.filename or "adapter_model.safetensors").name
+        raise ValueError(f"{folder} is no adapter folder: {missing} is missing; train or copy one") from None
+    if config.get("peft_type") != "SVF":
+        raise ValueError(f"{folder} holds a {config.get('peft_type')} adapter, not an SVF expert")
+    z = {key.removeprefix(_PREFIX).removesuffix(_SUFFIX): tensor.float() for key, tensor in tensors.items()}
+    provenance = {key: config[key] for key in _PROVENANCE if config.get(key) is not None}
+    return Expert({name: z[name] for name in sorted(z, key=_natural)}, provenance)
+
+
+def save_expert(expert: Expert, folder: str | Path) -> None:
+    """Writes an expert as a PEFT adapter folder, without a model; equal experts give equal bytes.
+
+    Raises:
+        ValueError: The provenance has an unknown entry.
+    """
+    unknown = sorted(expert.provenance.keys() - set(_PROVENANCE))
+    if unknown:
+        raise ValueError(f"unknown provenance {unknown}; it may hold {', '.join(_PROVENANCE)}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"{_PREFIX}{name}{_SUFFIX}": z.detach().cpu().contiguous() for name, z in expert.z.items()}
+    write_atomically(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+    config = SvfConfig(target_modules=list(expert.z), inference_mode=True, **expert.provenance)
+    config.save_pretrained(str(folder))
+
+
+def base_expert(like: Mapping[str, Tensor]) -> Z:
+    """The base model as an expert: z = 1 for the modules of ``like``."""
+    return {name: torch.ones_like(z) for name, z in like.items()}
+
+
+def stack(experts: Sequence[Mapping[str, Tensor]]) -> Z:
+    """Experts as tables (E, r) by module name, as ``SvfModel.per_sample`` takes them.
+
+    Raises:
+        ValueError: There are none, or they do not adapt the same matrices.
+    """
+    if not experts:
+        raise ValueError("no experts to stack; pass one at least")
+    first = experts[0]
+    for k, expert in enumerate(experts):
+        wrong = sorted(
+            name
+            for name in first.keys() | expert.keys()
+            if name not in first or name not in expert or first[name].shape != expert[name].shape
+        )
+        if wrong:
+            raise ValueError(
+                f"experts 0 and {k} do not adapt the same matrices ({', '.join(wrong[:3])} differ in "
+                "presence or size); combine experts of one base model and one choice of target_modules"
+            )
+    return {name: torch.stack([expert[name].float() for expert in experts]) for name in first}
+
+
+def layers(names: Sequence[str] | Mapping[str, Any]) -> list[int]:
+    """The layer indices that occur in module names, ascending; row l of a per-layer α is the l-th of them.
+
+    Raises:
+        ValueError: A name holds no layer index.
+    """
+    return sorted({_layer(name) for name in names})
+
+
+class Population(NamedTuple):
+    """Mixed experts, one a row.
+
+    Attributes:
+        tables: z' (P, r) by module name, as ``SvfModel.per_sample`` takes them; 1 where not valid.
+        valid: (P,) bool: whether the rescaled form exists (Σσz' > 0 for every matrix).
+    """
+
+    tables: Z
+    valid: Tensor
+
+
+def mix_population(
+    experts: Sequence[Mapping[str, Tensor]],
+    alphas: Tensor,
+    form: Form = "normalised",
+    sigma: Mapping[str, Tensor] | None = None,
+    renormalise: bool = True,
+) -> Population:
+    """Mixes K experts with P sets of weights at once: z' = Σ_k w_k z_k.
+
+    Args:
+        experts: K sets of z, (r,) by module name.
+        alphas: (P, K), or (P, L, K) with a row a layer, in the order of :func:`layers`.
+        form: ``"normalised"``: w = α + (1 − Σα) / K, which sums to 1 and allows negatives. ``"free"``: w = α,
+            and z' is rescaled for each matrix by Σσ / Σσz'.
+        sigma: Singular values (r,) by module name; the rescaling needs them.
+        renormalise: Whether the free form is rescaled.
+
+    Returns:
+        The mixed z' and which of them are valid.
+
+    Raises:
+        ValueError: Shapes do not fit, or the free form lacks ``sigma``.
+    """
+    z = stack(experts)
+    if form not in ("normalised", "free"):
+        raise ValueError(f"form is {form!r}; it must be 'normalised' or 'free'")
+    rescale = form == "free" and renormalise
+    if rescale and (sigma is None or not z.keys() <= sigma.keys()):
+        raise ValueError(
+            "the free form rescales by singular values: pass sigma for every matrix, or renormalise=False"
+        )
+    alphas = torch.as_tensor(alphas, dtype=torch.float32)
+    order = {layer: row for row, layer in enumerate(layers(z))} if alphas.ndim == 3 else {}
+    shape = (len(order), len(experts)) if order else (len(experts),)
+    if alphas.ndim not in (2, 3) or alphas.shape[1:] != shape:
+        raise ValueError(f"alphas must be (P, {', '.join(map(str, shape))}), got {tuple(alphas.shape)}")
+    weights = alphas + (1 - alphas.sum(-1, keepdim=True)) / len(experts) if form == "normalised" else alphas
+    valid = torch.ones(len(alphas), dtype=torch.bool)
+    tables: Z = {}
+    for name, of_experts in z.items():
+        mixed = (weights[:, order[_layer(name)]] if order else weights) @ of_experts
+        if rescale:
+            values = sigma[name].float()  # type: ignore[index]
+            total = mixed @ values
+            valid &= total > 0
+            mixed = mixed * (values.sum() / total)[:, None]
+        tables[name] = mixed
+    for name, mixed in tables.items():
+        tables[name] = torch.where(valid[:, None], mixed, 1.0)
+    return Population(tables, valid)
+
+
+def mix(
+    experts: Sequence[Mapping[str, Tensor]],
+    alpha: Tensor,
+    form: Form = "normalised",
+    sigma: Mapping[str, Tensor] | None = None,
+    renormalise: bool = True,
+) -> Z:
+    """Mixes K experts into one; see :func:`mix_population`.
+
+    Args:
+        experts: K sets of z, (r,) by module name.
+        alpha: (K,), or (L, K) with a row a layer.
+        form: ``"normalised"`` or ``"free"``.
+        sigma: Singular values by module name, for the free form.
+        renormalise: Whether the free form is rescaled.
+
+    Returns:
+        z' (r,) by module name.
+
+    Raises:
+        ValueError: As :func:`mix_population`; also if Σσz' <= 0 for a matrix of the free form.
+    """
+    tables, valid = mix_population(experts, torch.as_tensor(alpha)[None], form, sigma, renormalise)
+    if not valid[0]:
+        raise ValueError(
+            f"alpha {torch.as_tensor(alpha).tolist()} gives a matrix with Σσz' <= 0, which cannot be "
+            "rescaled to Σσ; use larger weights or the normalised form"
+        )
+    return {name: table[0] for name, table in tables.items()}
+
+
+def statistics(z: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """Statistics of an expert, one row a matrix.
+
+    Returns:
+        Rows with ``name``, ``layer``, ``module`` (the last part of the name), ``mean``, ``std``, ``min``,
+        ``max`` and ``change`` (the mean of |z − 1|), in natural order.
+    """
+    return [
+        {
+            "name": name,
+            "layer": _layer(name),
+            "module": name.rsplit(".", 1)[-1],
+            "mean": float(values.mean()),
+            "std": float(values.std(correction=0)),
+            "min": float(values.min()),
+            "max": float(values.max()),
+            "change": float((values - 1).abs().mean()),
+        }
+        for name in sorted(z, key=_natural)
+        for values in [z[name].double()]
+    ]
+
+
+def compare(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
+    """The cosine between two experts' changes z − 1 over all matrices; 0 where one of them changes nothing.
+
+    Raises:
+        ValueError: They do not adapt the same matrices.
+    """
+    tables = stack([first, second])
+    a, b = torch.cat([table.double() - 1 for table in tables.values()], dim=1)
+    norms = a.norm() * b.norm()
+    return float(a @ b / norms) if norms > 0 else 0.0
+
+
+def _layer(name: str) -> int:
+    found = re.search(r"\.(\d+)\.", name)
+    if found is None:
+        raise ValueError(f"module name {name!r} holds no layer index such as 'layers.0.'")
+    return int(found[1])
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in name.split(".")]

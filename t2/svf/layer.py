@@ -1,0 +1,343 @@
+"""A linear layer whose singular values are scaled by z, and the gradient of z through a folded weight."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from t2.svf.basis import Basis, Side, narrow_side, scaled_weight
+from t2.svf.config import SvfConfig
+
+SMALLEST_FOLDED = 1e-3
+"""The gradient of a folded weight divides by z; a layer with a smaller |z_i| runs factored."""
+
+
+class FoldedLinear(torch.autograd.Function):
+    """y = W'x + b with the gradient of z, for a W' that was built outside the graph.
+
+    No gradient of the size of W and no step that made W' is kept. With dx, dy the gradients at the layer's
+    input and output, the sums over tokens and y₀ = W'x:
+
+    * tall, W' = W Q diag(z) Qᵀ:  dz = diag(Qᵀ (Σ dx xᵀ) Q) / z
+    * wide, W' = Q diag(z) Qᵀ W:  dz = diag(Qᵀ (Σ dy y₀ᵀ) Q) / z
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, z: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, side: Side
+    ) -> Tensor:
+        """Applies W' (m, n) to x (..., n)."""
+        y = F.linear(x, weight, bias)
+        ctx.save_for_backward(x if side == "right" else y, z, weight, bias, q)
+        ctx.side = side
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x and z, from that of y."""
+        kept, z, weight, bias, q = ctx.saved_tensors
+        if ctx.side == "right":
+            dx = dy @ weight.to(dy.dtype)
+            dz = _products(dx, kept, q) / z
+        else:
+            dx = dy @ weight.to(dy.dtype) if ctx.needs_input_grad[0] else None
+            dz = _products(dy, kept if bias is None else kept - bias, q) / z
+        return dx, dz, None, None, None, None
+
+
+def _products(left: Tensor, right: Tensor, q: Tensor) -> Tensor:
+    """Σ over tokens of (Qᵀ left) ⊙ (Qᵀ right), for two (..., r) tensors, in the dtype of q."""
+    left, right = left.flatten(0, -2).to(q.dtype), right.flatten(0, -2).to(q.dtype)
+    if len(left) < len(q):
+        return ((left @ q) * (right @ q)).sum(0)
+    # With many tokens their outer products are summed first: r² operations a token instead of 2 r².
+    return ((left.T @ right @ q) * q).sum(0)
+
+
+class _Folded(NamedTuple):
+    """A weight that holds z, and what tells whether the parameter has changed since it was built."""
+
+    parameter: Tensor
+    version: int
+    steps: int
+    weight: Tensor | None
+
+
+class _Steps:
+    """Counts optimiser steps: fused optimisers change parameters without raising their version."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        register_optimizer_step_post_hook(self._count)
+
+    def _count(self, *_: Any) -> None:
+        self.taken += 1
+
+
+_steps = _Steps()
+
+
+class SvfLinear(nn.Module, BaseTunerLayer):
+    """A linear layer with one z vector an adapter.
+
+    *Folded*, one z for all samples: W' is built once for each value of z, beside W. *Factored*, a z for each
+    sample, a |z_i| below :data:`SMALLEST_FOLDED`, or a base layer that is no plain ``nn.Linear`` (a quantised
+    one): the base layer runs as it is, and its input (tall) or output (wide) is scaled along Q. W is never
+    written to, and z = 1 gives the base layer's output bit for bit.
+
+    W' is built anew after an optimiser step and after a write to the parameter that raises its version
+    counter. A write through ``.data`` does not: write in place under ``torch.no_grad()``.
+
+    Attributes:
+        key: The module's name in the base model.
+        rank: r = min(m, n).
+        side: Which singular vectors Q holds, see :class:`t2.svf.basis.Basis`.
+        svf_z: The learned numbers (r,) by adapter: z, or what a sigmoid is taken of.
+    """
+
+    adapter_layer_names = ("svf_z",)
+
+    base_layer: nn.Linear
+    svf_z: nn.ParameterDict
+
+    def __init__(self, base_layer: nn.Linear, key: str, load_basis: Callable[[], Basis]) -> None:
+        nn.Module.__init__(self)
+        self.base_layer = base_layer
+        self.key = key
+        self.in_features = base_layer.in_features
+        self.out_features = base_layer.out_features
+        self.rank = min(self.in_features, self.out_features)
+        self.side: Side = narrow_side((self.out_features, self.in_features))
+        self.svf_z = nn.ParameterDict()
+        self._folds = True
+        self._configs: dict[str, SvfConfig] = {}
+        self._active: str | None = None
+        self._folded: _Folded | None = None
+        self._by_row = False
+        self._table: Tensor | None = None
+        self._row_changes: Tensor | None = None
+        # Q is neither parameter nor buffer: it is in no state dict, and model.half() must not round it.
+        self._load_basis = load_basis
+        self._basis: Basis | None = None
+
+    # Adapters
+
+    def update_layer(self, adapter_name: str, config: SvfConfig) -> None:
+        """Adds an adapter with its initial parameter."""
+        weight = self.base_layer.weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        initial = torch.full((self.rank,), float(config.init_mean or 0.0), dtype=dtype)
+        if config.init_std > 0:
+            seed = hashlib.sha256(f"svf init {config.init_seed} {self.key}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(seed[:7], "big"))
+            initial += config.init_std * torch.randn(self.rank, dtype=dtype, generator=generator)
+        self._configs[adapter_name] = config
+        self.svf_z[adapter_name] = nn.Parameter(initial.to(weight.device))
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Makes one adapter active; PEFT calls this.
+
+        Raises:
+            ValueError: Several adapters are to be active at once.
+        """
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        here = [name for name in names if name in self.svf_z]
+        if len(here) > 1:
+            raise ValueError(
+                f"adapters {here} cannot be active together: activate one, mix them with t2.svf.mix, or give "
+                "samples different ones with per_sample"
+            )
+        super().set_adapter(names, inference_mode=inference_mode)
+        self._active = here[0] if here else None
+        self._folded = None
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Removes an adapter; PEFT calls this."""
+        super().delete_adapter(adapter_name)
+        self._configs.pop(adapter_name, None)
+        self._active = None if self._active == adapter_name else self._active
+        self._folded = None
+
+    def basis(self) -> Basis:
+        """σ (r,), Q (r, r) and the side, on the base layer's device; read or computed on first use."""
+        device = self.base_layer.weight.device
+        if self._basis is None or self._basis.q.device != device:
+            # Made inside torch.inference_mode, Q could not take part in training afterwards.
+            with torch.inference_mode(False), torch.no_grad():
+                sigma, q, side = self._basis or self._load_basis()
+                self._basis = Basis(sigma.to(device), q.to(device), side)
+        return self._basis
+
+    def z(self, adapter_name: str, parameter: Tensor | None = None) -> Tensor:
+        """The effective scale (r,) of an adapter, differentiable; 1 for an adapter that is not in this layer.
+
+        Args:
+            adapter_name: Whose scale.
+            parameter: Computes it from these numbers (r,) instead of the adapter's own.
+        """
+        if adapter_name not in self.svf_z:
+            return torch.ones_like(self.basis().sigma)
+        config = self._configs[adapter_name]
+        z = self.svf_z[adapter_name] if parameter is None else parameter
+        if config.parametrisation == "sigmoid":
+            z = torch.sigmoid(z) * config.max_mult
+        if config.renormalise:
+            sigma = self.basis().sigma
+            z = z * (sigma.sum() / (sigma * z).sum())
+        return z
+
+    def set_folding(self, enabled: bool) -> None:
+        """Whether a scaled copy W' of the weight is kept, or the layer runs factored always."""
+        self._folds = enabled
+        self._folded = None
+
+    # Per-sample z
+
+    @property
+    def has_table(self) -> bool:
+        """Whether each sample runs under its own z."""
+        return self._by_row
+
+    def set_table(self, table: Tensor | None) -> None:
+        """From now on each sample has its own row of ``table`` (E, r); None: every sample is the base."""
+        self._by_row = True
+        self._row_changes = None
+        if table is not None:
+            q = self.basis().q
+            # A last row of z − 1 = 0 is the base, where row index −1 points to.
+            table = F.pad(table.to(q.device, q.dtype) - 1, (0, 0, 0, 1))
+        self._table = table
+
+    def set_rows(self, rows: Tensor | None) -> None:
+        """Chooses the table's row for each sample of the batch, (B,); None: all are the base."""
+        if rows is None or self._table is None:
+            self._row_changes = None
+        else:
+            self._row_changes = self._table[rows.to(self._table.device)]
+
+    def clear_table(self) -> None:
+        """Back to one z for all samples."""
+        self._by_row = False
+        self._table = self._row_changes = None
+
+    # Forward
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The scaled layer's output (..., m) for x (..., n); per-sample z needs x of shape (B, ..., n)."""
+        if self._disable_adapters:
+            return self.base_layer(x, *args, **kwargs)
+        if self._by_row:
+            if self._row_changes is None:
+                return self.base_layer(x, *args, **kwargs)
+            return self._factored(x, self._rows_like(x), *args, **kwargs)
+        if self._active is None:
+            return self.base_layer(x, *args, **kwargs)
+        parameter = self.svf_z[self._active]
+        folded = self._folded
+        if (
+            folded is None
+            or folded.version != parameter._version
+            or folded.steps != _steps.taken
+            or folded.parameter is not parameter
+        ):
+            folded = self._folded = self._build(self._active, parameter)
+        if folded.weight is None:
+            return self._factored(x, self.z(self._active) - 1, *args, **kwargs)
+        if parameter.requires_grad and torch.is_grad_enabled():
+            _, q, side = self.basis()
+            return FoldedLinear.apply(x, self.z(self._active), folded.weight, self.base_layer.bias, q, side)
+        return F.linear(x, folded.weight, self.base_layer.bias)
+
+    def _build(self, adapter_name: str, parameter: Tensor) -> _Folded:
+        """W' for the present value of the parameter, or None for a layer that must run factored."""
+        weight: Tensor | None = None
+        if self._folds and self._is_plain():
+            with torch.inference_mode(False), torch.no_grad():
+                _, q, side = self.basis()
+                z = self.z(adapter_name)
+                smallest, change = torch.stack([z.abs().min(), (z - 1).abs().max()]).tolist()
+                if change == 0:
+                    # The base weight itself: an equal copy, aligned otherwise, may give other last bits.
+                    weight = self.base_layer.weight
+                elif not smallest < SMALLEST_FOLDED:
+                    weight = scaled_weight(self.base_layer.weight, q, z, side)
+        return _Folded(parameter, parameter._version, _steps.taken, weight)
+
+    def _is_plain(self) -> bool:
+        base = self.base_layer
+        return (
+            isinstance(base, nn.Linear)
+            and type(base).forward is nn.Linear.forward
+            and "forward" not in vars(base)  # accelerate's hooks replace it on the instance
+            and plain_weight(base) is not None
+        )
+
+    def _factored(self, x: Tensor, change: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Scales along Q in float32 at least; ``change`` is z − 1, broadcast against x."""
+        q = self.basis().q
+        if self.side == "right":
+            return self.base_layer(_add_scaled(x, x, q, change), *args, **kwargs)
+        y = self.base_layer(x, *args, **kwargs)
+        bias = getattr(self.base_layer, "bias", None)
+        return _add_scaled(y, y if bias is None else y - bias, q, change)
+
+    def _rows_like(self, x: Tensor) -> Tensor:
+        changes = self._row_changes
+        if changes is None or len(changes) != len(x):
+            rows = 0 if changes is None else len(changes)
+            raise ValueError(
+                f"{self.key} got a batch of {len(x)} samples while {rows} rows are set; call set_rows "
+                "with one row a sample when the batch changes"
+            )
+        return changes.reshape(len(x), *[1] * (x.ndim - 2), self.rank)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SvfLinear:
+        # Moving or casting a module replaces values without a new version.
+        self._folded = None
+        super()._apply(fn, recurse)
+        return self
+
+    def merged_copy(self, adapter_name: str) -> nn.Module:
+        """A plain copy of the base layer that holds the adapter's W', or W where the adapter is not.
+
+        Raises:
+            TypeError: The base layer has no plain floating weight to scale.
+        """
+        layer = copy.deepcopy(self.base_layer)
+        if adapter_name in self.svf_z:
+            if not self._is_plain():
+                raise TypeError(
+                    f"{self.key} is a {type(self.base_layer).__name__} without plain floating weights and "
+                    "cannot be merged; load the base model unquantised and merge there"
+                )
+            with torch.no_grad():
+                _, q, side = self.basis()
+                weight = scaled_weight(self.base_layer.weight, q, self.z(adapter_name), side)
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+        return layer
+
+
+def plain_weight(layer: nn.Linear) -> Tensor | None:
+    """A layer's weight if it is a floating tensor with values; None if quantised or on the meta device."""
+    weight = layer.weight
+    if type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point() or weight.is_meta:
+        return None
+    return weight
+
+
+def _add_scaled(to: Tensor, along: Tensor, q: Tensor, change: Tensor) -> Tensor:
+    """``to`` + Q (change ⊙ Qᵀ along), computed in float32 at least and rounded once."""
+    dtype = torch.promote_types(to.dtype, q.dtype)
+    q = q.to(dtype)
+    inner = (along.to(dtype) @ q) * change
+    return (to.to(dtype) + inner @ q.T).to(to.dtype)

@@ -1,0 +1,305 @@
+"""SVF as a PEFT tuner: ``get_peft_model(model, SvfConfig(...))``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTuner
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from t2.svf.basis import Basis, check_matrix, narrow_basis
+from t2.svf.cache import BasisCache, fingerprint, weight_hash
+from t2.svf.config import SvfConfig
+from t2.svf.layer import SvfLinear, plain_weight
+
+BASE = "__base__"
+"""The adapter name that means the base model in a batch of mixed adapters, as in PEFT's LoRA."""
+
+
+class SvfModel(BaseTuner):
+    """A model whose targeted linear layers are :class:`SvfLinear`; PEFT makes it.
+
+    Its methods are reached through the ``PeftModel`` around it.
+    """
+
+    prefix = "svf_"
+    tuner_layer_cls = SvfLinear
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012
+
+    # Injection
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Adds an adapter; PEFT calls this.
+
+        Raises:
+            ValueError: The adapter was made for other base weights, its basis cache is missing, damaged or of
+                other weights, or a targeted weight is no finite matrix.
+            TypeError: A targeted module is no linear layer.
+        """
+        # A copy: the fingerprint filled in below must not follow the caller's object to another model.
+        config: Any = copy.copy(self.peft_config[adapter_name])
+        self.peft_config[adapter_name] = config
+        self._hashes: dict[str, str] = getattr(self, "_hashes", {})
+        self._caches: dict[str, BasisCache] = {}
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        self._settle_fingerprint(adapter_name, config)
+
+    def _create_and_replace(  # type: ignore[override]
+        self,
+        peft_config: SvfConfig,
+        adapter_name: str,
+        target: Any,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        if isinstance(target, SvfLinear):
+            target.update_layer(adapter_name, peft_config)
+            target.svf_z[adapter_name].requires_grad_(adapter_name in self.active_adapters)
+            return
+        if isinstance(target, Conv1D) or not _is_linear(target):
+            raise TypeError(
+                f"{current_key} is a {type(target).__name__}; SVF adapts linear layers with in_features and "
+                "out_features (torch.nn.Linear and quantised forms of it): leave it out of target_modules"
+            )
+        layer = SvfLinear(target, current_key, self._basis_source(peft_config.basis, target, current_key))
+        layer.update_layer(adapter_name, peft_config)
+        layer.svf_z[adapter_name].requires_grad_(adapter_name in self.active_adapters)
+        self._replace_module(parent, target_name, layer, target)
+        if peft_config.basis is None and not target.weight.is_meta:
+            layer.basis()
+
+    def _basis_source(self, folder: str | None, target: nn.Linear, name: str) -> Callable[[], Basis]:
+        """Notes the hash of a module's weight; returns what reads or computes its basis when needed."""
+        weight = plain_weight(target)
+        if folder is None:
+            if weight is not None:
+                self._hashes[name] = weight_hash(weight, name)
+            return lambda: narrow_basis(target.weight, f"{name}.weight")
+        if folder not in self._caches:
+            self._caches[folder] = BasisCache.open(folder)
+        cache = self._caches[folder]
+        self._hashes[name] = cache.source_hash(name)
+        return lambda: cache.load(name, weight)
+
+    def _settle_fingerprint(self, adapter_name: str, config: SvfConfig) -> None:
+        """Fills in the hash over the adapted base weights, or compares it with the one that is given."""
+        names = [name for name, layer in self.svf_layers().items() if adapter_name in layer.svf_z]
+        if not self._hashes.keys() >= set(names):
+            return
+        found = fingerprint({name: self._hashes[name] for name in names})
+        if config.basis_fingerprint not in (None, found):
+            raise ValueError(
+                f"adapter {adapter_name!r} was made for other base weights, those of "
+                f"{config.base_model_name_or_path}: its fingerprint is {config.basis_fingerprint}, this "
+                f"model's is {found}; load it on its own base, or clear its configuration's basis_fingerprint"
+            )
+        config.basis_fingerprint = found
+
+    # What is attached
+
+    def svf_layers(self) -> dict[str, SvfLinear]:
+        """The adapted layers by module name, in the model's order."""
+        return {layer.key: layer for layer in self.model.modules() if isinstance(layer, SvfLinear)}
+
+    def z(self, adapter_name: str | None = None) -> dict[str, Tensor]:
+        """An adapter's effective scales, float32 (r,) on the CPU, by module name; None: of the active one."""
+        adapter = self.active_adapters[0] if adapter_name is None else adapter_name
+        with torch.no_grad():
+            return {
+                name: layer.z(adapter).to("cpu", torch.float32, copy=True)
+                for name, layer in self.svf_layers().items()
+                if adapter in layer.svf_z
+            }
+
+    def sigmas(self) -> dict[str, Tensor]:
+        """The base weights' singular values, float32 (r,) on the CPU, by module name."""
+        layers = self.svf_layers().items()
+        return {name: layer.basis().sigma.to("cpu", torch.float32) for name, layer in layers}
+
+    def set_folding(self, enabled: bool) -> None:
+        """Whether layers keep a scaled copy W' of their weight (fast, the default) or run factored always."""
+        for layer in self.svf_layers().values():
+            layer.set_folding(enabled)
+
+    # Mixed batches
+
+    @contextmanager
+    def per_sample(self, tables: Mapping[str, Tensor], rows: Tensor | Sequence[int]) -> Iterator[SvfModel]:
+        """Within it, each sample of a batch runs under its own expert, whatever adapter is active.
+
+        A decode loop whose batch shrinks calls :meth:`set_rows` inside. With gradients, keep it open until
+        ``backward`` if layers are recomputed (gradient checkpointing).
+
+        Args:
+            tables: z of E experts, (E, r), by module name; a module that is left out stays the base.
+            rows: The expert of each sample, (B,) integers in [0, E); −1 is the base.
+
+        Raises:
+            ValueError: An unknown module, a table of another width or number of rows, or a row outside of it.
+            RuntimeError: Another ``per_sample`` is open.
+        """
+        layers = self.svf_layers()
+        if any(layer.has_table for layer in layers.values()):
+            raise RuntimeError("per_sample is open already; close it, or change the rows with set_rows")
+        self._experts = _check_tables(tables, layers)
+        try:
+            for name, layer in layers.items():
+                layer.set_table(tables.get(name))
+            self.set_rows(rows)
+            yield self
+        finally:
+            for layer in layers.values():
+                layer.clear_table()
+
+    def set_rows(self, rows: Tensor | Sequence[int]) -> None:
+        """Chooses the expert of each sample anew, inside :meth:`per_sample`."""
+        layers = self.svf_layers().values()
+        if not all(layer.has_table for layer in layers):
+            raise RuntimeError("set_rows needs an open per_sample")
+        chosen = torch.as_tensor(rows, dtype=torch.long)
+        if chosen.ndim != 1 or bool(((chosen < -1) | (chosen >= self._experts)).any()):
+            raise ValueError(
+                f"rows must be (B,) integers from -1 (the base) to {self._experts - 1}, got {chosen.tolist()}"
+            )
+        only_base = bool((chosen < 0).all())
+        for layer in layers:
+            layer.set_rows(None if only_base else chosen)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Serves PEFT's ``adapter_names=[...]``: the name of an adapter, or :data:`BASE`, for each sample."""
+        names = kwargs.pop("adapter_names", None)
+        if names is None:
+            yield
+            return
+        if self.training:
+            raise ValueError("adapter_names cannot be passed in training mode; call eval() first")
+        adapters = sorted(set(names) - {BASE})
+        unknown = [name for name in adapters if name not in self.peft_config]
+        if unknown:
+            raise ValueError(
+                f"unknown adapters {unknown}; this model has {sorted(self.peft_config)} and {BASE!r}"
+            )
+        layers = self.svf_layers().items() if adapters else ()
+        tables = {name: torch.stack([layer.z(a) for a in adapters]) for name, layer in layers}
+        repeat = kwargs.get("num_beams") or 1
+        rows = [adapters.index(name) if name != BASE else -1 for name in names for _ in range(repeat)]
+        with self.per_sample(tables, rows):
+            yield
+
+    # Merging
+
+    def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: base weights are never written to.
+
+        Raises:
+            NotImplementedError: Always; names the alternative.
+        """
+        raise NotImplementedError(
+            "merge_adapter would write into the base weights; merge_and_unload() returns a plain merged copy "
+            "of the model and leaves this one as it is"
+        )
+
+    def merge_and_unload(
+        self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
+    ) -> nn.Module:
+        """A plain copy of the model with one adapter's W' as its weights; this model stays as it is.
+
+        Args:
+            progressbar: Unused; part of PEFT's signature.
+            safe_merge: Check that the merged weights are finite.
+            adapter_names: The one adapter to merge; None: the active one.
+
+        Raises:
+            ValueError: Several adapters are named, one is unknown, or merged weights are not finite.
+            TypeError: An adapted layer has no plain floating weights.
+        """
+        names = self.active_adapters if adapter_names is None else adapter_names
+        if len(names) != 1 or names[0] not in self.peft_config:
+            raise ValueError(f"merging takes one adapter of {sorted(self.peft_config)}, got {names}")
+        self._check_merge_allowed()
+        layers = self.svf_layers().values()
+        merged: dict[int, Any] = {id(layer): layer.merged_copy(names[0]) for layer in layers}
+        if safe_merge:
+            for layer in merged.values():
+                check_matrix(layer.weight, "a merged weight")
+        # deepcopy takes what its memo holds instead of copying, which puts the merged layers in place.
+        model: nn.Module = copy.deepcopy(self.model, merged)
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+        return model
+
+    # Files
+
+    @classmethod
+    def _get_adapter_state_dict(  # type: ignore[override]
+        cls,
+        model: nn.Module,
+        config: SvfConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        selected = super()._get_adapter_state_dict(
+            model, config, adapter_name, state_dict, unwanted_adapter_names
+        )
+        for name, layer in model.named_modules():
+            key = f"{name}.svf_z.{adapter_name}"
+            if isinstance(layer, SvfLinear) and key in selected:
+                with torch.no_grad():
+                    selected[key] = layer.z(adapter_name, selected[key])
+        return selected
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(  # type: ignore[override]
+        cls, model: nn.Module, config: SvfConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        if config.parametrisation != "direct" or config.renormalise:
+            raise ValueError(
+                "adapter files hold the effective z and load as parametrisation 'direct' and no renormalise, "
+                f"not as {config.parametrisation!r} with renormalise={config.renormalise}; to go on training "
+                "in that form, load the parameters of a training checkpoint"
+            )
+        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+
+
+def attach(model: nn.Module, config: SvfConfig) -> PeftModel:
+    """Attaches SVF at z = 1, frozen, for running experts by :meth:`SvfModel.per_sample`.
+
+    Args:
+        model: The base model; its targeted layers are wrapped in place.
+        config: Where to put z; what it says about initial values and parametrisation is not used.
+    """
+    config = copy.copy(config)
+    config.parametrisation, config.init_mean, config.init_std, config.renormalise = "direct", 1.0, 0.0, False
+    config.inference_mode = True
+    return get_peft_model(model, config).eval()
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return all(isinstance(getattr(module, name, None), int) for name in ("in_features", "out_features")) and (
+        getattr(module, "weight", None) is not None
+    )
+
+
+def _check_tables(tables: Mapping[str, Tensor], layers: Mapping[str, SvfLinear]) -> int:
+    """The number of experts E that all tables share."""
+    unknown = sorted(tables.keys() - layers.keys())
+    if unknown:
+        raise ValueError(f"no adapted module is called {unknown[:3]}; the model has {list(layers)[:3]}, …")
+    for name, table in tables.items():
+        if table.ndim != 2 or table.shape[1] != layers[name].rank:
+            shape = tuple(table.shape)
+            raise ValueError(f"the table of {name} must be (E, {layers[name].rank}), got {shape}")
+    sizes = {len(table) for table in tables.values()}
+    if len(sizes) > 1:
+        raise ValueError(f"all tables must hold the same number of experts, got {sorted(sizes)}")
+    return sizes.pop() if sizes else 0
