@@ -1,0 +1,1 @@
+"""Tables and figures from score files: no torch, no MLflow, no files of its own choosing."""

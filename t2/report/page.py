@@ -1,0 +1,238 @@
+"""The report as Markdown and as one self-contained HTML page, from the same outline."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from t2.report import figures, tables
+from t2.report.render import inline, to_html, to_markdown
+from t2.report.tables import Table
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame()
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """All that the report shows; an empty frame leaves its part out.
+
+    Bases, tasks, stages and experts keep the order in which they stand in the frames.
+
+    Attributes:
+        base: The main base model's name; figures show it alone, tables show every base.
+        notes: Paragraphs on what the base model is and is not, and on what did not come out.
+        scores: Columns of ``reports/scores.csv``.
+        comparisons: Columns of ``reports/comparisons.csv``.
+        timings: strategy, task, n, first_seconds, second_seconds.
+        histories: base, task, method, variant, seed, step, valid_score, chosen.
+        confusions: base, dispatcher, suite, task, seed, truth, predicted, count.
+        alphas: base, task, draw, expert, alpha.
+        runs: stage, run_id, seconds.
+    """
+
+    base: str
+    scores: pd.DataFrame
+    comparisons: pd.DataFrame = field(default_factory=_empty)
+    timings: pd.DataFrame = field(default_factory=_empty)
+    histories: pd.DataFrame = field(default_factory=_empty)
+    confusions: pd.DataFrame = field(default_factory=_empty)
+    alphas: pd.DataFrame = field(default_factory=_empty)
+    runs: pd.DataFrame = field(default_factory=_empty)
+    notes: Sequence[str] = ()
+    title: str = "Transformer-Squared"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure: its file name without ending, the SVG, and its words."""
+
+    name: str
+    svg: str
+    title: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with paragraphs, tables and pictures below it."""
+
+    title: str
+    blocks: tuple[str | Table | Picture, ...]
+
+
+def write_report(inputs: ReportInputs, folder: str | Path) -> None:
+    """Writes ``report.md``, ``report.html`` and ``figures/*.svg``, always with the same bytes.
+
+    The HTML page holds its figures; the Markdown page links to them.
+
+    Args:
+        inputs: What to show.
+        folder: Created where absent.
+    """
+    folder = Path(folder)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    sections = outline(inputs)
+    for section in sections:
+        for block in section.blocks:
+            if isinstance(block, Picture):
+                _write(folder / "figures" / f"{block.name}.svg", block.svg)
+    _write(folder / "report.md", markdown(inputs.title, sections))
+    _write(folder / "report.html", html(inputs.title, sections))
+
+
+def outline(inputs: ReportInputs) -> list[Section]:
+    """The report's sections, without those that have nothing to show."""
+    scores, comparisons = _rows(inputs.scores), _rows(inputs.comparisons)
+    base = inputs.base
+    parts: list[tuple[str, list[str | Table | Picture | None]]] = [
+        ("", [_LEAD, *inputs.notes]),
+        (
+            "What the methods gain",
+            [_picture("differences", _draw(figures.difference_figure, inputs.comparisons, base))],
+        ),
+        (
+            "Trained tasks",
+            [
+                tables.score_table(scores, "trained", "Table 1. Fine-tuning."),
+                tables.difference_table(comparisons, "trained", "Paired differences on trained tasks."),
+            ],
+        ),
+        (
+            "Unseen tasks",
+            [
+                tables.score_table(scores, "unseen", "Table 2. Self-adaptation on unseen tasks."),
+                tables.difference_table(comparisons, "unseen", "Paired differences on unseen tasks."),
+                tables.transfer_table(scores, base, "Every expert on every task."),
+            ],
+        ),
+        (
+            "Training",
+            [_picture("learning", _draw(figures.learning_figure, inputs.histories, inputs.scores, base))],
+        ),
+        (
+            "Dispatching and mixing",
+            [
+                _picture("confusion", _draw(figures.confusion_figure, inputs.confusions, base)),
+                _picture("alpha", _draw(figures.alpha_figure, inputs.alphas, base)),
+            ],
+        ),
+        (
+            "Time",
+            [
+                tables.timing_table(_rows(inputs.timings), "Table 3. Time of two-pass inference."),
+                tables.runs_table(_rows(inputs.runs), "Where the time goes."),
+            ],
+        ),
+    ]
+    sections = [Section(title, tuple(block for block in blocks if block)) for title, blocks in parts]
+    return [section for section in sections if section.blocks]
+
+
+def markdown(title: str, sections: Sequence[Section]) -> str:
+    """The report as GitHub Markdown; pictures are links into ``figures/``."""
+    lines = [f"# {title}", ""]
+    for section in sections:
+        if section.title:
+            lines += [f"## {section.title}", ""]
+        for block in section.blocks:
+            if isinstance(block, Table):
+                lines += [to_markdown(block), ""]
+            elif isinstance(block, Picture):
+                lines += [f"![{block.title}](figures/{block.name}.svg)", ""]
+                lines += [f"**{block.title}** {block.caption}", ""]
+            else:
+                lines += [block, ""]
+    return "\n".join(lines)
+
+
+def html(title: str, sections: Sequence[Section]) -> str:
+    """The report as one page that loads nothing: style and pictures are inside."""
+    css = files("t2.report").joinpath("page.css").read_text(encoding="utf-8")
+    body = [f"<header><h1>{escape(title)}</h1></header>"]
+    body += [_html_section(section) for section in sections]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>\n'
+        f"<style>\n{css}</style></head>\n<body><main>\n" + "\n".join(body) + "\n</main></body></html>\n"
+    )
+
+
+def _html_section(section: Section) -> str:
+    lines = [f"<h2>{escape(section.title)}</h2>"] if section.title else []
+    for block in section.blocks:
+        if isinstance(block, Table):
+            lines.append(to_html(block))
+        elif isinstance(block, Picture):
+            data = base64.b64encode(block.svg.encode()).decode()
+            image = f'<img alt="{escape(block.title)}" src="data:image/svg+xml;base64,{data}">'
+            caption = f"<strong>{escape(block.title)}</strong> {inline(block.caption)}"
+            lines.append(
+                f'<figure><div class="scroll" tabindex="0">{image}</div>'
+                f"<figcaption>{caption}</figcaption></figure>"
+            )
+        else:
+            lines.append(f"<p>{inline(block)}</p>")
+    return "<section>" + "\n".join(lines) + "</section>"
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[Any, Any]]:
+    """A frame's rows with None where nothing stands."""
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def _draw(figure: Any, frame: pd.DataFrame, *arguments: Any) -> str | None:
+    return None if frame.empty else figure(frame, *arguments)
+
+
+def _picture(name: str, svg: str | None) -> Picture | None:
+    return Picture(name, svg, *_CAPTIONS[name]) if svg else None
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
+
+
+_LEAD = (
+    "Singular value fine-tuning (SVF) scales the singular values of every weight matrix by a learned vector "
+    "z; an expert is a set of such vectors, trained by reinforcement on one task. At inference a first pass "
+    "finds out which expert, or which mixture, a prompt needs, and a second pass answers with it (Sun, "
+    "Cetin and Tang, arXiv 2501.06252)."
+)
+
+_CAPTIONS = {
+    "differences": (
+        "Differences to the base model.",
+        "Points of accuracy on the test items, each item compared with itself. Dot: mean over seeds or "
+        "draws. Thick line: 95 % interval of a bootstrap over items. Thin line: range over single seeds or "
+        "draws.",
+    ),
+    "learning": (
+        "Figure 4. Learning curves.",
+        "Accuracy on the validation items over training steps, a line a seed. Dashed: the base model on the "
+        "test items. Red dot: the checkpoint that is kept, the best on validation. Training is drawn to its "
+        "end, without early stopping.",
+    ),
+    "confusion": (
+        "Figure 6. Confusion matrices of the dispatchers.",
+        "Per cent of each row, over trained and unseen tasks of a family and all seeds; n is the number of "
+        "prompts times seeds. Prompts of `other` belong to no expert and are left to the base model.",
+    ),
+    "alpha": (
+        "Figure 7. Mixing weights found by few-shot search.",
+        "Weight α of each expert on each unseen task: a point for each draw of the shots, the bar is their "
+        "mean. Dashed: the uniform mix.",
+    ),
+}

@@ -1,0 +1,329 @@
+"""Tables laid out like the paper's 1, 2 and 3: methods as rows, tasks as columns.
+
+Standard library only, so that the terminal summary starts at once. Rows of a score file are mappings from
+column to value, as ``csv.DictReader`` gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+Row = Mapping[str, Any]
+System = tuple[str, str, str]
+
+BASE: System = ("base", "none", "")
+SYSTEMS = {
+    BASE: "base",
+    ("lora", "own", ""): "LoRA",
+    ("svf", "own", ""): "SVF",
+    ("svf", "prompt", ""): "Transformer² (Prompt)",
+    ("svf", "classifier", ""): "Transformer² (Cls-expert)",
+    ("svf", "fewshot", ""): "Transformer² (Few-shot)",
+    ("svf", "uniform", ""): "Uniform mix of experts",
+}
+"""What tables call a method, in the order of their rows."""
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value and, smaller, what qualifies it."""
+
+    text: str
+    asides: tuple[str, ...] = ()
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its caption.
+
+    Attributes:
+        title: For example ``Table 1``, and what it shows.
+        caption: What the numbers are, with n, intervals and seeds.
+        header: One cell a column; the first heads the row labels.
+        groups: Blocks of rows, set apart by a rule; the first cell of a row is its label.
+    """
+
+    title: str
+    caption: str
+    header: tuple[Cell, ...]
+    groups: tuple[tuple[tuple[Cell, ...], ...], ...]
+
+
+def system_of(label: str) -> System:
+    """Reads a system as comparison tables write it, for example ``lora/own/next_token`` or ``base``."""
+    method, strategy, variant = [*label.split("/"), "", ""][:3]
+    return BASE if method == "base" else (method, strategy, variant)
+
+
+def system_name(system: System) -> str:
+    """What a table calls a system."""
+    method, strategy, variant = system
+    if strategy == "none" and variant:
+        return f"{SYSTEMS[(method, 'own', '')]}, {variant} expert"
+    name = SYSTEMS.get((method, strategy, ""), f"{method} {strategy}")
+    return f"{name} ({variant.replace('_', ' ')})" if variant else name
+
+
+def system_order(system: System) -> tuple[int, str]:
+    """Sorts systems as the paper's tables do."""
+    names = list(SYSTEMS)
+    general = (system[0], system[1], "")
+    return (names.index(general) if general in names else len(names), system[2])
+
+
+def score_table(scores: Iterable[Row], suite: str, title: str) -> Table | None:
+    """Tables 1 and 2: accuracy by method and task, normalised to the base model in parentheses.
+
+    Args:
+        scores: Rows of the score file; bases and tasks keep the order in which they stand there.
+        suite: ``trained`` or ``unseen``.
+        title: The table's title.
+
+    Returns:
+        The table, or None where the suite has no rows.
+    """
+    runs = _runs(row for row in scores if row["suite"] == suite and not _foreign(row))
+    bases, tasks = _distinct(runs, 0), _distinct(runs, 1)
+    if not tasks:
+        return None
+    groups = []
+    for base in bases:
+        lines = []
+        for system in sorted({key[2] for key in runs if key[0] == base}, key=system_order):
+            name = base if system == BASE else f"+ {system_name(system)}"
+            cells = [
+                _score_cell(runs.get((base, task, system)), runs.get((base, task, BASE))) for task in tasks
+            ]
+            mine = [row for key, rows in runs.items() if key[0] == base and key[2] == system for row in rows]
+            lines.append((Cell(name, strong=system == BASE), *cells, Cell(_repeats(mine))))
+        groups.append(tuple(lines))
+    return Table(
+        title,
+        "Accuracy in per cent, mean over seeds or draws; in parentheses, normalised to the base model. "
+        "LoRA and SVF stand for the adapter that was trained on the task's family. "
+        "± is half of Wilson's 95 % interval for n items at that mean: what other items could have given, "
+        "not what other seeds could have. n is the number of test items.",
+        (Cell("Method"), *(Cell(task, (_items(runs, task),)) for task in tasks), Cell("Runs")),
+        tuple(groups),
+    )
+
+
+def transfer_table(scores: Iterable[Row], base: str, title: str) -> Table | None:
+    """Every SVF expert on every task; an expert of the task's own family in bold.
+
+    Returns:
+        The table, or None where no expert was measured on another family's task.
+    """
+    rows = [row for row in scores if row["base"] == base]
+    experts: dict[str, str] = {row["family"]: row["task"] for row in rows if row["suite"] == "trained"}
+    runs: dict[tuple[str, str], list[Row]] = {}
+    baseline: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["method"] == "base":
+            baseline.setdefault(row["task"], []).append(row)
+        elif row["method"] == "svf" and row["strategy"] in ("own", "none"):
+            expert = row["variant"] if _foreign(row) else experts[row["family"]]
+            runs.setdefault((expert, row["task"]), []).append(row)
+    if not any(_foreign(row) for row in rows):
+        return None
+    tasks = list(dict.fromkeys(task for _, task in runs))
+    family = {row["task"]: row["family"] for row in rows}
+    lines = [
+        (
+            Cell(f"{expert} expert"),
+            *(
+                _score_cell(runs.get((expert, task)), baseline.get(task), expert == experts.get(family[task]))
+                for task in tasks
+            ),
+        )
+        for expert in experts.values()
+    ]
+    return Table(
+        title,
+        "Accuracy in per cent of each SVF expert on each task, mean over seeds, and normalised to the base "
+        "model; bold where the task belongs to the expert's own family. ± as in Table 1.",
+        (Cell("Expert"), *(Cell(task) for task in tasks)),
+        (tuple(lines),),
+    )
+
+
+def difference_table(comparisons: Iterable[Row], suite: str, title: str) -> Table | None:
+    """Paired differences in points, with interval and range over runs; bold where the interval excludes 0.
+
+    Foreign experts are left out.
+
+    Args:
+        comparisons: Rows of the comparison file.
+        suite: ``trained`` or ``unseen``.
+        title: The table's title.
+
+    Returns:
+        The table, or None where there is nothing to compare.
+    """
+    found: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in comparisons:
+        if row["suite"] == suite and system_of(row["left"])[1] != "none":
+            found.setdefault((row["base"], row["left"], row["right"]), {})[row["task"]] = row
+    tasks = list(dict.fromkeys(task for cells in found.values() for task in cells))
+    if not tasks:
+        return None
+    groups = []
+    for base in dict.fromkeys(key[0] for key in found):
+        pairs = [key for key in found if key[0] == base]
+        pairs.sort(key=lambda key: (key[2] != "base", *(system_order(system_of(label)) for label in key[1:])))
+        lines = []
+        for _, left, right in pairs:
+            other = base if right == "base" else system_name(system_of(right))
+            cells = [_difference_cell(found[base, left, right].get(task)) for task in tasks]
+            lines.append((Cell(f"{system_name(system_of(left))} − {other}"), *cells))
+        groups.append(tuple(lines))
+    return Table(
+        title,
+        "Points of accuracy, each item compared with itself and averaged over seeds or draws. In brackets, "
+        "the 95 % interval of a bootstrap over items; below it, the range over single seeds or draws. "
+        "Bold: the interval excludes 0.",
+        (Cell("Left − right"), *(Cell(task) for task in tasks)),
+        tuple(groups),
+    )
+
+
+def timing_table(timings: Iterable[Row], title: str) -> Table | None:
+    """Table 3: seconds of both passes of two-pass inference over a task's test split.
+
+    Args:
+        timings: Rows with ``strategy``, ``task``, ``n``, ``first_seconds`` and ``second_seconds``; several
+            rows of a strategy and task are averaged.
+        title: The table's title.
+    """
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in timings:
+        found.setdefault((row["task"], row["strategy"]), []).append(row)
+    strategies = list(dict.fromkeys(strategy for _, strategy in found))
+    if not strategies:
+        return None
+    lines = []
+    for task in dict.fromkeys(task for task, _ in found):
+        cells: list[Cell] = []
+        for strategy in strategies:
+            rows = found.get((task, strategy), [])
+            first = [float(row["first_seconds"]) for row in rows]
+            second = [float(row["second_seconds"]) for row in rows]
+            if not rows:
+                cells += [Cell(NONE), Cell(NONE)]
+                continue
+            ratio = f" ({100 * sum(first) / sum(second):.0f}%)" if sum(second) > 0 else ""
+            cells += [Cell(f"{_mean(first):.2f}{ratio}"), Cell(f"{_mean(second):.2f}")]
+        n = {int(float(row["n"])) for key, rows in found.items() if key[0] == task for row in rows}
+        lines.append((Cell(task), Cell(_span(n)), *cells))
+    heads = [Cell(part, (strategy,)) for strategy in strategies for part in ("1st (s)", "2nd (s)")]
+    return Table(
+        title,
+        "Seconds for the whole test split, mean over runs; in parentheses, the first pass as a share of the "
+        "second. The first pass asks for a category, the second answers.",
+        (Cell("Task"), Cell("n"), *heads),
+        (tuple(lines),),
+    )
+
+
+def runs_table(runs: Iterable[Row], title: str) -> Table | None:
+    """Where the time goes, longest first.
+
+    Args:
+        runs: Rows with ``stage``, ``seconds`` and ``run_id``.
+        title: The table's title.
+    """
+    rows = sorted(runs, key=lambda row: -float(row["seconds"]))
+    if not rows:
+        return None
+    lines = [
+        (Cell(str(row["stage"])), Cell(f"{float(row['seconds']):.1f}"), Cell(str(row["run_id"])))
+        for row in rows
+    ]
+    total = sum(float(row["seconds"]) for row in rows)
+    last = (Cell("all stages", strong=True), Cell(f"{total:.1f}", strong=True), Cell(""))
+    return Table(
+        title,
+        "Seconds of each stage when it last executed, and its MLflow run. Stages that DVC found unchanged "
+        "keep the time of the execution that made their result.",
+        (Cell("Stage"), Cell("Seconds"), Cell("MLflow run")),
+        (tuple(lines), (last,)),
+    )
+
+
+def _foreign(row: Row) -> bool:
+    """Whether an expert answers outside its family."""
+    return row["method"] != "base" and row["strategy"] == "none"
+
+
+def _runs(rows: Iterable[Row]) -> dict[tuple[str, str, System], list[Row]]:
+    found: dict[tuple[str, str, System], list[Row]] = {}
+    for row in rows:
+        system = (row["method"], row["strategy"], row["variant"] or "")
+        found.setdefault((row["base"], row["task"], system), []).append(row)
+    return found
+
+
+def _distinct(runs: Iterable[tuple[Any, ...]], place: int) -> list[Any]:
+    return list(dict.fromkeys(key[place] for key in runs))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _score_cell(rows: Sequence[Row] | None, baseline: Sequence[Row] | None, strong: bool = False) -> Cell:
+    if not rows:
+        return Cell(NONE)
+    score = _mean([float(row["score"]) for row in rows])
+    half = 100 * _wilson_half(score, int(float(rows[0]["n"])))
+    reference = _mean([float(row["score"]) for row in baseline]) if baseline else 0.0
+    normalised = f" ({score / reference:.2f})" if reference > 0 else ""
+    return Cell(f"{100 * score:.1f}{normalised}", (f"± {half:.1f}",), strong)
+
+
+def _difference_cell(row: Row | None) -> Cell:
+    if row is None:
+        return Cell(NONE)
+    value, low, high, least, most = (
+        100 * float(row[name]) for name in ("difference", "ci_low", "ci_high", "run_low", "run_high")
+    )
+    interval = f"[{_points(low)}, {_points(high)}]"
+    span = (f"{_points(least)} … {_points(most)}",) if int(float(row["n_runs"])) > 1 else ()
+    return Cell(_points(value), (interval, *span), strong=low > 0 or high < 0)
+
+
+def _points(value: float) -> str:
+    """Signed, with a true minus; what rounds to zero has no sign."""
+    text = f"{value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def _wilson_half(share: float, n: int) -> float:
+    square = 1.959963984540054**2 / n
+    return sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
+
+
+def _items(runs: Mapping[tuple[str, str, System], Sequence[Row]], task: str) -> str:
+    return "n = " + _span(
+        {int(float(row["n"])) for key, rows in runs.items() if key[1] == task for row in rows}
+    )
+
+
+def _span(numbers: set[int]) -> str:
+    return str(min(numbers)) if len(numbers) == 1 else f"{min(numbers)}–{max(numbers)}"
+
+
+def _repeats(rows: Sequence[Row]) -> str:
+    """How many seeds and draws stand behind a line, for example ``6 draws, 3 seeds``."""
+    parts = []
+    for name in ("draw", "seed"):
+        count = len({str(row[name]) for row in rows if row[name] not in (None, "")})
+        if count:
+            parts.append(f"{count} {name}{'s' if count > 1 else ''}")
+    return ", ".join(parts) or NONE

@@ -1,0 +1,61 @@
+"""Prints the score tables and says where everything is: ``python -m t2.report.terminal``.
+
+Standard library only: it starts at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+from t2.report.render import to_text
+from t2.report.tables import score_table
+
+TITLES = {"trained": "Trained tasks (accuracy in %, normalised)", "unseen": "Unseen tasks"}
+
+
+def summary(root: Path) -> str:
+    """What the terminal shows after a run.
+
+    Args:
+        root: The project's root.
+
+    Raises:
+        FileNotFoundError: There are no scores yet.
+    """
+    scores = root / "reports" / "scores.csv"
+    if not scores.exists():
+        raise FileNotFoundError(f"no {scores}; `make repro` makes it")
+    with open(scores, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    tables = [score_table(rows, suite, title) for suite, title in TITLES.items()]
+    places = [(what, where) for what, where in _places(root) if where]
+    width = max((len(what) for what, _ in places), default=0)
+    lines = [f"{what.ljust(width)}  {where}" for what, where in places]
+    return "\n\n".join([*(to_text(table) for table in tables if table), "\n".join(lines)])
+
+
+def main() -> None:
+    """Prints the summary of the project in the working directory."""
+    try:
+        print(f"\n{summary(Path())}\n")
+    except FileNotFoundError as error:
+        sys.exit(str(error))
+
+
+def _places(root: Path) -> list[tuple[str, str]]:
+    experts = sorted(path.parent.name for path in root.glob("data/experts/*/seed-0"))
+    report, store = root / "reports" / "report.html", root / "mlflow.db"
+    return [
+        ("Report", f"{report}   (also report.md, *.csv)" if report.exists() else ""),
+        (
+            "Experts",
+            f"{root / 'data' / 'experts'}/<task>/seed-<n>   ({', '.join(experts)})" if experts else "",
+        ),
+        ("MLflow", f"{store}   open its pages with `make ui`" if store.exists() else ""),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,455 @@
+"""The only module that says MLflow: one run an executed stage, under one parent a pipeline run.
+
+MLflow observes; nothing is computed from what it holds. Imported by stages only, and importing none of the
+rooms: every stage depends on this file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import logging
+import math
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# Read when MLflow is imported.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from t2.config import Tracking
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+PARENT = "T2_PARENT_RUN_ID"
+"""Environment variable with the parent run of a flow. MLflow's own ``MLFLOW_RUN_ID`` would make every stage
+log into the parent itself."""
+
+_PARENT_TAG = "mlflow.parentRunId"
+_NAME_TAG = "mlflow.runName"
+_METRICS_A_CALL, _PARAMS_A_CALL = 1000, 100  # limits of MLflow's log_batch
+
+for _name in ("alembic", "mlflow.store.db.utils"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+class StageRun:
+    """What a stage logs into.
+
+    A resumed run never gets a step, an image or a table twice: it asks the store what is there.
+
+    Attributes:
+        run_id: The run's id in the store; keep it with the checkpoint, and out of every result.
+        parent_id: The run that this one is nested in.
+        resumed: Whether an earlier process had begun this run.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        experiment_id: str,
+        name: str,
+        parent_id: str,
+        tags: dict[str, str],
+        known: str | None,
+    ) -> None:
+        self.run_id = run_id = _begin(client, experiment_id, known, name, parent_id, tags)
+        self.parent_id, self.resumed = parent_id, known is not None
+        self._client, self._experiment_id, self._tags = client, experiment_id, tags
+        self._children: dict[str, StageRun] = {}
+        self._last: dict[str, int] = {}
+        self._ended = False
+        if self.resumed:
+            for key in client.get_run(run_id).data.metrics:
+                self._last[key] = max(metric.step for metric in client.get_metric_history(run_id, key))
+
+    def child(
+        self, name: str, *, seed: int | None = None, tags: Mapping[str, object] | None = None
+    ) -> StageRun:
+        """A run nested in this one, for a seed or a draw; it ends with this one.
+
+        Args:
+            name: Unique within the stage; a resumed stage finds the child that it had by it.
+            seed: Becomes the tag ``t2.seed``.
+            tags: Further tags.
+        """
+        if name in self._children:
+            return self._children[name]
+        known = None
+        if self.resumed:
+            query = f"tags.`{_PARENT_TAG}` = '{self.run_id}' and tags.`{_NAME_TAG}` = '{name}'"
+            for run in self._client.search_runs([self._experiment_id], query, max_results=1):
+                known = run.info.run_id
+        given = {**(tags or {}), **({} if seed is None else {"t2.seed": seed})}
+        labels = self._tags | {key: str(value) for key, value in given.items()}
+        child = StageRun(self._client, self._experiment_id, name, self.run_id, labels, known)
+        self._children[name] = child
+        return child
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Logs parameters; nested mappings become dotted names. For settings, not for z or α."""
+        entries = [Param(key, str(value)) for key, value in _flat(params)]
+        for part in _parts(entries, _PARAMS_A_CALL):
+            self._client.log_batch(self.run_id, params=part)
+
+    def log_metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
+        """Logs numbers that belong to one step, or to the run as a whole."""
+        self.log_history([{"step": step, **metrics}])
+
+    def log_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Logs rows with a ``step`` and numbers; a metric's step that the store already has is left out.
+
+        Args:
+            rows: In the order of their steps. What is no finite number is skipped: text, None, NaN.
+        """
+        now = int(time.time() * 1000)
+        metrics = []
+        for row in rows:
+            step = int(row["step"])
+            for key, value in row.items():
+                if key != "step" and _is_number(value) and step > self._last.get(key, -1):
+                    metrics.append(Metric(key, float(value), now, step))
+                    self._last[key] = step
+        for part in _parts(metrics, _METRICS_A_CALL):
+            self._client.log_batch(self.run_id, metrics=part)
+
+    def log_tags(self, tags: Mapping[str, object]) -> None:
+        """Sets tags."""
+        self._client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+
+    def log_dataset(self, name: str, sha256: str, n: int, *, source: str = "", context: str = "") -> None:
+        """Names a file that the stage read.
+
+        Args:
+            name: For example ``math/train``.
+            sha256: Digest of its bytes; the whole of it is a tag, MLflow's own field holds 36 characters.
+            n: Items in it.
+            source: Its path.
+            context: What it was read for, for example ``train``.
+        """
+        from mlflow.entities import InputTag
+
+        profile = f'{{"num_rows": {n}}}'
+        dataset = Dataset(name, sha256[:36], "local", f'{{"uri": "{source}"}}', profile=profile)
+        tags = [InputTag("mlflow.data.context", context)] if context else []
+        self._client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
+        self.log_tags({f"dataset.{name}": sha256})
+
+    def log_table(self, table: pd.DataFrame, name: str) -> None:
+        """Logs a table that MLflow can show and compare over runs; it replaces an earlier one."""
+        path = f"{name}.json"
+        if self._has(path):  # MLflow would append to it
+            text = table.to_json(orient="split", index=False, date_format="iso")
+            self._client.log_text(self.run_id, text, path)
+        else:
+            self._client.log_table(self.run_id, table, path)
+
+    def log_files(self, paths: Iterable[Path]) -> None:
+        """Logs files as artifacts."""
+        for path in paths:
+            self._client.log_artifact(self.run_id, str(path))
+
+    def log_figure(self, figure: Figure, name: str, *, step: int = 0) -> None:
+        """Logs a picture twice: as the artifact ``<name>.png`` and as an image of ``step`` to compare by."""
+        import PIL.Image
+
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=144)
+        image = PIL.Image.open(buffer)
+        self._client.log_image(self.run_id, image, f"{name}.png")
+        if not self._has(f"images/{name.replace('/', '~')}+step+{step}+"):
+            self._client.log_image(self.run_id, image, key=name, step=step)
+
+    def log_expert(
+        self, z: Mapping[str, Tensor], statistics: Sequence[Mapping[str, Any]], folder: str = "expert"
+    ) -> None:
+        """Logs an expert: its z vectors, their statistics, and a picture of where it changes the model.
+
+        Args:
+            z: Scales (r,) by module name.
+            statistics: One row a matrix with ``layer``, ``module``, ``mean``, ``std``, ``min``, ``max`` and
+                ``change``, the mean of |z − 1|.
+            folder: Folder of artifacts: ``z.safetensors``, ``statistics.json``, ``change.png``.
+        """
+        import pandas as pd
+        from safetensors.torch import save_file
+
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / "z.safetensors"
+            save_file({name: z[name].detach().cpu().contiguous() for name in sorted(z)}, path)
+            self._client.log_artifact(self.run_id, str(path), folder)
+        table = pd.DataFrame(list(statistics))
+        self.log_table(table, f"{folder}/statistics")
+        self.log_figure(_change_figure(table), f"{folder}/change")
+        self.log_metrics({"z.change": float(table["change"].mean())})
+
+    def log_alpha(
+        self,
+        alpha: Mapping[str, float] | Mapping[str, Sequence[float]],
+        history: pd.DataFrame,
+        folder: str = "alpha",
+    ) -> None:
+        """Logs mixing weights and the search that found them.
+
+        Args:
+            alpha: The returned weight of each expert; a sequence holds one a layer.
+            history: One row a generation: ``generation``, ``alpha.<expert>`` and ``std.<expert>``, the
+                distribution's mean and deviation, and any other number.
+            folder: Folder of artifacts: ``alpha.json``, ``history.json``, ``search.png``.
+        """
+        import pandas as pd
+
+        rows = [
+            {"expert": name, "layer": layer, "alpha": float(value)}
+            for name, values in alpha.items()
+            for layer, value in (enumerate(values) if isinstance(values, Sequence) else [(None, values)])
+        ]
+        self.log_table(pd.DataFrame(rows), f"{folder}/alpha")
+        self.log_table(history, f"{folder}/history")
+        steps = history.rename(columns={"generation": "step"})
+        self.log_history({str(key): value for key, value in row.items()} for row in steps.to_dict("records"))
+        self.log_figure(_search_figure(history, list(alpha)), f"{folder}/search")
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Ends the run and those nested in it; ``status`` is MLflow's FINISHED, FAILED or KILLED."""
+        for child in self._children.values():
+            child.finish(status)
+        if not self._ended:
+            self._client.set_terminated(self.run_id, status)
+        self._ended = True
+
+    def _has(self, prefix: str) -> bool:
+        """Whether the run has an artifact whose path begins so."""
+        folder = prefix.rpartition("/")[0]
+        entries = self._client.list_artifacts(self.run_id, folder or None)
+        return any(entry.path.startswith(prefix) for entry in entries)
+
+
+@contextmanager
+def stage_run(
+    stage: str,
+    *,
+    settings: Tracking,
+    root: Path,
+    fingerprint: str,
+    base_model: str,
+    seed: int | None = None,
+    params: Mapping[str, Any] | None = None,
+    run_id: str | None = None,
+) -> Iterator[StageRun]:
+    """The run of an executing stage, nested in the pipeline's; both end as the block does.
+
+    The parent is :data:`PARENT` where a flow set it, else the run of this DVC experiment or DVC process. The
+    first stage that executes opens it. A parent shows as finished between stages, since no stage knows
+    whether another follows; a stage that fails marks it as failed.
+
+    Args:
+        stage: As DVC calls it, for example ``expert@math``.
+        settings: The store.
+        root: The main checkout: where the default store and the lock lie.
+        fingerprint: Digest of the stage's inputs.
+        base_model: The base model's name or path.
+        seed: The stage's seed; stages with several use :meth:`StageRun.child`.
+        params: Logged as parameters.
+        run_id: The run that an earlier, killed process of this stage had; begun anew if the store lost it.
+
+    Raises:
+        ValueError: :data:`PARENT` names no run of this store.
+    """
+    tags = {
+        "t2.stage": stage,
+        "t2.fingerprint": fingerprint,
+        "t2.base_model": base_model,
+        "t2.experiment": os.environ.get("DVC_EXP_NAME"),
+        "t2.seed": seed,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": f"t2.stages.{stage.partition('@')[0]}",
+        "mlflow.source.git.commit": _git_commit(),
+    }
+    labels = {key: str(value) for key, value in tags.items() if value is not None}
+    with _locked(root):
+        client, experiment_id = _open(settings, root)
+        parent = _parent(client, experiment_id)
+        known = run_id if run_id is not None and _exists(client, run_id) else None
+        run = StageRun(client, experiment_id, stage, parent, labels, known)
+    if params:
+        run.log_params(params)
+    owned = PARENT not in os.environ
+    try:
+        yield run
+    except BaseException as error:
+        run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+        if owned:
+            client.set_terminated(parent, "FAILED")
+        raise
+    run.finish()
+    if owned and client.get_run(parent).info.status != "FAILED":
+        client.set_terminated(parent, "FINISHED")
+
+
+def store_uri(settings: Tracking, root: Path) -> str:
+    """Where the store is; a relative SQLite path is relative to ``root``, not to the working directory."""
+    uri = settings.uri or "sqlite:///mlflow.db"
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        uri = f"sqlite:///{Path(root).resolve() / uri.removeprefix('sqlite:///')}"
+    return uri
+
+
+def _open(settings: Tracking, root: Path) -> tuple[MlflowClient, str]:
+    """A client and the experiment's id; call under the lock, as a new SQLite store sets itself up here."""
+    uri = store_uri(settings, root)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(settings.experiment)
+    if experiment is not None:
+        return client, experiment.experiment_id
+    artifacts = (Path(root).resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+    return client, client.create_experiment(settings.experiment, artifact_location=artifacts)
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Holds the store's lock: several processes that open a fresh SQLite store at once would break it."""
+    with open(Path(root) / "mlflow.db.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _begin(
+    client: MlflowClient, experiment_id: str, known: str | None, name: str, parent: str, tags: dict[str, str]
+) -> str:
+    """Creates a nested run, or takes up a known one, which then belongs to this parent."""
+    tags = {**tags, _PARENT_TAG: parent, _NAME_TAG: name}
+    if known is None:
+        return str(client.create_run(experiment_id, tags=tags, run_name=name).info.run_id)
+    client.update_run(known, status="RUNNING")
+    client.log_batch(known, tags=[RunTag(key, value) for key, value in tags.items()])
+    return known
+
+
+def _parent(client: MlflowClient, experiment_id: str) -> str:
+    """The pipeline's run, opened if this stage is its first; call under the lock."""
+    given = os.environ.get(PARENT)
+    if given is not None:
+        if not _exists(client, given):
+            raise ValueError(f"{PARENT} is {given!r}, no run of the MLflow store; unset it or correct it")
+        return given
+    name, key = _pipeline()
+    for run in client.search_runs([experiment_id], f"tags.`t2.pipeline` = '{key}'", max_results=1):
+        return str(run.info.run_id)
+    parent = client.create_run(experiment_id, tags={"t2.pipeline": key}, run_name=name).info.run_id
+    client.set_terminated(parent, "FINISHED")
+    return str(parent)
+
+
+def _pipeline() -> tuple[str, str]:
+    """Name and key of the pipeline run that this process belongs to."""
+    experiment = os.environ.get("DVC_EXP_NAME")
+    if experiment:
+        return f"experiment {experiment}", f"experiment {experiment}"
+    (itself, *above) = _with_ancestors(os.getpid()) or [(os.getpid(), "0", [])]
+    runner, started, _ = next((process for process in above if _is_dvc(process[2])), itself)
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    machine = boot.read_text().strip() if boot.exists() else "unknown"
+    return f"pipeline {datetime.now():%Y-%m-%d %H:%M:%S}", f"process {machine} {runner} {started}"
+
+
+def _with_ancestors(pid: int) -> list[tuple[int, str, list[str]]]:
+    """Pid, start time in clock ticks since boot, and command line of a process and of those above it."""
+    found = []
+    while pid > 1:
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+        except OSError:
+            break
+        found.append((pid, stat[19], command))
+        pid = int(stat[1])
+    return found
+
+
+def _is_dvc(command: Sequence[str]) -> bool:
+    """Whether a command line is ``dvc …``, ``python …/dvc …`` or ``python -m dvc …``."""
+    words = [Path(word).name for word in command[:3]]
+    return "dvc" in words[:2] or words[1:] == ["-m", "dvc"]
+
+
+def _exists(client: MlflowClient, run_id: str) -> bool:
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException:
+        return False
+
+
+def _git_commit() -> str | None:
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def _flat(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _parts(entries: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(entries), size):
+        yield entries[start : start + size]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _change_figure(statistics: pd.DataFrame) -> Figure:
+    """The mean of |z − 1| as a picture, layers × modules."""
+    from matplotlib.figure import Figure
+
+    modules = list(dict.fromkeys(statistics["module"]))
+    grid = statistics.pivot_table(index="layer", columns="module", values="change")[modules]
+    figure = Figure(figsize=(2.0 + 0.55 * len(modules), 1.6 + 0.28 * len(grid)), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(grid.to_numpy(), cmap="viridis", aspect="auto", vmin=0.0)
+    axes.set_xticks(range(len(modules)), modules, rotation=45, ha="right")
+    axes.set_yticks(range(len(grid)), [str(layer) for layer in grid.index])
+    axes.set_ylabel("layer")
+    figure.colorbar(picture, ax=axes, label="mean |z − 1|")
+    return figure
+
+
+def _search_figure(history: pd.DataFrame, experts: Sequence[str]) -> Figure:
+    """Mean and deviation of each expert's α by generation."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+    axes = figure.subplots()
+    steps = history["generation"].to_numpy(float)
+    for expert in experts:
+        if f"alpha.{expert}" in history:
+            mean = history[f"alpha.{expert}"].to_numpy(float)
+            axes.plot(steps, mean, label=expert)
+            if f"std.{expert}" in history:
+                spread = history[f"std.{expert}"].to_numpy(float)
+                axes.fill_between(steps, mean - spread, mean + spread, alpha=0.15, linewidth=0)
+    axes.set(xlabel="generation", ylabel="α")
+    if axes.lines:
+        axes.legend(frameon=False)
+    return figure

@@ -1,0 +1,129 @@
+"""Made-up results of a whole run, small and seeded, with every kind of row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from t2.evaluation import Measurement, Prediction, compare, confusion, scores
+from t2.report.page import ReportInputs
+
+TASKS = {"math": "trained", "code": "trained", "reasoning": "trained"} | {
+    f"{name}_hard": "unseen" for name in ("math", "code", "reasoning")
+}
+CATEGORIES = ["math", "code", "reasoning", "other"]
+LEVEL = {
+    "base": 0.5,
+    "lora": 0.62,
+    "svf": 0.68,
+    "prompt": 0.6,
+    "classifier": 0.66,
+    "fewshot": 0.67,
+    "uniform": 0.6,
+}
+
+
+def measurements(n: int = 120) -> list[Measurement]:
+    """Every system on every task of a main base, and base and SVF on a control."""
+    random = np.random.default_rng(0)
+    found = []
+
+    def add(base, task, method, strategy, share, called=None, **key):
+        family = task.partition("_")[0]
+        difficulty = np.linspace(0.02, 0.98, n)
+        right = difficulty < share + random.normal(0, 0.12, n)
+        items = [
+            Prediction(
+                f"{task}-{i:05d}",
+                bool(r),
+                category=called and str(random.choice(CATEGORIES, p=called[family])),
+            )
+            for i, r in enumerate(right)
+        ]
+        suite = TASKS.get(task, "other")
+        found.append(Measurement(base, suite, task, family, method, strategy, items=tuple(items), **key))
+
+    def called(right):
+        rest = (1 - right) / 3
+        return {family: [right if name == family else rest for name in CATEGORIES] for family in CATEGORIES}
+
+    for task, suite in TASKS.items():
+        shift = -0.2 if suite == "unseen" else 0.0
+        family = task.partition("_")[0]
+        for base in ("miniature", "control"):
+            own = 0.2 if base == "control" else 0.0
+            add(base, task, "base", "none", LEVEL["base"] + shift + own)
+            for seed in range(3):
+                add(base, task, "svf", "own", LEVEL["svf"] + shift + own / 2 + 0.01 * seed, seed=seed)
+        for seed in range(3):
+            for variant in ("next_token", "policy_gradient"):
+                level = LEVEL["lora"] + shift - (0.1 if variant == "next_token" else 0)
+                add("miniature", task, "lora", "own", level, variant=variant, seed=seed)
+            for expert in ("math", "code", "reasoning"):
+                if expert != family:
+                    add("miniature", task, "svf", "none", 0.45 + shift, variant=expert, seed=seed)
+            for strategy, right in (("prompt", 0.72), ("classifier", 0.95)):
+                add("miniature", task, "svf", strategy, LEVEL[strategy] + shift, called(right), seed=seed)
+            add("miniature", task, "svf", "uniform", LEVEL["uniform"] + shift, seed=seed)
+        if suite == "unseen":
+            for draw in range(6):
+                add("miniature", task, "svf", "fewshot", LEVEL["fewshot"] + shift, seed=draw % 3, draw=draw)
+    for strategy, right in (("prompt", 0.55), ("classifier", 0.9)):
+        add("miniature", "other", "svf", strategy, right, called(right), seed=0)
+    return found
+
+
+def inputs(n: int = 120) -> ReportInputs:
+    """What the report stage hands over."""
+    random = np.random.default_rng(1)
+    found = measurements(n)
+    order = {"bases": ["miniature", "control"], "tasks": list(TASKS)}
+    histories = []
+    systems = [("svf", "", 0.68), ("lora", "next_token", 0.52), ("lora", "policy_gradient", 0.62)]
+    for method, variant, end in systems:
+        for task in ("math", "code", "reasoning"):
+            for seed in range(3):
+                steps = np.arange(0, 31)
+                curve = 0.5 + (end - 0.5) * (1 - np.exp(-steps / 9)) + random.normal(0, 0.012, len(steps))
+                valid = [value if step % 5 == 0 else None for step, value in zip(steps, curve, strict=True)]
+                best = int(np.nanargmax(np.array(valid, dtype=float)))
+                for step, value in zip(steps, valid, strict=True):
+                    histories.append(("miniature", task, method, variant, seed, step, value, step == best))
+    alphas = [
+        (
+            "miniature",
+            task,
+            draw,
+            expert,
+            float(random.normal(0.75 if task.startswith(expert) else 0.12, 0.15)),
+        )
+        for task in TASKS
+        if TASKS[task] == "unseen"
+        for draw in range(6)
+        for expert in ("math", "code", "reasoning")
+    ]
+    timings = [
+        (strategy, task, n, 2.0 + seed / 10 + place, 9.0 + seed / 5)
+        for strategy in ("prompt", "classifier")
+        for place, task in enumerate(TASKS)
+        for seed in range(3)
+        if TASKS[task] == "unseen"
+    ]
+    runs = [(f"stage-{i}", f"{i:032x}", 100.0 / (i + 1)) for i in range(6)]
+    return ReportInputs(
+        base="miniature",
+        scores=scores(found, **order),
+        comparisons=compare(found, resamples=200, seed=3, **order),
+        timings=pd.DataFrame(timings, columns=["strategy", "task", "n", "first_seconds", "second_seconds"]),
+        histories=pd.DataFrame(
+            histories,
+            columns=["base", "task", "method", "variant", "seed", "step", "valid_score", "chosen"],
+        ),
+        confusions=confusion(found, CATEGORIES),
+        alphas=pd.DataFrame(alphas, columns=["base", "task", "draw", "expert", "alpha"]),
+        runs=pd.DataFrame(runs, columns=["stage", "run_id", "seconds"]),
+        notes=[
+            "The base model is a **miniature**: a Llama of a million parameters, trained on generated "
+            "problems. It shows that the method works as described, not what a language model would score."
+        ],
+    )

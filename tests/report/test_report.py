@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import base64
+import re
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from report_example import inputs as example_inputs
+
+from t2.evaluation import write_csv
+from t2.report import figures
+from t2.report.page import ReportInputs, html, outline, write_report
+from t2.report.render import to_html, to_markdown, to_text
+from t2.report.tables import (
+    Cell,
+    Table,
+    difference_table,
+    runs_table,
+    score_table,
+    system_name,
+    timing_table,
+    transfer_table,
+)
+
+REPOSITORY = Path(__file__).parents[2]
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(scope="module")
+def inputs() -> ReportInputs:
+    return example_inputs()
+
+
+@pytest.fixture(scope="module")
+def folder(inputs, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("reports")
+    write_report(inputs, folder)
+    return folder
+
+
+def score(task, method="svf", strategy="own", share=0.5, n=200, **key):
+    row = {
+        "base": "mini",
+        "suite": "trained",
+        "task": task,
+        "family": task,
+        "variant": "",
+        "seed": "",
+        "draw": "",
+    }
+    return row | {"method": method, "strategy": strategy, "n": str(n), "score": str(share)} | key
+
+
+def cells(table: Table) -> dict[str, list[str]]:
+    return {row[0].text: [cell.text for cell in row[1:]] for group in table.groups for row in group}
+
+
+class Checker(HTMLParser):
+    """Checks that tags are balanced and collects every address."""
+
+    void = ("meta", "img", "br", "link")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in self.void:
+            self.open.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset", "data")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_score_table_is_laid_out_like_the_papers():
+    rows = [
+        score("math", "base", "none", 0.5),
+        score("code", "base", "none", 0.0),
+        *(score("math", share=share, seed=str(seed)) for seed, share in enumerate((0.6, 0.7))),
+        score("math", "lora", share=0.55, variant="next_token", seed="0"),
+        score("math", strategy="none", variant="code", share=0.1, seed="0"),
+        score("code", share=0.02, seed="0"),
+        score("hard", "base", "none", suite="unseen"),
+    ]
+    table = score_table(rows, "trained", "T")
+    assert [cell.text for cell in table.header] == ["Method", "math", "code", "Runs"]
+    assert table.header[1].asides == ("n = 200",)
+    assert cells(table) == {
+        "mini": ["50.0 (1.00)", "0.0", "–"],
+        "+ LoRA (next token)": ["55.0 (1.10)", "–", "1 seed"],
+        "+ SVF": ["65.0 (1.30)", "2.0", "2 seeds"],
+    }
+    half = table.groups[0][2][1].asides
+    assert half == ("± 6.6",), "Wilson, 130 of 200: 58.16 to 71.27"
+    assert score_table(rows, "other", "T") is None
+
+
+def test_several_bases_are_groups_in_the_order_of_the_file():
+    rows = [
+        score("math", "base", "none"),
+        score("math", "base", "none", base="control"),
+        score("math", base="control"),
+    ]
+    table = score_table(rows, "trained", "T")
+    assert [[row[0].text for row in group] for group in table.groups] == [["mini"], ["control", "+ SVF"]]
+
+
+def test_transfer_table_sets_own_families_in_bold():
+    rows = [score(task, "base", "none", 0.5) for task in ("math", "code")]
+    rows += [score("math", share=0.8), score("code", share=0.7)]
+    rows += [score("code", strategy="none", variant="math", share=0.2)]
+    table = transfer_table(rows, "mini", "T")
+    assert cells(table) == {
+        "math expert": ["80.0 (1.60)", "20.0 (0.40)"],
+        "code expert": ["–", "70.0 (1.40)"],
+    }
+    assert [cell.strong for cell in table.groups[0][0][1:]] == [True, False]
+    assert transfer_table(rows[:-1], "mini", "T") is None
+
+
+def test_differences_are_bold_where_the_interval_excludes_zero():
+    row = {
+        "base": "mini",
+        "suite": "trained",
+        "task": "math",
+        "left": "svf/own",
+        "right": "base",
+        "n_runs": "3",
+    }
+    numbers = {
+        "difference": "0.1",
+        "ci_low": "0.05",
+        "ci_high": "0.15",
+        "run_low": "-0.004",
+        "run_high": "0.2",
+    }
+    weak = {"left": "svf/uniform", "ci_low": "-0.0001", "n_runs": "1", "difference": "-0.0001"}
+    foreign = {"left": "svf/none/code"}
+    table = difference_table([row | numbers, row | numbers | weak, row | numbers | foreign], "trained", "T")
+    first, second = table.groups[0]
+    assert first == (Cell("SVF − mini"), Cell("+10.0", ("[+5.0, +15.0]", "−0.4 … +20.0"), strong=True))
+    assert second[1] == Cell("0.0", ("[0.0, +15.0]",), strong=False)
+    assert difference_table([row | numbers], "unseen", "T") is None
+
+
+def test_timings_are_averaged_and_the_first_pass_is_a_share_of_the_second():
+    row = {"strategy": "prompt", "task": "math", "n": 600, "first_seconds": 1.0, "second_seconds": 10.0}
+    table = timing_table([row, row | {"first_seconds": 3.0}], "T")
+    assert cells(table) == {"math": ["600", "2.00 (20%)", "10.00"]}
+    assert timing_table([], "T") is None
+    assert timing_table([row | {"second_seconds": 0.0}], "T").groups[0][0][2].text == "1.00"
+
+
+def test_where_the_time_goes_is_added_up():
+    table = runs_table(
+        [{"stage": s, "seconds": t, "run_id": s * 3} for s, t in (("a", 1.0), ("b", 2.5))], "T"
+    )
+    assert list(cells(table).items()) == [
+        ("b", ["2.5", "bbb"]),
+        ("a", ["1.0", "aaa"]),
+        ("all stages", ["3.5", ""]),
+    ]
+
+
+def test_systems_without_a_name_of_their_own_still_get_one():
+    assert system_name(("svf", "none", "code")) == "SVF, code expert"
+    assert system_name(("lora", "prompt", "x_y")) == "lora prompt (x y)"
+
+
+def test_one_table_three_ways():
+    rows = ((Cell("a|b", strong=True), Cell("1", ("± 2", "3 … 4"))), (Cell("c<d"), Cell("–")))
+    table = Table("T", "n > 5", (Cell("x"), Cell("y", ("n = 6",))), (rows,))
+    assert to_markdown(table).splitlines()[2:6] == [
+        "| x | y n = 6 |",
+        "| --- | ---: |",
+        "| **a\\|b** | 1 ± 2<br>3 … 4 |",
+        "| c<d | – |",
+    ]
+    assert to_text(table).splitlines()[4:6] == ["a|b    1 ± 2", "c<d        –"]
+    page = to_html(table)
+    assert "c&lt;d" in page
+    assert "n &gt; 5" in page
+    assert "<small>± 2</small><small>3 … 4</small>" in page
+
+
+def test_page_is_whole_self_contained_and_has_every_part(folder):
+    page = (folder / "report.html").read_text()
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    assert len(checker.addresses) == 4
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in checker.addresses)
+    pictures = [base64.b64decode(address.partition(",")[2]).decode() for address in checker.addresses]
+    for text in (re.sub(r'src="data:[^"]*"', "", page), *pictures):
+        assert not re.findall(r"(?:@import|<script|<link|url\((?!#)|<!DOCTYPE svg)", text)
+        links = set(re.findall(r"https?://[^\s\"'<>)]+", text))
+        assert links <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"} | {
+            link
+            for link in links
+            if "purl.org" in link or "w3.org/1999/02/22-rdf" in link or "creativecommons" in link
+        }, "namespaces only"
+    for words in (
+        "Table 1",
+        "Table 2",
+        "Table 3",
+        "Figure 4",
+        "Figure 6",
+        "Figure 7",
+        "<b>miniature</b>",
+        "n = 120",
+    ):
+        assert words in page
+    assert 'name="viewport"' in page
+    assert "prefers-color-scheme" in page
+
+
+def test_markdown_page_links_to_figures_that_exist(folder):
+    page = (folder / "report.md").read_text()
+    links = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page)
+    assert len(links) == 4
+    for link in links:
+        root = ElementTree.parse(folder / link).getroot()
+        assert root.tag == f"{SVG}svg"
+    assert "| + Transformer² (Few-shot) |" in page
+
+
+def test_equal_inputs_give_equal_bytes_also_under_another_hash_seed(folder, tmp_path):
+    script = (
+        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
+        "import report_example as example; from t2.report.page import write_report\n"
+        "write_report(example.inputs(), sys.argv[3])"
+    )
+    arguments = [str(REPOSITORY), str(Path(__file__).parent), str(tmp_path)]
+    environment = {"PYTHONHASHSEED": "77", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "home")}
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True, env=environment)
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    assert len(names) == 6
+    for name in names:
+        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
+
+
+def test_learning_curves_mark_what_was_kept_and_the_base(inputs):
+    svg = figures.learning_figure(inputs.histories, inputs.scores, "miniature")
+    red = svg.count("var(--c10,#d92d3a)")
+    kept = int(inputs.histories["chosen"].sum())
+    assert kept == 27
+    assert red >= kept
+    assert svg.count("stroke-dasharray") == 9, "one dashed line a panel"
+    assert figures.learning_figure(inputs.histories, inputs.scores, "nobody") is None
+
+
+def test_confusion_figure_shows_percentages_the_other_row_and_replies_without_category():
+    rows = [("math", "math", 3), ("math", "none", 1), ("other", "other", 2), ("other", "code", 0)]
+    frame = pd.DataFrame(rows, columns=["truth", "predicted", "count"]).assign(base="m", dispatcher="prompt")
+    frame = frame[["base", "dispatcher", "truth", "predicted", "count"]]
+    texts = [
+        node.text for node in ElementTree.fromstring(figures.confusion_figure(frame, "m")).iter(f"{SVG}text")
+    ]
+    assert {"75.0", "25.0", "100.0", "none", "other", "Prompt: 83.3 % right"} <= set(texts)
+    assert "code" not in texts, "a category that is nobody's truth and nobody's answer"
+
+
+def test_parts_without_data_are_left_out_and_zero_scores_are_shown(inputs):
+    scores = inputs.scores.assign(score=0.0, correct=0, ci_low=0.0, ci_high=0.01)
+    sections = outline(ReportInputs(base="miniature", scores=scores))
+    assert [section.title for section in sections] == ["", "Trained tasks", "Unseen tasks"]
+    page = html("x", sections)
+    assert ">0.0<small>" in page
+    assert "nan" not in page
+
+
+def test_notes_and_titles_are_escaped(inputs):
+    page = html("a < b", outline(replace(inputs, notes=["x < y & `z`"])))
+    assert "<h1>a &lt; b</h1>" in page
+    assert "x &lt; y &amp; <code>z</code>" in page
+
+
+def test_terminal_summary_starts_at_once_and_says_where_everything_is(inputs, tmp_path):
+    (tmp_path / "reports").mkdir()
+    write_csv(tmp_path / "reports" / "scores.csv", inputs.scores)
+    for path in (
+        "reports/report.html",
+        "mlflow.db",
+        "data/experts/math/seed-0/x",
+        "data/experts/code/seed-0/x",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    command = [sys.executable, "-m", "t2.report.terminal"]
+    environment = {"PYTHONPATH": str(REPOSITORY), "PYTHONUTF8": "1"}
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1.0, "0.05 s where nothing else runs; heavy imports would take seconds"
+    shown = done.stdout
+    for words in (
+        "+ Transformer² (Few-shot)",
+        "control",
+        "6 draws, 3 seeds",
+        "report.html",
+        "make ui",
+        "code, math",
+    ):
+        assert words in shown
+    assert "(1.00)" in shown
+
+
+def test_terminal_summary_imports_the_standard_library_only():
+    script = (
+        "import sys; before = set(sys.modules); import t2.report.terminal\n"
+        "roots = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(roots - set(sys.stdlib_module_names) - {'t2'}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_terminal_summary_without_scores_says_what_to_run(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "t2.report.terminal"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "make repro" in done.stderr

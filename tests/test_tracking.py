@@ -1,0 +1,275 @@
+"""Against real SQLite stores, opened by real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from t2 import tracking
+from t2.config import Tracking
+
+SETTINGS = Tracking(uri=None, experiment="tests")
+REPOSITORY = Path(__file__).parents[1]
+STATISTICS = [
+    {
+        "layer": layer,
+        "module": module,
+        "mean": 1.0,
+        "std": 0.1,
+        "min": 0.8,
+        "max": 1.2,
+        "change": 0.05 * layer,
+    }
+    for layer in range(2)
+    for module in ("q_proj", "up_proj")
+]
+
+
+@pytest.fixture(scope="module")
+def fresh_store(tmp_path_factory) -> Path:
+    """A store that is set up once; copies of it are quick."""
+    root = tmp_path_factory.mktemp("store")
+    tracking._open(SETTINGS.model_copy(update={"experiment": "unused"}), root)
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def root(tmp_path, fresh_store, monkeypatch) -> Path:
+    for name in (tracking.PARENT, "DVC_EXP_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "mlflow.db").write_bytes(fresh_store.read_bytes())
+    return tmp_path
+
+
+def open_stage(root: Path, stage: str = "expert@math", **options):
+    return tracking.stage_run(
+        stage, settings=SETTINGS, root=root, fingerprint="f" * 64, base_model="miniature", **options
+    )
+
+
+def store(root: Path) -> MlflowClient:
+    return MlflowClient(tracking.store_uri(SETTINGS, root))
+
+
+def runs(root: Path) -> list:
+    client = store(root)
+    return list(client.search_runs([client.get_experiment_by_name("tests").experiment_id]))
+
+
+def parents(root: Path) -> list:
+    return [run for run in runs(root) if "t2.pipeline" in run.data.tags]
+
+
+def steps(root: Path, run_id: str, key: str) -> list[int]:
+    return [metric.step for metric in store(root).get_metric_history(run_id, key)]
+
+
+def test_processes_may_open_a_fresh_store_at_once_and_share_one_parent(tmp_path):
+    script = f"""
+from pathlib import Path
+from t2.config import Tracking
+from t2.tracking import stage_run
+root = Path({str(tmp_path)!r})
+settings = Tracking(uri=None, experiment="tests")
+with stage_run("s", settings=settings, root=root, fingerprint="f", base_model="m", params={{"a": 1}}) as run:
+    run.log_history([{{"step": i, "reward": i / 3, "kl": 0.1}} for i in range(400)])
+"""
+    environment = os.environ | {"DVC_EXP_NAME": "brave-cat", "PYTHONPATH": str(REPOSITORY)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], env=environment, cwd=tmp_path, stderr=subprocess.PIPE
+        )
+        for _ in range(3)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()
+    (parent,) = parents(tmp_path)
+    assert parent.info.run_name == "experiment brave-cat"
+    assert parent.info.status == "FINISHED"
+    stages = [run for run in runs(tmp_path) if run.info.run_id != parent.info.run_id]
+    assert [run.data.tags["mlflow.parentRunId"] for run in stages] == [parent.info.run_id] * 3
+    assert {run.data.tags["t2.experiment"] for run in stages} == {"brave-cat"}
+    assert all(run.info.status == "FINISHED" for run in stages)
+    assert all(steps(tmp_path, run.info.run_id, "reward") == list(range(400)) for run in stages)
+
+
+def test_stages_of_one_dvc_process_share_a_parent_and_the_next_process_has_its_own(root):
+    (root / "dvc").write_text(f"""
+import os, sys
+sys.path.insert(0, {str(REPOSITORY)!r})
+from pathlib import Path
+from t2.config import Tracking
+from t2.tracking import stage_run
+for stage in ("split", "basis"):
+    if os.fork() == 0:
+        settings = Tracking(uri=None, experiment="tests")
+        with stage_run(stage, settings=settings, root=Path({str(root)!r}), fingerprint="f", base_model="m"):
+            pass
+        os._exit(0)
+    assert os.wait()[1] == 0
+""")
+    for _ in range(2):
+        subprocess.run([sys.executable, str(root / "dvc")], check=True, cwd=root)
+    assert len(parents(root)) == 2
+    for parent in parents(root):
+        query = f"tags.mlflow.parentRunId = '{parent.info.run_id}'"
+        nested = store(root).search_runs([parent.info.experiment_id], query)
+        assert sorted(run.info.run_name for run in nested) == ["basis", "split"]
+
+
+def test_a_killed_stage_continues_its_runs_and_logs_nothing_twice(root):
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with open_stage(root) as run:
+            child = run.child("seed-0", seed=0)
+            child.log_history([{"step": i, "reward": 0.1 * i, "valid_score": None} for i in range(5)])
+            child.log_history([{"step": 4, "valid_score": 0.5}])
+            run.log_table(pd.DataFrame({"a": [1, 2]}), "scores")
+            child.log_expert({"layers.0.q_proj": torch.ones(3)}, STATISTICS)
+            os.write(writer, json.dumps([run.run_id, child.run_id]).encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    run_id, child_id = json.loads(os.read(reader, 1000))
+    assert store(root).get_run(run_id).info.status == "RUNNING"
+
+    with open_stage(root, run_id=run_id) as run:
+        child = run.child("seed-0", seed=0)
+        assert (run.run_id, child.run_id) == (run_id, child_id)
+        assert run.resumed
+        rows = [
+            {"step": i, "reward": 0.1 * i, "valid_score": 0.5 if i in (4, 9) else None} for i in range(10)
+        ]
+        child.log_history(rows)
+        run.log_table(pd.DataFrame({"a": [1, 2]}), "scores")
+        child.log_expert({"layers.0.q_proj": torch.ones(3)}, STATISTICS)
+        other = run.child("seed-1", seed=1)
+        assert other.run_id not in (run_id, child_id)
+    client = store(root)
+    assert steps(root, child_id, "reward") == list(range(10))
+    assert steps(root, child_id, "valid_score") == [4, 9]
+    (table,) = root.glob(f"mlartifacts/{run_id}/**/scores.json")
+    assert len(json.loads(table.read_text())["data"]) == 2
+    assert (
+        len([file for file in client.list_artifacts(child_id, "images") if file.path.endswith(".png")]) == 1
+    )
+    assert {client.get_run(one).info.status for one in (run_id, child_id, other.run_id)} == {"FINISHED"}
+    assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == run.parent_id
+
+
+def test_a_run_that_the_store_lost_is_begun_anew(root):
+    with open_stage(root, run_id="0" * 32) as run:
+        assert not run.resumed
+    assert run.run_id != "0" * 32
+    assert store(root).get_run(run.run_id).info.status == "FINISHED"
+
+
+def test_runs_carry_what_they_rest_on(root, monkeypatch):
+    monkeypatch.setenv("DVC_EXP_NAME", "tall-owl")
+    monkeypatch.chdir(REPOSITORY)
+    params = {"svf": {"layers": "all", "init_std": 0.0}, "seeds": [0, 1]}
+    with open_stage(root, params=params, seed=3) as run:
+        run.log_dataset("math/train", "ab" * 32, 400, source="data/splits/math/train.jsonl", context="train")
+        child = run.child("seed-7", seed=7, tags={"task": "math"})
+    logged = store(root).get_run(run.run_id)
+    assert logged.data.params == {"svf.layers": "all", "svf.init_std": "0.0", "seeds": "[0, 1]"}
+    tags = logged.data.tags
+    assert (tags["t2.stage"], tags["t2.seed"], tags["t2.base_model"]) == ("expert@math", "3", "miniature")
+    assert (tags["t2.fingerprint"], tags["t2.experiment"]) == ("f" * 64, "tall-owl")
+    assert tags["dataset.math/train"] == "ab" * 32
+    ((dataset,),) = [logged.inputs.dataset_inputs]
+    assert dataset.dataset.name == "math/train"
+    assert json.loads(dataset.dataset.profile) == {"num_rows": 400}
+    nested = store(root).get_run(child.run_id).data.tags
+    assert (nested["t2.seed"], nested["task"], nested["t2.stage"]) == ("7", "math", "expert@math")
+    assert nested["mlflow.parentRunId"] == run.run_id
+
+
+def test_experts_and_alpha_are_artifacts_and_metrics(root, tmp_path):
+    from safetensors.torch import load_file
+
+    z = {"layers.1.up_proj": torch.rand(4), "layers.0.q_proj": torch.rand(3, requires_grad=True)}
+    history = pd.DataFrame(
+        {"generation": [0, 1], "alpha.math": [0.5, 0.8], "std.math": [0.3, 0.1], "best": [0.1, float("-inf")]}
+    )
+    with open_stage(root) as run:
+        run.log_expert(z, STATISTICS)
+        run.log_alpha({"math": [0.8, 0.7], "code": [0.2, 0.3]}, history)
+    client = store(root)
+    kept = load_file(client.download_artifacts(run.run_id, "expert/z.safetensors", str(tmp_path)))
+    assert all(torch.equal(kept[name], z[name]) for name in z)
+    names = [
+        entry.path for folder in ("expert", "alpha") for entry in client.list_artifacts(run.run_id, folder)
+    ]
+    assert {"expert/statistics.json", "expert/change.png", "alpha/alpha.json", "alpha/search.png"} <= set(
+        names
+    )
+    assert steps(root, run.run_id, "alpha.math") == [0, 1]
+    assert steps(root, run.run_id, "best") == [0], "an infinite score has no place on a curve"
+    metrics = client.get_run(run.run_id).data.metrics
+    assert metrics["std.math"] == 0.1
+    assert metrics["z.change"] == pytest.approx(0.025)
+    assert (root / "mlartifacts").is_dir()
+
+
+def test_a_failure_marks_the_stage_its_children_and_the_pipeline(root, monkeypatch):
+    monkeypatch.setenv("DVC_EXP_NAME", "sad-dog")
+    with pytest.raises(ZeroDivisionError), open_stage(root) as run:
+        child = run.child("seed-0")
+        1 / 0  # noqa: B018
+    client = store(root)
+    assert {client.get_run(one).info.status for one in (run.run_id, child.run_id, run.parent_id)} == {
+        "FAILED"
+    }
+    with open_stage(root, "basis") as later:
+        pass
+    assert later.parent_id == run.parent_id
+    assert client.get_run(later.run_id).info.status == "FINISHED"
+    assert client.get_run(run.parent_id).info.status == "FAILED", "one stage of this pipeline did fail"
+
+
+def test_the_parent_that_a_flow_opened_is_used_and_left_to_it(root, monkeypatch):
+    client, experiment = tracking._open(SETTINGS, root)
+    mine = client.create_run(experiment).info.run_id
+    monkeypatch.setenv(tracking.PARENT, mine)
+    with open_stage(root) as run:
+        pass
+    assert run.parent_id == mine
+    assert client.get_run(mine).info.status == "RUNNING"
+    assert parents(root) == []
+    monkeypatch.setenv(tracking.PARENT, "1" * 32)
+    with pytest.raises(ValueError, match="unset it"), open_stage(root):
+        pass
+
+
+def test_a_relative_store_lies_in_the_root_wherever_the_stage_runs(tmp_path):
+    assert tracking.store_uri(SETTINGS, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    relative = Tracking(uri="sqlite:///runs/mine.db", experiment="x")
+    assert tracking.store_uri(relative, tmp_path) == f"sqlite:///{tmp_path}/runs/mine.db"
+    for uri in ("sqlite:////srv/mlflow.db", "http://localhost:5000"):
+        assert tracking.store_uri(Tracking(uri=uri, experiment="x"), tmp_path) == uri
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["dvc", "repro"], True),
+        (["/venv/bin/python", "/venv/bin/dvc", "repro"], True),
+        (["python", "-m", "dvc", "repro"], True),
+        (["python", "-m", "t2.stages.expert", "dvc"], False),
+        (["make", "repro"], False),
+        ([], False),
+    ],
+)
+def test_dvc_is_recognised_by_its_command_line(command, expected):
+    assert tracking._is_dvc(command) is expected
