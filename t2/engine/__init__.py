@@ -1,0 +1,1 @@
+"""Generation under given experts."""

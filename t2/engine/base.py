@@ -1,0 +1,84 @@
+"""What an inference engine offers, whatever runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Progress = Callable[[int], None]
+"""Told the number of prompts that were just finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen.
+
+    Attributes:
+        max_new_tokens: The longest reply, EOS included.
+        temperature: 0 takes the likeliest token; above 0, draws from the softmax of logits / temperature.
+        seed: Seeds the draws. A prompt's draws depend on the seed and its index in the call only.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: Names the setting, its value and what is allowed.
+        """
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or above, and finite")
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One reply.
+
+    Attributes:
+        text: The reply without special tokens.
+        tokens: Its token ids, EOS included where it was reached.
+        logprobs: The log-probability of each of them at temperature 1, in nats.
+        finished: Whether EOS was reached.
+        prompt_tokens: The prompt's length with the chat template around it.
+        too_long: The prompt leaves no room for ``max_new_tokens`` in the context, so nothing was generated.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finished: bool
+    prompt_tokens: int
+    too_long: bool = False
+
+
+class Engine(Protocol):
+    """A model that answers prompts, each under its own expert."""
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        sampling: Sampling,
+        *,
+        experts: Mapping[str, Tensor] | None = None,
+        rows: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> list[Generation]:
+        """Answers prompts, in their order.
+
+        Args:
+            prompts: Texts as a user types them; the chat template is applied here.
+            sampling: How tokens are chosen.
+            experts: z of E experts, (E, r), by module name. None: the model as its active adapter stands.
+            rows: With ``experts``: the expert of each prompt, in [0, E); −1 is the base.
+            progress: Called as prompts are finished.
+        """
+        ...

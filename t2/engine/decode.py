@@ -1,0 +1,111 @@
+"""The decode loop: one batch of prompts, a key-value cache, and samples that leave when they have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from t2.engine.base import Sampling
+
+DROP_SHARE = 1 / 8
+"""Ended samples leave once they are this share of the batch: each time, the whole cache is copied."""
+
+
+class Decoded(NamedTuple):
+    """A decoded batch; what stands behind a sample's first end token is void.
+
+    Attributes:
+        tokens: (B, max_new_tokens) int64.
+        logprobs: Their log-probabilities at temperature 1, (B, max_new_tokens) float32.
+    """
+
+    tokens: Tensor
+    logprobs: Tensor
+
+
+def uniform_draws(prompts: int, sampling: Sampling) -> Tensor:
+    """All random numbers of a call, in [0, 1), (prompts, max_new_tokens); (prompts, 0) where greedy.
+
+    Drawn beforehand, so that a sample's numbers do not depend on the batch it is in or on who else is in it.
+    """
+    steps = sampling.max_new_tokens if sampling.temperature > 0 else 0
+    generator = torch.Generator().manual_seed(sampling.seed)
+    return torch.rand(prompts, steps, dtype=torch.float64, generator=generator)
+
+
+@torch.inference_mode()
+def decode(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    ends: Collection[int],
+    sampling: Sampling,
+    draws: Tensor,
+    on_drop: Callable[[Tensor], object] | None = None,
+) -> Decoded:
+    """Decodes one batch until every sample has ended or has ``max_new_tokens``.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        prompts: Token ids of B samples; padded here, on the left.
+        ends: Ids of end-of-sequence tokens.
+        sampling: How tokens are chosen.
+        draws: The samples' rows of :func:`uniform_draws`.
+        on_drop: Called with the indices in the batch, int64 on the CPU, of those who remain after some left.
+    """
+    device = model.device
+    width, steps = max(map(len, prompts)), sampling.max_new_tokens
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask = torch.ones(len(prompts), width + steps, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, : width - len(prompt)] = 0
+    ids, mask, draws = ids.to(device), mask.to(device), draws.to(device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    end_ids = torch.tensor(sorted(ends), device=device)
+    tokens = torch.zeros(len(prompts), steps, dtype=torch.long, device=device)
+    logprobs = torch.zeros(len(prompts), steps, device=device)
+    cache = DynamicCache(config=model.config)
+
+    alive = torch.arange(len(prompts), device=device)
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    past = 0
+    for step in range(steps):
+        now = width + step
+        output = model(
+            input_ids=ids,
+            attention_mask=mask[:, :now],
+            position_ids=positions[:, past:now],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits = output.logits[:, -1].float()
+        chosen = _choose(logits, sampling.temperature, draws[alive, step : step + 1])
+        tokens[alive, step] = chosen
+        logprobs[alive, step] = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(1)
+        ended |= torch.isin(chosen, end_ids)
+        count = int(ended.sum())
+        if count == len(alive):
+            break
+        if count > DROP_SHARE * len(alive):
+            kept = (~ended).nonzero()[:, 0]
+            cache.batch_select_indices(kept)
+            alive, ended, chosen = alive[kept], ended[kept], chosen[kept]
+            mask, positions = mask[kept], positions[kept]
+            if on_drop:
+                on_drop(alive.cpu())
+        ids, past = chosen[:, None], now
+    return Decoded(tokens, logprobs)
+
+
+def _choose(logits: Tensor, temperature: float, draws: Tensor) -> Tensor:
+    """The next token of each sample (B,) from logits (B, V); a draw in [0, 1) is looked up in the CDF."""
+    if temperature == 0:
+        return logits.argmax(1)
+    cdf = (logits / temperature).softmax(1).cumsum(1, dtype=torch.float64)
+    chosen = torch.searchsorted(cdf, draws * cdf[:, -1:], right=True)[:, 0]
+    return chosen.clamp(max=logits.shape[1] - 1)

@@ -1,0 +1,189 @@
+"""Generation with transformers, in batches whose samples may each run under their own expert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from t2.engine.attention import GROUPED_SDPA
+from t2.engine.base import Generation, Progress, Sampling
+from t2.engine.decode import Decoded, decode, uniform_draws
+
+
+class HfEngine:
+    """Answers prompts with a transformers model, bare or inside a ``PeftModel``.
+
+    Replies do not depend on how prompts are cut into batches, seeded draws included, as far as the logits do
+    not: the shape of a batch changes their last bits. Of the model's own generation settings only the
+    end-of-sequence tokens are used.
+
+    Attributes:
+        model: A causal language model; running ``experts`` needs SVF attached (``t2.svf.attach``).
+        tokenizer: Its tokenizer, with a chat template.
+        batch_size: Prompts side by side; a call halves it for itself for as long as memory runs out.
+    """
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, *, batch_size: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self._ends = _end_tokens(model, tokenizer)
+
+    @property
+    def context(self) -> int:
+        """The most tokens that prompt and reply may have together."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of prompts within the chat template, up to where the reply starts."""
+        if not prompts:
+            return []
+        chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        encoded: Any = self.tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)
+        return list(encoded["input_ids"])
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        sampling: Sampling,
+        *,
+        experts: Mapping[str, Tensor] | None = None,
+        rows: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> list[Generation]:
+        """Answers prompts, in their order; see :meth:`t2.engine.base.Engine.generate`.
+
+        Raises:
+            ValueError: ``experts`` and ``rows`` do not come together, there is not one row a prompt, or the
+                model has no SVF to run experts with.
+        """
+        if (experts is None) != (rows is None):
+            raise ValueError("experts and rows go together: pass both, or neither for the model as it stands")
+        if rows is not None and len(rows) != len(prompts):
+            raise ValueError(f"rows must name one expert a prompt: got {len(rows)} for {len(prompts)} prompts")
+
+        encoded = self.encode(prompts)
+        results = [Generation("", (), (), False, len(ids), too_long=True) for ids in encoded]
+        fitting = [i for i, ids in enumerate(encoded) if len(ids) + sampling.max_new_tokens <= self.context]
+        if progress and len(fitting) < len(prompts):
+            progress(len(prompts) - len(fitting))
+        # Neighbours in length share a batch, which keeps padding small. The longest come first, so that a
+        # batch size which memory does not allow shows at once.
+        order = sorted(fitting, key=lambda i: -len(encoded[i]))
+        draws = uniform_draws(len(prompts), sampling)
+        start, size = 0, self.batch_size
+        while start < len(order):
+            batch = order[start : start + size]
+            try:
+                decoded = self._run(
+                    [encoded[i] for i in batch],
+                    sampling,
+                    draws[batch],
+                    experts,
+                    torch.tensor([rows[i] for i in batch]) if rows is not None else None,
+                )
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                size = len(batch) // 2
+                continue
+            for i, generation in zip(batch, self._read(decoded, [encoded[i] for i in batch]), strict=True):
+                results[i] = generation
+            start += len(batch)
+            if progress:
+                progress(len(batch))
+        return results
+
+    def _run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        draws: Tensor,
+        experts: Mapping[str, Tensor] | None,
+        rows: Tensor | None,
+    ) -> Decoded:
+        with _evaluating(self.model):
+            if experts is None or rows is None:
+                return decode(self.model, prompts, self._ends, sampling, draws)
+            if not hasattr(self.model, "per_sample"):
+                raise ValueError(f"a {type(self.model).__name__} cannot run experts; attach SVF to it (t2.svf.attach)")
+            with self.model.per_sample(experts, rows) as svf:
+                return decode(self.model, prompts, self._ends, sampling, draws, lambda alive: svf.set_rows(rows[alive]))
+
+    def _read(self, decoded: Decoded, prompts: Sequence[Sequence[int]]) -> Iterator[Generation]:
+        """Cuts replies behind their end token and turns them into text."""
+        rows = decoded.tokens.tolist()
+        ends = [next((at for at, token in enumerate(row) if token in self._ends), None) for row in rows]
+        tokens = [row if end is None else row[: end + 1] for row, end in zip(rows, ends, strict=True)]
+        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for prompt, text, ids, logprobs, end in zip(
+            prompts, texts, tokens, decoded.logprobs.tolist(), ends, strict=True
+        ):
+            yield Generation(text, tuple(ids), tuple(logprobs[: len(ids)]), end is not None, len(prompt))
+
+
+def load_base(
+    path: str | Path, dtype: str | torch.dtype, revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads a base model, in evaluation mode, and its tokenizer.
+
+    Weights are read from safetensors only, and code that comes with a model is not run.
+
+    Args:
+        path: A local folder, or a Hugging Face id ("owner/name").
+        dtype: Of the weights, such as ``"float32"``.
+        revision: The commit of a Hugging Face id.
+
+    Raises:
+        FileNotFoundError: The local folder is missing, or lacks configuration, weights or tokenizer.
+        ValueError: The tokenizer has no chat template.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        _check_folder(folder)
+    elif folder.is_absolute() or str(path).count("/") != 1:
+        raise FileNotFoundError(
+            f"there is no model folder {path}; give a local folder, or a Hugging Face id as owner/name"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    if not tokenizer.chat_template:
+        raise ValueError(f"the tokenizer of {path} has no chat template; use a model that was tuned to chat")
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, revision=revision, use_safetensors=True, attn_implementation=GROUPED_SDPA
+    )
+    return model.eval(), tokenizer
+
+
+def _check_folder(folder: Path) -> None:
+    needed = {"config.json": "config.json", "weights": "*.safetensors", "a tokenizer": "tokenizer.[jm]*"}
+    lacking = [f"{what} ({pattern})" for what, pattern in needed.items() if not any(folder.glob(pattern))]
+    if lacking:
+        raise FileNotFoundError(f"{folder} is no whole model folder: it lacks {', '.join(lacking)}")
+
+
+def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokenizer's EOS, and what the model's generation settings name besides, as Llama 3's do."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
+    if not ends:
+        raise ValueError("neither tokenizer nor model names an end-of-sequence token; set tokenizer.eos_token")
+    return frozenset(ends)
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode, in which there is no dropout; the model's own mode returns afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

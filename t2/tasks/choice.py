@@ -1,0 +1,31 @@
+"""Multiple choice: the reply names the letter of an option."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+LETTERS = "ABCDE"
+
+_NAMED = re.compile(rf"(?i:the answer is) \(([{LETTERS}])\)")
+
+
+def options(texts: Sequence[str]) -> str:
+    """One line an option, lettered by position whatever its label was in the source."""
+    return "\n".join(f"({letter}) {text}" for letter, text in zip(LETTERS, texts, strict=False))
+
+
+def statement(letter: str) -> str:
+    """The sentence that gives the answer."""
+    return f"the answer is ({letter})"
+
+
+def named_letter(reply: str) -> str | None:
+    """The option that the reply names last; None where it names none. Nothing is guessed."""
+    named = _NAMED.findall(reply)
+    return named[-1] if named else None
+
+
+def correct(answer: str, reply: str) -> bool:
+    """Whether the reply's last named option is the answer; an unparsed reply is wrong."""
+    return named_letter(reply) == answer

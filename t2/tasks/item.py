@@ -1,0 +1,53 @@
+"""An item of a benchmark, and files of items."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One problem.
+
+    Attributes:
+        id: Unique within its task.
+        prompt: The problem as a user types it.
+        answer: What grading compares with: a number, an option's letter, a category; for code the
+            unit-test program, run after the reply's program.
+        reply: A worked reference reply, which next-token training imitates.
+    """
+
+    id: str
+    prompt: str
+    answer: str
+    reply: str = ""
+
+
+def read_items(path: str | Path) -> list[Item]:
+    """Reads a file of one JSON object a line.
+
+    Raises:
+        ValueError: A line is no item; names file and line.
+    """
+    items = []
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                items.append(Item(**json.loads(line)))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path}, line {number}: not an item ({error})") from None
+    return items
+
+
+def write_items(path: str | Path, items: Iterable[Item]) -> None:
+    """Writes items so that equal items give equal bytes, to a temporary name first."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    text = "".join(json.dumps(asdict(item), sort_keys=True, ensure_ascii=False) + "\n" for item in items)
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,92 @@
+"""Attaches the adapter that a recipe asks for to a base model, with initial values drawn from its seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from t2 import config
+from t2.svf import SvfConfig
+from t2.training.state import derive
+
+
+def build_adapter(
+    model: PreTrainedModel,
+    method: Literal["svf", "lora"],
+    *,
+    svf: config.Svf,
+    lora: config.Lora,
+    seed: int,
+    task: str,
+    basis: Path | None = None,
+) -> PeftModel:
+    """Attaches a trainable adapter.
+
+    Args:
+        model: The base model; its targeted layers are wrapped in place.
+        method: Which adapter.
+        svf: Settings of an SVF adapter.
+        lora: Settings of a LoRA adapter.
+        seed: Initial values are drawn from it; global generators stay as they are.
+        task: What it will be trained for; goes into an SVF adapter's provenance.
+        basis: The base model's basis cache, for SVF; None: bases are computed now.
+
+    Raises:
+        ValueError: A layer index is not the model's, or the basis cache does not fit the model.
+    """
+    peft_config: PeftConfig
+    if method == "svf":
+        peft_config = SvfConfig(
+            task_type="CAUSAL_LM",
+            target_modules=svf.target_modules,
+            layers_to_transform=layer_indices(svf.layers, model.config.num_hidden_layers),
+            parametrisation=svf.parametrisation,
+            init_mean=svf.init_mean,
+            init_std=svf.init_std,
+            init_seed=derive(seed, "svf"),
+            max_mult=svf.max_mult,
+            renormalise=svf.renormalise,
+            basis=None if basis is None else str(basis),
+            task=task,
+            seed=seed,
+        )
+    else:
+        peft_config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(seed, "adapter"))
+        adapted = get_peft_model(model, peft_config)
+    attached: Any = adapted.peft_config["default"]
+    # PEFT keeps the names in a set, whose order differs from one process to the next, also in saved files.
+    attached.target_modules = sorted(attached.target_modules)
+    return adapted
+
+
+def layer_indices(layers: Literal["all", "half"] | list[int], depth: int) -> list[int] | None:
+    """The layers to adapt, as PEFT's ``layers_to_transform`` takes them.
+
+    Args:
+        layers: ``"half"`` is the upper half: gradients need not reach the layers below, which saves the most
+            memory. The paper adapts half of the layers of its largest models and does not say which.
+        depth: The number of layers of the model.
+
+    Raises:
+        ValueError: An index outside of the model.
+    """
+    if layers == "all":
+        return None
+    if layers == "half":
+        return list(range(depth // 2, depth))
+    outside = [layer for layer in layers if not 0 <= layer < depth]
+    if outside:
+        raise ValueError(f"svf.layers names {outside}; this model has layers 0 to {depth - 1}")
+    return sorted(layers)

@@ -1,0 +1,121 @@
+"""Training checkpoints on disk: one file, replaced as a whole, that only its own run may continue.
+
+Tensors and everything else lie in a single safetensors file, the latter as JSON in its metadata, so that no
+kill can part them. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import peft
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_FILE = "checkpoint.safetensors"
+_TEMPORARY = f"{_FILE}.tmp"
+
+
+class Checkpoint(NamedTuple):
+    """What a run needs to go on.
+
+    Attributes:
+        tensors: By name, on the CPU.
+        record: Everything else, as JSON holds it.
+    """
+
+    tensors: dict[str, Tensor]
+    record: dict[str, Any]
+
+
+def environment(device: torch.device) -> dict[str, str | int]:
+    """What the bits of a result hang on beside its inputs: versions, threads and processor."""
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "threads": torch.get_num_threads(),
+        "processor": f"{_processor()} {torch.backends.cpu.get_cpu_capability()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def write(folder: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:
+    """Replaces the folder's checkpoint; a kill at any moment leaves the old one or the new one, whole.
+
+    Args:
+        folder: Made if absent. One process at a time may write to it.
+        checkpoint: What to store.
+        identity: What a run must share with this one to continue it; plain JSON values.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / _TEMPORARY
+    header = {"checkpoint": json.dumps({"identity": identity, "record": checkpoint.record}, sort_keys=True)}
+    save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, temporary, header)
+    _sync(temporary)
+    os.replace(temporary, folder / _FILE)
+    _sync(folder)
+
+
+def read(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
+    """The folder's checkpoint, or None where there is none; an unfinished write is removed.
+
+    Args:
+        folder: Where :func:`write` put it.
+        identity: As given to :func:`write`.
+
+    Raises:
+        ValueError: The checkpoint belongs to a run of another identity, or is damaged.
+    """
+    path = folder / _FILE
+    (folder / _TEMPORARY).unlink(missing_ok=True)
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = json.loads(file.metadata()["checkpoint"])
+            # Copies: mapped from the file, they would not outlive its replacement.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete {folder} to train anew") from None
+    _check_identity(path, stored["identity"], json.loads(json.dumps(identity)))
+    return Checkpoint(tensors, stored["record"])
+
+
+def _check_identity(path: Path, stored: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+    differing = sorted(name for name in stored.keys() | present.keys() if stored.get(name) != present.get(name))
+    if not differing:
+        return
+    lines = [f"  {name}: {stored.get(name)!r} in the checkpoint, {present.get(name)!r} now" for name in differing]
+    threads = "; for the threads, training.threads or torch.set_num_threads" if "threads" in differing else ""
+    raise ValueError(
+        f"{path} is of another run and cannot be continued bit for bit:\n"
+        + "\n".join(lines)
+        + f"\nBring back what the checkpoint says{threads}; or delete {path.parent} to train anew"
+    )
+
+
+def _processor() -> str:
+    """The model of the CPU; products of matrices differ in their last bits from one to the next."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

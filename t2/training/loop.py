@@ -1,0 +1,196 @@
+"""Trains one adapter: steps, validation, the best parameters kept, exact resume."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from t2.config import Recipe, Training
+from t2.engine.base import Sampling
+from t2.engine.hf import HfEngine
+from t2.tasks.item import Item
+from t2.training import checkpoint
+from t2.training.objectives import Grade, NextToken, Objective, Reinforce
+from t2.training.state import Row, Sampler, TrainingState, derive, seed_everything
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a training went; its best parameters are in the model.
+
+    Attributes:
+        history: A row a step, beginning with 0, the untrained start. It holds ``step`` (updates taken),
+            ``valid_score`` (share of validation items that are right after them; None where not measured), and of
+            the update: ``reward`` (mean), ``correct`` (share), ``kl`` (mean a sample, nats), ``loss``,
+            ``tokens`` (of the answers), ``too_long`` (samples that did not fit into the context),
+            ``grad_norm`` (before clipping), ``lr``; None where there is no such thing.
+        best_step: After how many updates the best parameters were reached.
+        best_score: Their validation score, a fraction.
+        stopped_early: Whether the patience ran out.
+    """
+
+    history: list[Row]
+    best_step: int
+    best_score: float
+    stopped_early: bool
+
+
+def train(
+    model: PeftModel,
+    engine: HfEngine,
+    recipe: Recipe,
+    training: Training,
+    *,
+    train_items: Sequence[Item],
+    valid_items: Sequence[Item],
+    grade: Grade,
+    max_new_tokens: int,
+    seed: int,
+    scratch: Path,
+    fingerprint: str,
+    on_step: Callable[[Row], None] | None = None,
+) -> Result:
+    """Trains the active adapter of a model and leaves its best parameters there.
+
+    Continues from the checkpoint in ``scratch`` if there is one. Killed at any moment and called again with
+    the same inputs, it ends with the same bits as without the kill; called again after its end, it returns
+    at once. Seeds the global generators.
+
+    Args:
+        model: With a fresh adapter of any PEFT method.
+        engine: Generates with that same model.
+        recipe: Objective, steps, learning rate, clip and λ.
+        training: Batches, rollouts, rewards, validation, checkpoints.
+        train_items: Items to learn from.
+        valid_items: Items on which the best parameters are chosen.
+        grade: Tells which replies to which items are right.
+        max_new_tokens: Limit of an answer.
+        seed: All random draws follow from it.
+        scratch: Folder of the checkpoint, this training's alone.
+        fingerprint: Digest of the inputs that cannot be seen from here: the base model, the adapter's
+            settings, how replies are graded.
+        on_step: Receives every new row of the history. The steps between the last checkpoint and a kill are
+            taken, and reported, again.
+
+    Raises:
+        ValueError: No items, nothing trainable, settings that contradict each other, or a checkpoint that is
+            damaged or belongs to other inputs, versions, threads or another processor.
+        FloatingPointError: The gradient is not finite.
+    """
+    if recipe.objective == "next_token" and recipe.kl > 0:
+        raise ValueError(f"kl is {recipe.kl}; the penalty belongs to objective 'reinforce': set it to 0")
+    if not train_items or not valid_items:
+        raise ValueError(
+            f"training needs items to learn from and to validate on, got {len(train_items)} and {len(valid_items)}"
+        )
+    identity = {
+        "fingerprint": fingerprint,
+        "items": hashlib.sha256(repr([*train_items, None, *valid_items]).encode()).hexdigest(),
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+        "recipe": recipe.model_dump(),
+        "training": training.model_dump(exclude={"seeds", "threads", "checkpoint_every"}),
+        **checkpoint.environment(model.device),
+    }
+    seed_everything(seed)
+    state = _start(model, recipe, training, len(train_items), seed)
+    objective = _objective(model, engine, grade, recipe, training, max_new_tokens, state.rollouts)
+
+    def finish(row: Row, *, validate: bool) -> None:
+        """Completes and reports the row of a step, and stores the state when that is due."""
+        row["valid_score"] = _validate(engine, valid_items, grade, max_new_tokens) if validate else None
+        if row["valid_score"] is not None:
+            state.note_score(row["valid_score"])
+        state.history.append(row)
+        if on_step is not None:
+            on_step(row)
+        if state.step % training.checkpoint_every == 0 or _is_over(state, recipe, training):
+            checkpoint.write(scratch, state.capture(), identity)
+
+    saved = checkpoint.read(scratch, identity)
+    if saved is not None:
+        state.restore(saved)
+    else:
+        finish({"step": 0, **dict.fromkeys(_MEASURED)}, validate=True)
+
+    while not _is_over(state, recipe, training):
+        lr = learning_rate(state.step, recipe, training)
+        items = [train_items[index] for index in state.sampler.take(training.batch)]
+        measured = objective.accumulate(items)
+        grad_norm = _update(state, lr, recipe.clip)
+        state.step += 1
+        due = state.step % training.valid_every == 0 or state.step == recipe.steps
+        finish({"step": state.step, **measured, "grad_norm": grad_norm, "lr": lr}, validate=due)
+
+    state.load_best()
+    model.eval()
+    return Result(state.history, state.best_step, state.best_score, stopped_early=state.step < recipe.steps)
+
+
+_MEASURED = ("reward", "correct", "loss", "kl", "tokens", "too_long", "grad_norm", "lr")
+
+
+def learning_rate(step: int, recipe: Recipe, training: Training) -> float:
+    """The learning rate of update ``step`` (from 0): linear warm-up, then cosine decay towards 0."""
+    if step < training.warmup_steps:
+        return recipe.lr * (step + 1) / (training.warmup_steps + 1)
+    done = (step - training.warmup_steps) / (recipe.steps - training.warmup_steps)
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _start(model: PeftModel, recipe: Recipe, training: Training, items: int, seed: int) -> TrainingState:
+    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    if not parameters:
+        raise ValueError("the model has no trainable parameter; attach an adapter, not in inference mode")
+    return TrainingState(
+        parameters,
+        torch.optim.AdamW(parameters.values(), lr=recipe.lr, weight_decay=training.weight_decay),
+        Sampler(items, seed),
+        torch.Generator().manual_seed(derive(seed, "rollouts")),
+    )
+
+
+def _objective(
+    model: PeftModel,
+    engine: HfEngine,
+    grade: Grade,
+    recipe: Recipe,
+    training: Training,
+    max_new_tokens: int,
+    seeds: torch.Generator,
+) -> Objective:
+    if recipe.objective == "next_token":
+        return NextToken(model, engine, training)
+    return Reinforce(model, engine, grade, recipe, training, max_new_tokens, seeds)
+
+
+def _update(state: TrainingState, lr: float, clip: float) -> float:
+    """Steps along the accumulated gradient and clears it; returns its norm before clipping."""
+    norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), clip))
+    if not math.isfinite(norm):
+        raise FloatingPointError(
+            f"the gradient's norm is {norm} at step {state.step + 1}; lower the recipe's lr or clip, or use "
+            "a wider dtype for the base model"
+        )
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    return norm
+
+
+def _validate(engine: HfEngine, items: Sequence[Item], grade: Grade, max_new_tokens: int) -> float:
+    """The share of items that greedy decoding gets right."""
+    answers = engine.generate([item.prompt for item in items], Sampling(max_new_tokens))
+    return sum(grade(items, [answer.text for answer in answers])) / len(items)
+
+
+def _is_over(state: TrainingState, recipe: Recipe, training: Training) -> bool:
+    stale = training.patience is not None and state.stale >= training.patience
+    return stale or state.step == recipe.steps

@@ -1,0 +1,139 @@
+"""What an adapter is trained towards: each objective adds the gradient of one batch to the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from peft import PeftModel
+
+from t2.config import Recipe, Training
+from t2.engine.base import Sampling
+from t2.engine.hf import HfEngine
+from t2.tasks.item import Item
+from t2.training import next_token, reinforce
+from t2.training.sequences import Batch, Pair, answer_logits, micro_batches, pad
+from t2.training.state import Row
+
+Grade = Callable[[Sequence[Item], Sequence[str]], list[bool]]
+
+
+class Objective(Protocol):
+    """One of the two ways to learn."""
+
+    def accumulate(self, items: Sequence[Item]) -> Row:
+        """Adds the gradient of a batch's loss to the trainable parameters.
+
+        Returns:
+            ``loss``; ``tokens``, of the answers learned from; ``too_long``, items that the context could not
+            hold and nothing was learned from; ``reward`` and ``kl``, means over samples, and ``correct``, a
+            fraction, where the objective has them.
+        """
+
+
+@dataclass(frozen=True)
+class Reinforce:
+    """Samples an answer to each prompt and makes it more or less likely by its reward (paper, section 3.2).
+
+    Attributes:
+        seeds: Draws the seed of each batch's rollout.
+    """
+
+    model: PeftModel
+    engine: HfEngine
+    grade: Grade
+    recipe: Recipe
+    training: Training
+    max_new_tokens: int
+    seeds: torch.Generator
+
+    def accumulate(self, items: Sequence[Item]) -> Row:
+        """See :meth:`Objective.accumulate`."""
+        prompts = [item.prompt for item in items]
+        seed = int(torch.randint(2**62, (), generator=self.seeds))
+        answers = self.engine.generate(
+            prompts, Sampling(self.max_new_tokens, temperature=self.training.temperature, seed=seed)
+        )
+        correct = torch.tensor(self.grade(items, [answer.text for answer in answers]))
+        rewards = reinforce.rewards(correct, self.training.reward_right, self.training.reward_wrong)
+        pairs = [
+            Pair(prompt, answer.tokens) for prompt, answer in zip(self.engine.encode(prompts), answers, strict=True)
+        ]
+        measured = self._backward(
+            pairs, reinforce.advantages(rewards, self.training.baseline, self.training.normalise_rewards)
+        )
+        return {
+            "reward": float(rewards.mean()),
+            "correct": float(correct.float().mean()),
+            **measured,
+            "tokens": sum(len(pair.answer) for pair in pairs),
+            "too_long": sum(answer.too_long for answer in answers),
+        }
+
+    def _backward(self, pairs: Sequence[Pair], advantages: torch.Tensor) -> Row:
+        loss_sum = kl_sum = 0.0
+        self.model.train()
+        for rows in micro_batches(pairs, self.training.micro_batch):
+            batch = pad([pairs[row] for row in rows], self.model.device)
+            # Before the policy's pass: PEFT freezes the adapter for as long as it is disabled.
+            base_logits = self._base_logits(batch) if self.recipe.kl > 0 else None
+            terms = reinforce.terms(
+                answer_logits(self.model, batch),
+                batch.tokens,
+                batch.sample,
+                advantages[rows].to(self.model.device),
+                temperature=self.training.temperature,
+                base_logits=base_logits,
+                direction=self.training.kl_direction,
+            )
+            loss = terms.loss(self.recipe.kl, len(pairs))
+            loss.backward()
+            loss_sum += loss.item()
+            kl_sum += 0.0 if terms.kl is None else terms.kl.item()
+        return {"loss": loss_sum, "kl": kl_sum / len(pairs) if self.recipe.kl > 0 else None}
+
+    def _base_logits(self, batch: Batch) -> torch.Tensor:
+        with torch.no_grad(), self.model.disable_adapter():
+            return answer_logits(self.model, batch)
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """Imitates the items' worked replies."""
+
+    model: PeftModel
+    engine: HfEngine
+    training: Training
+
+    def accumulate(self, items: Sequence[Item]) -> Row:
+        """See :meth:`Objective.accumulate`."""
+        prompts = self.engine.encode([item.prompt for item in items])
+        pairs = [self._pair(prompt, item) for prompt, item in zip(prompts, items, strict=True)]
+        tokens = sum(len(pair.answer) for pair in pairs)
+        loss_sum = 0.0
+        self.model.train()
+        for rows in micro_batches(pairs, self.training.micro_batch):
+            batch = pad([pairs[row] for row in rows], self.model.device)
+            loss = next_token.loss(answer_logits(self.model, batch), batch.tokens, tokens)
+            loss.backward()
+            loss_sum += loss.item()
+        return {
+            "reward": None,
+            "correct": None,
+            "loss": loss_sum,
+            "kl": None,
+            "tokens": tokens,
+            "too_long": sum(not pair.answer for pair in pairs),
+        }
+
+    def _pair(self, prompt: Sequence[int], item: Item) -> Pair:
+        if not item.reply:
+            raise ValueError(
+                f"item {item.id} has no reply to imitate; give it one, or train with objective 'reinforce'"
+            )
+        tokenizer = self.engine.tokenizer
+        answer = [*tokenizer.encode(item.reply, add_special_tokens=False), tokenizer.eos_token_id]
+        fits = len(prompt) + len(answer) <= self.engine.context
+        return Pair(prompt, answer if fits else ())

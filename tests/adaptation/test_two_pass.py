@@ -1,0 +1,126 @@
+"""The first pass is asked as it should be, and each prompt is answered under the expert that it named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from t2.adaptation.dispatch import confusion, dispatch
+from t2.adaptation.two_pass import generate_two_pass
+from t2.engine.base import Engine, Generation, Sampling
+from t2.engine.hf import HfEngine
+from t2.svf import SvfConfig, attach
+from t2.tasks.dispatch import classification_prompt
+
+CATEGORIES = ["math", "code", "other"]
+PROMPTS = [f"{word} {n}?" for n in range(4) for word in ("Add", "Write", "Sing", "Mumble")]
+ANSWERS = {
+    "Add": r"\boxed{math}",
+    "Write": r"It is \boxed{Code}.",
+    "Sing": r"\boxed{other}",
+    "Mumble": "math",
+}
+EXPECTED = ["math", "code", "other", "other"] * 4
+
+
+class Scripted:
+    """Names the category by the prompt's first word; other prompts go to a real engine."""
+
+    def __init__(self, engine: Engine | None = None) -> None:
+        self.engine = engine
+        self.asked: list[dict[str, Any]] = []
+
+    def generate(
+        self, prompts: Sequence[str], sampling: Sampling, *, experts=None, rows=None, progress=None
+    ) -> list[Generation]:
+        self.asked.append({"prompts": prompts, "sampling": sampling, "experts": experts, "rows": rows})
+        if self.engine and not prompts[0].startswith("Classify"):
+            return self.engine.generate(prompts, sampling, experts=experts, rows=rows, progress=progress)
+        words = [prompt.splitlines()[-1].removeprefix("Question: ").split()[0] for prompt in prompts]
+        return [Generation(ANSWERS[word], (), (), True, 1) for word in words]
+
+
+@pytest.fixture
+def engine(tiny_model, tiny_tokenizer) -> HfEngine:
+    model = attach(tiny_model, SvfConfig(target_modules=["q_proj", "o_proj", "down_proj", "up_proj"]))
+    return HfEngine(model, tiny_tokenizer, batch_size=64)
+
+
+@pytest.fixture
+def experts(engine) -> dict[str, dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        family: {
+            name: 1 + 0.5 * torch.randn(len(sigma), generator=generator)
+            for name, sigma in engine.model.sigmas().items()
+        }
+        for family in ("math", "code")
+    }
+
+
+def test_the_prompt_strategy_asks_the_base_model():
+    engine = Scripted()
+    assert dispatch(engine, PROMPTS, CATEGORIES, max_new_tokens=12) == EXPECTED
+    (asked,) = engine.asked
+    assert asked["prompts"] == [classification_prompt(prompt, CATEGORIES) for prompt in PROMPTS]
+    assert asked["sampling"] == Sampling(12)
+    assert asked["rows"] == [-1] * len(PROMPTS)
+
+
+def test_the_classifier_strategy_asks_under_the_classifier_expert(experts):
+    engine = Scripted()
+    dispatch(engine, PROMPTS, CATEGORIES, max_new_tokens=12, classifier=experts["math"])
+    (asked,) = engine.asked
+    assert asked["rows"] == [0] * len(PROMPTS)
+    assert asked["experts"].keys() == experts["math"].keys()
+    assert all(torch.equal(table[0], experts["math"][name]) for name, table in asked["experts"].items())
+
+
+def test_dispatch_runs_on_a_model_whatever_adapter_is_active(engine):
+    """The base answers the first pass even if an expert is active."""
+    before = dispatch(engine, PROMPTS, CATEGORIES, max_new_tokens=4)
+    first = engine.generate(PROMPTS, Sampling(8), experts={}, rows=[-1] * len(PROMPTS))
+    with torch.no_grad():
+        for name, parameter in engine.model.named_parameters():
+            if "svf_z" in name:
+                parameter.fill_(0.3)
+    assert engine.generate(PROMPTS, Sampling(8), experts={}, rows=[-1] * len(PROMPTS)) == first
+    assert engine.generate(PROMPTS, Sampling(8)) != first
+    assert dispatch(engine, PROMPTS, CATEGORIES, max_new_tokens=4) == before == ["other"] * len(PROMPTS)
+
+
+def test_categories_need_other():
+    with pytest.raises(ValueError, match="must hold 'other'"):
+        dispatch(Scripted(), PROMPTS, ["math", "code"], max_new_tokens=12)
+
+
+def test_confusion_counts_true_families_by_row():
+    truth = ["math", "math", "code", "other", "other", "other"]
+    assigned = ["math", "code", "code", "math", "other", "other"]
+    assert confusion(truth, assigned, CATEGORIES) == [[1, 1, 0], [0, 1, 0], [1, 0, 2]]
+    with pytest.raises(ValueError, match="unknown categories \\['poetry'\\]"):
+        confusion(["poetry"], ["math"], CATEGORIES)
+    with pytest.raises(ValueError):
+        confusion(["math", "math"], ["math"], CATEGORIES)
+
+
+def test_each_prompt_is_answered_under_the_expert_it_was_given(engine, experts):
+    scripted = Scripted(engine)
+    finished: list[int] = []
+    result = generate_two_pass(scripted, PROMPTS, Sampling(30), experts, dispatch_tokens=12, progress=finished.append)
+    assert result.categories == EXPECTED
+    assert result.first_seconds > 0 and result.second_seconds > 0
+    assert len(scripted.asked) == 2 and sum(finished) == len(PROMPTS)
+
+    def alone(prompt: str, z: Mapping[str, Tensor] | None) -> tuple[int, ...]:
+        tables = {} if z is None else {name: values[None] for name, values in z.items()}
+        return engine.generate([prompt], Sampling(30), experts=tables, rows=[-1 if z is None else 0])[0].tokens
+
+    for prompt, category, generation in zip(PROMPTS, result.categories, result.generations, strict=True):
+        assert generation.tokens == alone(prompt, experts.get(category))
+    of_first = [alone(PROMPTS[0], experts.get(category)) for category in CATEGORIES]
+    assert len(set(of_first)) == 3

@@ -1,0 +1,224 @@
+"""The decode loop gives what the model gives alone, whatever shares its batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from t2.engine import decode
+from t2.engine.attention import GROUPED_SDPA
+from t2.engine.base import Sampling
+from t2.engine.hf import HfEngine, load_base
+from t2.svf import SvfConfig, attach
+
+PROMPTS = [f"{'Tom has many apples. ' * (n % 5)}Tom has {n} apples and buys {3 * n} more. How many?" for n in range(24)]
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.fixture
+def engine(tiny_model, tiny_tokenizer):
+    return HfEngine(tiny_model, tiny_tokenizer, batch_size=8)
+
+
+@pytest.fixture
+def svf_engine(tiny_model, tiny_tokenizer):
+    return HfEngine(attach(tiny_model, SvfConfig(target_modules=TARGETS)), tiny_tokenizer, batch_size=64)
+
+
+def random_tables(engine: HfEngine, experts: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return {
+        name: 1 + 0.5 * torch.randn(experts, len(sigma), generator=generator)
+        for name, sigma in engine.model.sigmas().items()
+    }
+
+
+def reference(model, ids: list[int], max_new_tokens: int) -> list[int]:
+    inputs = torch.tensor([ids])
+    output = model.generate(
+        inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=max_new_tokens, do_sample=False
+    )
+    return output[0, len(ids) :].tolist()
+
+
+def tokens(generations):
+    return [generation.tokens for generation in generations]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", GROUPED_SDPA])
+def test_greedy_replies_equal_generate_alone_while_samples_leave_the_batch(engine, attention, monkeypatch):
+    engine.model.set_attn_implementation(attention)
+    dropped = []
+    select = decode.DynamicCache.batch_select_indices
+    monkeypatch.setattr(
+        decode.DynamicCache,
+        "batch_select_indices",
+        lambda cache, kept: (dropped.append(len(kept)), select(cache, kept)),
+    )
+    generations = engine.generate(PROMPTS, Sampling(60))
+    for ids, generation in zip(engine.encode(PROMPTS), generations, strict=True):
+        assert list(generation.tokens) == reference(engine.model, ids, 60)
+        assert generation.prompt_tokens == len(ids)
+        assert generation.finished == (generation.tokens[-1] == engine.tokenizer.eos_token_id)
+        assert generation.text == engine.tokenizer.decode(generation.tokens, skip_special_tokens=True)
+    assert {generation.finished for generation in generations} == {True, False}
+    assert dropped and len({len(generation.tokens) for generation in generations}) > 3
+
+
+def test_logprobs_are_the_models_own_at_temperature_one(engine):
+    for temperature in (0.0, 0.5):
+        for prompt, generation in zip(PROMPTS, engine.generate(PROMPTS, Sampling(20, temperature)), strict=True):
+            (ids,) = engine.encode([prompt])
+            with torch.no_grad():
+                logits = engine.model(torch.tensor([[*ids, *generation.tokens]])).logits[0]
+            expected = (
+                logits[len(ids) - 1 : -1].log_softmax(-1).gather(1, torch.tensor(generation.tokens)[:, None])[:, 0]
+            )
+            torch.testing.assert_close(torch.tensor(generation.logprobs), expected, atol=1e-4, rtol=0)
+
+
+def test_a_batch_of_mixed_experts_gives_each_sample_what_it_gets_alone(svf_engine):
+    tables, rows = random_tables(svf_engine, 3), [n % 4 - 1 for n in range(len(PROMPTS))]
+    together = svf_engine.generate(PROMPTS, Sampling(40), experts=tables, rows=rows)
+    for prompt, row, generation in zip(PROMPTS, rows, together, strict=True):
+        if row < 0:
+            with svf_engine.model.disable_adapter():
+                (alone,) = svf_engine.generate([prompt], Sampling(40))
+        else:
+            one = {name: table[row : row + 1] for name, table in tables.items()}
+            (alone,) = svf_engine.generate([prompt], Sampling(40), experts=one, rows=[0])
+        assert generation.tokens == alone.tokens
+    assert len(set(tokens(together))) > len(PROMPTS) // 2
+
+
+def test_experts_leave_no_trace(svf_engine):
+    before = svf_engine.generate(PROMPTS, Sampling(20))
+    svf_engine.generate(PROMPTS, Sampling(20), experts=random_tables(svf_engine, 1), rows=[0] * len(PROMPTS))
+    assert svf_engine.generate(PROMPTS, Sampling(20)) == before
+
+
+def test_draws_are_seeded_and_do_not_depend_on_the_batch(engine):
+    sampling = Sampling(30, temperature=1.0, seed=3)
+    first = engine.generate(PROMPTS, sampling)
+    for batch_size in (1, 5, 64):
+        engine.batch_size = batch_size
+        assert tokens(engine.generate(PROMPTS, sampling)) == tokens(first)
+    assert tokens(engine.generate(PROMPTS[:7], sampling)) == tokens(first[:7])
+    assert tokens(engine.generate(PROMPTS, replace(sampling, seed=4))) != tokens(first)
+
+
+def test_equal_prompts_get_draws_of_their_own(engine):
+    replies = engine.generate(PROMPTS[:1] * 8, Sampling(10, temperature=1.0))
+    assert len(set(tokens(replies))) == 8
+
+
+def test_draws_follow_the_softmax(engine):
+    """Tokens drawn from one prompt 20,000 times occur as often as the model says."""
+    (ids,) = engine.encode(PROMPTS[:1])
+    with torch.no_grad():
+        logits = engine.model(torch.tensor([ids])).logits[0, -1]
+    for temperature in (0.7, 1.5):
+        draws = decode.uniform_draws(20_000, Sampling(1, temperature))
+        chosen = decode._choose(logits.expand(20_000, -1), temperature, draws)
+        observed = torch.bincount(chosen, minlength=len(logits)) / 20_000
+        expected = (logits / temperature).softmax(0)
+        deviation = (expected * (1 - expected) / 20_000).sqrt()
+        assert ((observed - expected).abs() <= 5 * deviation + 1e-9).all()
+
+
+def test_a_prompt_without_room_for_the_reply_is_not_run(engine):
+    sampling = Sampling(40)
+    (short,) = engine.encode(["apples"])
+    filler = engine.context - sampling.max_new_tokens - len(short)
+    prompts = ["apples", "apples" + "\x00" * filler, "apples" + "\x00" * (filler + 1)]
+    lengths = [len(ids) for ids in engine.encode(prompts)]
+    assert lengths[1:] == [engine.context - 40, engine.context - 39]
+    counted = []
+    generations = engine.generate(prompts, sampling, progress=counted.append)
+    assert [generation.too_long for generation in generations] == [False, False, True]
+    assert generations[2].text == "" and generations[2].prompt_tokens == lengths[2]
+    assert not generations[2].tokens and not generations[2].finished
+    assert sum(counted) == 3
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(engine):
+    expected = tokens(engine.generate(PROMPTS, Sampling(10)))
+    sizes = []
+
+    def small_memory(module, args, kwargs):
+        sizes.append(len(kwargs["input_ids"]))
+        if sizes[-1] > 3:
+            raise torch.OutOfMemoryError("out of memory")
+
+    engine.model.register_forward_pre_hook(small_memory, with_kwargs=True)
+    counted = []
+    assert tokens(engine.generate(PROMPTS, Sampling(10), progress=counted.append)) == expected
+    assert sizes[:3] == [8, 4, 2] and max(sizes[2:]) == 2
+    assert sum(counted) == len(PROMPTS)
+
+
+def test_memory_too_small_for_one_prompt_is_an_error(engine):
+    def no_memory(module, args):
+        raise torch.OutOfMemoryError("out of memory")
+
+    engine.model.register_forward_pre_hook(no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.generate(PROMPTS[:2], Sampling(10))
+
+
+def test_every_end_token_of_the_generation_settings_ends_a_reply(engine, tiny_tokenizer):
+    plain = engine.generate(PROMPTS, Sampling(20))
+    token = plain[0].tokens[4]
+    engine.model.generation_config.eos_token_id = [tiny_tokenizer.eos_token_id, token]
+    ended = HfEngine(engine.model, tiny_tokenizer, batch_size=8).generate(PROMPTS[:1], Sampling(20))[0]
+    assert ended.finished and ended.tokens == plain[0].tokens[: plain[0].tokens.index(token) + 1]
+
+
+def test_the_models_mode_returns(engine):
+    engine.model.train()
+    engine.generate(PROMPTS[:2], Sampling(2))
+    assert engine.model.training
+
+
+def test_no_prompts(engine):
+    assert engine.generate([], Sampling(4)) == []
+
+
+def test_wrong_arguments_are_named(engine, svf_engine):
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        HfEngine(engine.model, engine.tokenizer, batch_size=0)
+    with pytest.raises(ValueError, match="go together"):
+        svf_engine.generate(PROMPTS[:1], Sampling(4), experts={})
+    with pytest.raises(ValueError, match="got 2 for 1"):
+        svf_engine.generate(PROMPTS[:1], Sampling(4), experts={}, rows=[-1, -1])
+    with pytest.raises(ValueError, match="temperature is -1"):
+        Sampling(4, temperature=-1.0)
+    with pytest.raises(ValueError, match="max_new_tokens is 0"):
+        Sampling(0)
+
+
+def test_experts_need_svf(tiny_folder):
+    model, tokenizer = load_base(tiny_folder, "float32")
+    with pytest.raises(ValueError, match="attach SVF"):
+        HfEngine(model, tokenizer, batch_size=1).generate(PROMPTS[:1], Sampling(4), experts={}, rows=[-1])
+
+
+def test_load_base_reads_a_folder(tiny_folder, engine):
+    model, tokenizer = load_base(tiny_folder, "bfloat16")
+    assert model.dtype == torch.bfloat16 and not model.training
+    assert model.config._attn_implementation == GROUPED_SDPA
+    model, tokenizer = load_base(str(tiny_folder), "float32")
+    loaded = HfEngine(model, tokenizer, batch_size=8)
+    assert tokens(loaded.generate(PROMPTS, Sampling(20))) == tokens(engine.generate(PROMPTS, Sampling(20)))
+
+
+def test_load_base_says_what_is_missing(tiny_folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="data/miniature/nowhere"):
+        load_base("data/miniature/nowhere", "float32")
+    (tmp_path / "config.json").write_bytes((tiny_folder / "config.json").read_bytes())
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(FileNotFoundError, match=r"weights \(\*.safetensors\), a tokenizer"):
+        load_base(tmp_path, "float32")

@@ -1,0 +1,196 @@
+"""Replies are graded by what they state; what cannot be read is wrong."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t2 import config
+from t2.tasks import KINDS, choice, code, grade, math
+from t2.tasks.item import Item
+from t2.tasks.sandbox import Program, Sandbox, Verdict
+
+ROOT = Path(__file__).parents[2]
+
+
+def item(answer: str) -> Item:
+    return Item("x-1", "?", answer)
+
+
+def right(kind: str, answer: str, reply: str) -> bool:
+    return grade(kind, [item(answer)], [reply])[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reply"),
+    [
+        ("72", "48+24=72\n#### 72"),
+        ("72", "#### 72."),
+        ("72", "#### 72.00"),
+        ("72", "####72"),
+        ("72", "So it is #### 72 \r\n"),
+        ("1000", "#### 1,000"),
+        ("1,000", "#### 1000"),
+        ("1234567", "#### $1,234,567.00"),
+        ("-3", "#### -3"),
+        ("-3", "#### −3"),
+        ("-3", "#### -$3"),
+        ("0.5", "#### .5"),
+        ("50", "#### 50%"),
+        ("0", "#### -0"),
+        ("7", "#### 6\nNo, wait.\n#### 7"),
+        ("7", "#### Steps\n3+4=7\n#### 7\n#### Done"),
+    ],
+)
+def test_the_number_on_the_last_answer_line_counts(answer: str, reply: str) -> None:
+    assert right("math", answer, reply)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reply"),
+    [
+        ("72", "72"),
+        ("72", "The answer is 72."),
+        ("72", ""),
+        ("72", "####"),
+        ("72", "#### seventy-two"),
+        ("72", "####\n72"),
+        ("3", "#### -3"),
+        ("-3", "#### 3"),
+        ("1", "#### 1,000"),
+        ("1000", "#### 1,00"),
+        ("1000", "#### 1,0000"),
+        ("10", "#### 10/2"),
+        ("10", "#### 10 or 11"),
+        ("6", "#### 6\n#### 7"),
+        ("72", "### 72"),
+        ("3", "#### ٣"),
+    ],
+)
+def test_other_numbers_and_unreadable_ones_are_wrong(answer: str, reply: str) -> None:
+    assert not right("math", answer, reply)
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12, places=3))
+def test_a_number_is_read_however_it_is_written(value: Decimal) -> None:
+    for written in (
+        f"{value:f}",
+        f"{value:,f}",
+        f"{value:,f}.",
+        f"{value:f}%",
+        f"{value:f}".replace("-", "−"),
+    ):
+        assert math.number(written) == value
+    assert math.final_number(f"about {value + 1}\n#### {value:,f}") == value
+
+
+def test_an_item_whose_own_answer_is_no_number_is_an_error() -> None:
+    with pytest.raises(ValueError, match="'many'"):
+        right("math", "many", "#### 1")
+
+
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("It is in the south, so the answer is (C).", "C"),
+        ("The answer is (A). No: the answer is (B)", "B"),
+        ("THE ANSWER IS (E)", "E"),
+        ("(A) is tempting, but the answer is (D)", "D"),
+        ("the answer is (F)", None),
+        ("the answer is (b)", None),
+        ("the answer is (AB)", None),
+        ("the answer is B", None),
+        ("B", None),
+        ("(B)", None),
+        ("", None),
+    ],
+)
+def test_an_option_is_named_or_nothing_is(reply: str, letter: str | None) -> None:
+    assert choice.named_letter(reply) == letter
+    assert [right("choice", answer, reply) for answer in choice.LETTERS] == [
+        answer == letter for answer in choice.LETTERS
+    ]
+
+
+def test_options_are_lettered_by_position() -> None:
+    assert choice.options(["red", "blue"]) == "(A) red\n(B) blue"
+
+
+def test_a_dispatch_names_the_items_category() -> None:
+    assert right("dispatch", "math", r"It is \boxed{math}")
+    assert not right("dispatch", "math", r"\boxed{code}")
+    assert not right("dispatch", "other", "other")
+
+
+@pytest.mark.parametrize(
+    ("reply", "program"),
+    [
+        ("def f(): ...", "def f(): ..."),
+        ("Sure:\n```python\ndef f(): ...\n```\nDone.", "def f(): ...\n"),
+        ("```\nx = 1\n```\nUse:\n```\nprint(x)\n```", "x = 1\n"),
+        ("```py\nx = 1\nwhile", "x = 1\nwhile"),
+        ('s = "```"', 's = "```"'),
+    ],
+)
+def test_the_program_is_the_first_fenced_block_or_the_whole_reply(reply: str, program: str) -> None:
+    assert code.program(reply) == program
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(config.load(ROOT / "params.yaml").sandbox) as opened:
+        yield opened
+
+
+def test_code_is_graded_by_running_it(sandbox: Sandbox) -> None:
+    items = [Item("c-1", "?", "assert f(2) == 4\nassert f(0) == 0")] * 4
+    replies = ["def f(x):\n    return x * 2", "def f(x):\n    return x ** 2 + x", "def f(x)", ""]
+    assert grade("code", items, replies, sandbox) == [True, False, False, False]
+
+
+class Counting(Sandbox):
+    """A sandbox that remembers what it was asked to run."""
+
+    def __init__(self, limits: config.Sandbox) -> None:
+        super().__init__(limits)
+        self.asked: list[Program] = []
+
+    def run(self, programs) -> list[Verdict]:
+        self.asked += programs
+        return super().run(programs)
+
+
+def test_a_pair_of_program_and_tests_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    double, triple = "def f(x):\n    return x * 2", "def f(x):\n    return x * 3"
+    items = [
+        Item("a", "?", "assert f(1) == 2"),
+        Item("b", "?", "assert f(1) == 3"),
+        Item("c", "?", "assert f(1) == 2"),
+    ]
+    with Counting(config.load(ROOT / "params.yaml").sandbox) as counting:
+        assert grade("code", items, [double] * 3, counting) == [True, False, True]
+        assert len(counting.asked) == 2  # items a and c have the same tests
+        assert grade("code", items, [double, triple, f"```\n{double}\n```"], counting) == [True, True, True]
+        assert len(counting.asked) == 4  # new: triple with b's tests, and the fenced text with its newline
+        monkeypatch.setattr(code, "_REMEMBERED", 1)
+        assert grade("code", items, [double, triple, triple], counting) == [True, True, False]
+    # The memory does not keep the sandbox.
+    before = len(code._memory)
+    del counting
+    gc.collect()
+    assert len(code._memory) < before
+
+
+def test_what_cannot_be_graded_says_why() -> None:
+    with pytest.raises(ValueError, match="pass the `sandbox`"):
+        grade("code", [item("")], [""])
+    with pytest.raises(ValueError, match="1 items and 2 replies"):
+        grade("math", [item("1")], ["", ""])
+    with pytest.raises(ValueError, match=f"{', '.join(KINDS)}; got 'poetry'"):
+        grade("poetry", [item("1")], [""])

@@ -1,0 +1,993 @@
+"""Hostile programs fail and leave nothing behind; honest ones pass; walls and limits are real."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from t2 import config
+from t2.tasks.sandbox import Program, Sandbox, SandboxError, Verdict, isolation
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LIMITS = config.Sandbox(
+    workers=1,
+    cpu_seconds=1.0,
+    wall_seconds=1.2,
+    memory_mb=256,
+    file_mb=2,
+    processes=8,
+    output_kb=64,
+    allow_unsafe=False,
+)
+HONEST = Program("def f(x):\n    return x + 1\n", "assert f(1) == 2\n")
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(LIMITS) as opened:
+        assert opened.isolation == "namespaces"
+        yield opened
+
+
+def run(sandbox: Sandbox, code: str, tests: str) -> Verdict:
+    return sandbox.run([Program(textwrap.dedent(code), textwrap.dedent(tests))])[0]
+
+
+def below(pid: int | str = "self") -> list[int]:
+    """Descendants of ``pid``; of this process, those of its sandboxes."""
+    proc = os.open("/proc", os.O_RDONLY)
+    try:
+        return [int(child) for child in isolation.descendants(proc, str(pid))]
+    finally:
+        os.close(proc)
+
+
+def processes(sandbox: Sandbox) -> list[int]:
+    """Warden, server, referee and player of each worker."""
+    wardens = [server._process.pid for server in sandbox._servers]
+    return [pid for warden in wardens for pid in (warden, *below(warden))]
+
+
+def gone(pids: list[int]) -> bool:
+    return not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def assert_clean(sandbox: Sandbox) -> None:
+    """Nobody exists but those who wait for the next program, and that program finds no file."""
+    assert eventually(lambda: len(processes(sandbox)) == 4), processes(sandbox)
+    check = Program("import os\ndef f():\n    return os.listdir('/tmp')\n", "assert f() == []\n")
+    assert [verdict.passed for verdict in sandbox.run([check, HONEST])] == [True, True]
+
+
+# Each defines f, which should return its argument plus one, and tries to pass without doing so.
+HOSTILE = {
+    "endless loop": "while True: pass",
+    "endless call": "def f(x):\n    while True: pass",
+    "sleep": "import time\ndef f(x): time.sleep(60)",
+    "fork bomb": """
+        import os
+        def f(x):
+            while True:
+                try: os.fork()
+                except OSError: pass
+    """,
+    "thread bomb": """
+        import threading, time
+        def f(x):
+            while True: threading.Thread(target=time.sleep, args=(60,)).start()
+    """,
+    "10 GB": "def f(x): return len(bytearray(10 << 30))",
+    "10 GB in pieces": "def f(x):\n    hoard = []\n    while True: hoard.append(bytearray(1 << 24))",
+    "memory of many processes": """
+        import os, time
+        def f(x):
+            for _ in range(6):
+                if os.fork() == 0: break
+            hoard = bytearray(b"x" * (80 << 20)); time.sleep(60)
+    """,
+    "_exit": "import os\nos._exit(0)",
+    "_exit in the call": "import os\ndef f(x): os._exit(0)",
+    "sys.exit": "import sys\nsys.exit(0)",
+    "sys.exit in the call": "import sys\ndef f(x): sys.exit(0)",
+    "SystemExit": "def f(x): raise SystemExit(0)",
+    "KeyboardInterrupt": "def f(x): raise KeyboardInterrupt",
+    "own BaseException": "class Odd(BaseException): pass\ndef f(x): raise Odd",
+    "prints without end": "while True: print('x' * 1000)",
+    "prints without end to both": "import os\nwhile True: os.write(2, b'x' * 1000)",
+    "huge result": "def f(x): return 'x' * (64 << 20)",
+    "endless result": "def f(x):\n    while True: yield x",
+    "deep result": "def f(x):\n    for _ in range(100000): x = [x]\n    return x",
+    "recursion": "def f(x): return f(x)",
+    "no limit of recursion": "import sys\nsys.setrecursionlimit(10**9)\ndef f(x): return f(x)",
+    "kill(-1)": "import os\ndef f(x):\n    os.kill(-1, 9); os.kill(0, 9); return 0",
+    "kills its parent": "import os\ndef f(x):\n    os.kill(os.getppid(), 9); return 0",
+    "kills by number": """
+        import os
+        def f(x):
+            for pid in range(2, 40000):
+                try: os.kill(pid, 9)
+                except OSError: pass
+            return 0
+    """,
+    "double fork": """
+        import os, time
+        def f(x):
+            if os.fork() == 0:
+                os.setsid()
+                if os.fork() == 0:
+                    time.sleep(60)
+                os._exit(0)
+            time.sleep(0.1)
+            return 0
+    """,
+    "survives its parent's death": """
+        import ctypes, os, signal, time
+        for number in range(1, 65):
+            try: signal.signal(number, signal.SIG_IGN)
+            except (OSError, ValueError): pass
+        def f(x):
+            ctypes.CDLL(None).prctl(1, 0)
+            time.sleep(60)
+    """,
+    "leaves files": """
+        import os
+        def f(x):
+            os.makedirs("/tmp/a/b"); open("/tmp/a/b/c", "w").write("x"); os.chmod("/tmp/a", 0); return 0
+    """,
+    "equals everything": """
+        class Any:
+            def __eq__(self, other): return True
+            def __ne__(self, other): return False
+            def __hash__(self): return 2
+        def f(x): return Any()
+    """,
+    "number that equals everything": """
+        class Any(int):
+            def __eq__(self, other): return True
+            __hash__ = int.__hash__
+        def f(x): return Any(77)
+    """,
+    "class that equals everything": """
+        class Meta(type):
+            def __eq__(self, other): return True
+            __hash__ = type.__hash__
+        class Any(metaclass=Meta): pass
+        def f(x): return Any
+    """,
+    "patched builtins": """
+        import builtins
+        class Yes:
+            def __eq__(self, other): return True
+        for name in dir(builtins):
+            if name in ("len", "abs", "all", "any", "sorted", "set", "list", "int", "isinstance", "exec"):
+                setattr(builtins, name, lambda *_: Yes())
+        builtins.AssertionError = type("AssertionError", (Exception,), {})
+        def f(x): return 0
+    """,
+    "patched json and operator": """
+        import json, operator, sys
+        json.loads = lambda *_: ["ok", 2, []]
+        operator.eq = lambda *_: True
+        sys.modules["sandbox.referee"].judge = lambda *_: (True, "passed")
+        for name in list(sys.modules): sys.modules.pop(name)
+        def f(x): return 0
+    """,
+    "writes to every descriptor": r"""
+        import json, os, struct
+        def frame(message):
+            body = json.dumps(message).encode()
+            return struct.pack(">I", len(body)) + body
+        for fd in range(256):
+            for message in ([True, "passed"], ["ready", ""], ["ok", True, []], {"passed": True}):
+                try: os.write(fd, frame(message))
+                except OSError: pass
+        def f(x): return 0
+    """,
+    "floods the reply pipe": "import os\nos.write(4, b'\\xff' * 60000)\ndef f(x): return 0",
+    "malformed replies": """
+        import os, struct
+        def f(x):
+            body = b'["ok", ["set", [["list", []]]], []]'
+            os.write(4, struct.pack(">I", len(body)) + body)
+    """,
+    "closes everything": "import os\nos.closerange(0, 256)\ndef f(x): return 0",
+    "traces": """
+        import sys
+        def tracer(frame, event, argument):
+            if "x" in frame.f_locals: frame.f_locals["x"] = 1
+            return tracer
+        sys.settrace(tracer); sys.setprofile(tracer)
+        def f(x): return 0
+    """,
+    "walks frames and objects": """
+        import gc, sys
+        containers = (o for o in gc.get_objects() if isinstance(o, (dict, list, tuple)))
+        found = [o for o in containers if "assert f(1)" in repr(o)[:2000]]
+        frame = sys._getframe()
+        while frame:
+            found += [v for v in frame.f_locals.values() if isinstance(v, str) and "assert" in v]
+            frame = frame.f_back
+        def f(x): return 2 if any("== " + "2" in str(item) for item in found) else 0
+    """,
+    "at exit": "import atexit, os\natexit.register(os._exit, 0)\ndef f(x): return 0",
+    "destructor": "class D:\n    def __del__(self): raise SystemExit\ndef f(x):\n    D()\n    return 0",
+    "thread that goes on": """
+        import threading
+        def spin():
+            while True: pass
+        def f(x):
+            threading.Thread(target=spin).start()
+            return 0
+    """,
+    "raises its limits": """
+        import resource
+        def f(x):
+            for what in resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE:
+                try: resource.setrlimit(what, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)); return 2
+                except (OSError, ValueError): pass
+            return 0
+    """,
+    "seeks the parent's environment": """
+        import os
+        def f(x):
+            for pid in ("self", "1", str(os.getppid())):
+                try: return open(f"/proc/{pid}/environ").read() and 2
+                except OSError: pass
+            return 2 if os.environ else 0
+    """,
+    "stops itself": "import os, signal\ndef f(x):\n    os.kill(os.getpid(), signal.SIGSTOP); return 0",
+    "crashes": "import ctypes\ndef f(x): return ctypes.string_at(0)",
+    "does not compile": "def f(x) return 2",
+    "raises": "raise ValueError",
+    "defines nothing": "pass",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_program_is_wrong_and_leaves_nothing(sandbox: Sandbox, name: str) -> None:
+    before = set(os.listdir("/tmp"))
+    verdict = run(sandbox, HOSTILE[name], "assert f(1) == 2\n")
+    assert not verdict.passed, verdict
+    assert verdict.isolation == "namespaces"
+    assert not [name for name in set(os.listdir("/tmp")) - before if name.startswith("t2-sandbox")]
+    assert_clean(sandbox)
+
+
+def test_the_repository_and_home_cannot_be_deleted(sandbox: Sandbox) -> None:
+    canaries = [tempfile.mkdtemp(prefix=".canary-", dir=folder) for folder in (REPOSITORY, Path.home())]
+    try:
+        code = "import os, shutil\ndef f(path):\n    shutil.rmtree(path, True)\n    return os.listdir(path)"
+        for canary in canaries:
+            assert run(sandbox, code, f"f({canary!r})").reason == "FileNotFoundError in the tests, line 1"
+        assert all(os.path.isdir(canary) for canary in canaries)
+    finally:
+        for canary in canaries:
+            os.rmdir(canary)
+
+
+ALWAYS = """
+class Yes:
+    def __getattr__(self, name): return lambda *_, **__: self
+    def __call__(self, *_, **__): return self
+    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = lambda *_: True
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __abs__ = __mod__ = lambda *_: Yes()
+    __hash__ = lambda self: 2
+    def __iter__(self): return iter([self] * 3)
+    def __float__(self): return 0.5
+    def __len__(self): return 77
+class YesList(list):
+    __eq__ = lambda *_: True
+    __contains__ = lambda *_: True
+def f(x): return Yes()
+def g(x): return [Yes(), Yes()]
+def h(x): return YesList([7])
+def set(x): return Yes()
+def abs(x): return 0
+def sorted(x): return Yes()
+def evaluate(): return eval
+def expression(): return "'tests' in __import__('sys').modules and 5"
+class math:
+    isclose = staticmethod(lambda *_, **__: True)
+"""
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert 2 == f(1)",
+        "assert not (f(1) != 2)",
+        "assert f(1) in (2, 3)",
+        "assert f(1) in {2, 3}",
+        "assert 3 in f(1)",
+        "assert f(1) < 3",
+        "assert 1 < f(1)",
+        "assert abs(f(1) - 3.14) < 1e-6",
+        "assert round(f(1), 2) == 3.14",
+        "assert f(1) % 2 == 0",
+        "assert g(1) == [1, 2]",
+        "assert {'a': f(1)} == {'a': 1}",
+        "assert h(1) == [1]",
+        "assert 3 in h(1)",
+        "assert list(f(1)) == [1, 2, 3]",
+        "assert set(g(1)) == set([1, 2])",
+        "assert sorted(g(1)) == sorted([1, 2])",
+        "assert len(f(1)) == 3",
+        "assert f(1) is True",
+        "assert isinstance(f(1), int)",
+        "assert math.isclose(f(1), 3.14)",
+        "import math\nassert math.isclose(f(1), 3.14)",
+        "assert evaluate()(expression()) == 5",
+        "try:\n    assert f(1) == 2\nexcept ValueError:\n    pass",
+        "def check(candidate):\n    assert candidate(1) == 2\ncheck(f)",
+    ],
+)
+def test_an_agreeable_object_agrees_with_no_value(sandbox: Sandbox, test: str) -> None:
+    assert not run(sandbox, ALWAYS, test).passed
+
+
+def test_no_except_of_the_tests_saves_a_program_that_ended(sandbox: Sandbox) -> None:
+    swallowing = "try:\n    f(1)\nexcept:\n    pass\n"
+    assert run(sandbox, "def f(x): raise ValueError", swallowing).passed
+    assert not run(sandbox, "import os\ndef f(x): os._exit(0)", swallowing).passed
+    assert not run(sandbox, "def f(x): raise SystemExit", swallowing).passed
+
+
+def test_functions_of_the_tests_do_not_lead_into_the_tests(sandbox: Sandbox) -> None:
+    code = """
+        def f(function, secret):
+            try: return function.__globals__
+            except AttributeError: pass
+            for name in ("func_globals", "gi_frame", "_hidden", "__class__"):
+                for thing in (function, secret):
+                    try: getattr(thing, name)
+                    except AttributeError: continue
+                    if name != "__class__": return name
+            return function(20) + secret.open
+    """
+    tests = """
+        class Secret:
+            open, _hidden = 1, 2
+        assert f(lambda x: 2 * x, Secret()) == 41
+    """
+    assert run(sandbox, code, tests) == Verdict(True, "passed", "namespaces")
+
+
+HONEST_PROGRAMS = {
+    "imports": (
+        """
+        import math, re, queue
+        def f(x): return math.sqrt(x), re.sub('a', 'b', 'aa')
+        """,
+        """
+        assert f(4) == (2.0, 'bb')
+        """,
+    ),
+    "late import": (
+        """
+        def f():
+            import sqlite3, csv, uuid
+            return csv.__name__
+        """,
+        """
+        assert f() == 'csv'
+        """,
+    ),
+    "floats": (
+        """
+        def f(x): return x / 3
+        """,
+        """
+        import math
+        assert math.isclose(f(1), 0.333333333, rel_tol=1e-6)
+        assert f(float('inf')) == float('inf') and f(float('nan')) != f(0)
+        """,
+    ),
+    "huge integers": (
+        """
+        def f(n): return 7 ** n
+        """,
+        """
+        assert f(20000) == 7 ** 20000
+        """,
+    ),
+    "recursion": (
+        """
+        def f(n): return 1 if n < 2 else n * f(n - 1)
+        """,
+        """
+        assert f(5) == 120 and f(500) % 10**100 == 0
+        """,
+    ),
+    "printing": (
+        """
+        def f(x):
+            print('héllo', x)
+            return x
+        """,
+        """
+        assert f(1) == 1
+        """,
+    ),
+    "input at the end of input": (
+        """
+        def f():
+            try: return input()
+            except EOFError: return 'end'
+        """,
+        """
+        assert f() == 'end'
+        """,
+    ),
+    "main block": (
+        """
+        def f(): return 1
+        if __name__ == '__main__': raise SystemExit
+        """,
+        """
+        assert f() == 1
+        """,
+    ),
+    "generators": (
+        """
+        def f(n):
+            for i in range(n): yield i
+        """,
+        """
+        assert list(f(3)) == [0, 1, 2]
+        assert next(f(1)) == 0
+        assert sum(f(4)) == 6
+        """,
+    ),
+    "callbacks": (
+        """
+        def f(g, xs): return sorted(map(g, xs), key=lambda x: -x)
+        """,
+        """
+        assert f(lambda x: x * x, [1, 2]) == [4, 1]
+        assert f(abs, iter([-3])) == [3]
+        """,
+    ),
+    "higher order": (
+        """
+        def f(n): return lambda x: x + n
+        """,
+        """
+        assert f(2)(3) == 5
+        assert f.__name__ == 'f'
+        """,
+    ),
+    "in place": (
+        """
+        def f(xs, d):
+            xs.sort()
+            d.pop('a')
+        """,
+        """
+        xs, d = [3, 1], {'a': 1}
+        f(xs, d)
+        assert xs == [1, 3] and d == {}
+        """,
+    ),
+    "containers": (
+        """
+        from collections import *
+        from fractions import Fraction
+        from decimal import Decimal
+        import datetime
+        def numbers(): return Fraction(1, 3), Decimal('1.5'), datetime.date(2020, 1, 2), 1j, None, True
+        def items(x): return Counter(x), OrderedDict(a=1), deque([1]), defaultdict(list, b=[2]), range(3)
+        def others(): return {1, 2}, frozenset('a'), b'x', {(1, 2): [True]}, int
+        """,
+        """
+        from collections import Counter, OrderedDict, deque
+        from datetime import date
+        from decimal import Decimal
+        from fractions import Fraction
+        assert numbers() == (Fraction(1, 3), Decimal('1.5'), date(2020, 1, 2), 1j, None, True)
+        assert items('aab') == (Counter(a=2, b=1), OrderedDict(a=1), deque([1]), {'b': [2]}, range(3))
+        assert others() == ({1, 2}, frozenset('a'), b'x', {(1, 2): [True]}, int)
+        """,
+    ),
+    "named tuples and enums": (
+        """
+        from typing import NamedTuple
+        from enum import IntEnum
+        class P(NamedTuple):
+            x: int
+            y: int
+        class E(IntEnum):
+            A = 3
+        def f(): return P(1, 2)
+        def g(): return E.A
+        """,
+        """
+        p = f()
+        assert p == (1, 2) and p.x == 1 and p[1] == 2 and list(p) == [1, 2]
+        assert g() == 3 and g() + 1 == 4 and g().name == 'A'
+        """,
+    ),
+    "classes and setup": (
+        """
+        from dataclasses import dataclass
+        @dataclass
+        class Node:
+            value: int
+            left: 'Node' = None
+            def grow(self): self.value += 1
+        def depth(n): return 0 if n is None else 1 + depth(n.left)
+        """,
+        """
+        root = Node(1)
+        root.left = Node(2)
+        root.left.left = Node(value=3)
+        assert depth(root) == 3 and depth(root.left.left.left) == 0
+        root.grow()
+        assert root.value == 2
+        assert isinstance(root, Node) and Node(5) == Node(5) and Node(5) != Node(6)
+        """,
+    ),
+    "a builtin's name": (
+        """
+        def sum(a, b): return a * b
+        """,
+        """
+        assert sum(10, 15) == 150
+        """,
+    ),
+    "exceptions": (
+        """
+        def f(x):
+            if x < 0: raise ValueError('negative')
+            return x
+        def g(): return input()
+        """,
+        """
+        try:
+            f(-1)
+            assert False
+        except ValueError as error:
+            assert str(error) == 'negative'
+        try:
+            g()
+            assert False
+        except EOFError:
+            pass
+        """,
+    ),
+    "HumanEval's form": (
+        """
+        from typing import List
+        def f(xs: List[int]) -> int:
+            return sum(xs)
+        """,
+        """
+        METADATA = {}
+
+        def check(candidate):
+            for n in range(5):
+                assert candidate(list(range(n))) == sum(range(n))
+
+        check(f)
+        """,
+    ),
+    "temporary files": (
+        """
+        import tempfile
+        def f():
+            with tempfile.TemporaryFile() as file:
+                file.write(b'abc')
+                file.seek(0)
+                return file.read()
+        """,
+        """
+        assert f() == b'abc'
+        """,
+    ),
+    "subprocesses within bounds": (
+        """
+        import os
+        def f(): return [os.waitpid(os.fork() or os._exit(i), 0)[1] >> 8 for i in range(20)]
+        """,
+        """
+        assert f() == list(range(20))
+        """,
+    ),
+    "module without import in the tests": (
+        """
+        def f(): return 2.0
+        """,
+        """
+        assert math.isclose(f(), 2)
+        """,
+    ),
+    "repeatable randomness": (
+        """
+        import random
+        def f(): return random.random()
+        """,
+        """
+        assert 0.8444218515250481 == f()
+        """,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HONEST_PROGRAMS)
+def test_honest_program_passes(sandbox: Sandbox, name: str) -> None:
+    assert run(sandbox, *HONEST_PROGRAMS[name]) == Verdict(True, "passed", "namespaces")
+
+
+REASONS = {
+    ("def f(x): return 0", "\nassert f(1) == 2"): "AssertionError in the tests, line 2",
+    ("def f(x): return 1 / 0", "f(1)"): "ZeroDivisionError in the tests, line 1",
+    ("x = [", "pass"): "SyntaxError in the program",
+    ("pass", "x = ["): "SyntaxError: the tests do not compile",
+    ("pass", "f(1)"): "NameError in the tests, line 1",
+    ("import time; time.sleep(9)", "pass"): "reached the time limit",
+    (
+        "import time; end = time.monotonic() + 9\nwhile time.monotonic() < end: pass",
+        "pass",
+    ): "reached the CPU limit",
+    ("import os; os._exit(3)", "pass"): "ended early with status 3",
+    ("while True: print('x' * 999)", "pass"): "printed more than the output limit",
+    (textwrap.dedent(HOSTILE["memory of many processes"]), "f(1)"): "reached the memory limit",
+    ("import os; os.kill(0, 9)\nimport time; time.sleep(0.1)", "x = f"): "NameError in the tests, line 1",
+    ("raise SystemExit", "pass"): "raised SystemExit",
+}
+
+
+def test_reasons_name_what_happened() -> None:
+    with Sandbox(LIMITS.model_copy(update={"wall_seconds": 4.0}), workers=2) as sandbox:
+        verdicts = sandbox.run([Program(*key) for key in REASONS])
+    assert [verdict.reason for verdict in verdicts] == list(REASONS.values())
+    assert not any(verdict.passed for verdict in verdicts)
+
+
+def test_limits_bind_and_cannot_be_raised(sandbox: Sandbox) -> None:
+    code = """
+        import os, resource, time
+        def processes():
+            count = 1
+            while True:
+                try:
+                    if os.fork() == 0: time.sleep(60)
+                except BlockingIOError: return count
+                count += 1
+        def file(path="/tmp/big"):
+            try:
+                with open(path, "wb") as out:
+                    for _ in range(64): out.write(bytes(1 << 17)); out.flush()
+            except OSError: pass
+            return os.stat(path).st_size
+        def folder():
+            return sum(file(f"/tmp/{i}") for i in range(8))
+        def shared_memory():
+            import ctypes
+            return ctypes.CDLL(None).shmget(0, 1 << 20, 0o1600) == -1 and refused(os.memfd_create, "m")
+        def refused(call, *arguments):
+            try: call(*arguments)
+            except (OSError, ValueError): return True
+            return False
+        def more(name):
+            what = getattr(resource, name)
+            soft, hard = resource.getrlimit(what)
+            return soft == hard and refused(resource.setrlimit, what, (hard + 1, hard + 1))
+        def namespaces():
+            import ctypes
+            return ctypes.CDLL(None).unshare(0x10000000)
+        def vsock():
+            import socket
+            return refused(socket.socket, 40, socket.SOCK_STREAM)
+        def memory():
+            try: return len(bytearray(1 << 30))
+            except MemoryError: return 0
+    """
+    bounds = [
+        "assert processes() == 8",
+        "assert 0 < file() <= 2 << 20",
+        "assert 0 < folder() <= 2 << 20",
+        "assert shared_memory()",
+        "assert namespaces() == -1",
+        "assert vsock()",
+        "assert memory() == 0",
+        "assert all(more(f'RLIMIT_{name}') for name in ('CPU', 'AS', 'FSIZE', 'NPROC', 'NOFILE'))",
+    ]
+    for verdict, bound in zip(
+        sandbox.run([Program(textwrap.dedent(code), bound) for bound in bounds]), bounds, strict=True
+    ):
+        assert verdict.passed, (bound, verdict)
+
+
+def test_nothing_is_inherited_and_little_is_visible(sandbox: Sandbox) -> None:
+    os.environ["T2_TEST_SECRET"] = "secret"
+    code = """
+        import os, socket, sys
+        def environment(): return dict(os.environ)
+        def descriptors():
+            found = []
+            for fd in range(1024):
+                try: os.fstat(fd); found.append(fd)
+                except OSError: pass
+            return found
+        def entries(): return sorted(os.listdir("/"))
+        def exists(path): return os.path.exists(path)
+        def writable():
+            found = []
+            for folder, inner, _ in os.walk("/"):
+                if os.access(folder, os.W_OK): found.append(folder)
+                if folder.count("/") > 2: inner.clear()
+            return found
+        def writes(path):
+            try: open(path, "w")
+            except OSError: return False
+            return True
+        def identity(): return os.getpid(), os.getppid(), os.getuid()
+        def loaded():
+            return sorted({name.split(".")[0] for name in sys.modules} & {"t2", "torch", "pydantic", "site"})
+        def connects():
+            try: socket.create_connection(("127.0.0.1", 1), timeout=1)
+            except OSError as error: return error.errno
+    """
+    tests = f"""
+        assert environment() == {{}}
+        assert descriptors() == [0, 1, 2, 3, 4], descriptors()
+        assert not any(exists(path) for path in ("/proc", "/sys", "/etc", "/dev/shm", "/var", "/run"))
+        assert not exists({str(REPOSITORY)!r}) and not exists({os.path.expanduser("~/.bashrc")!r})
+        assert writable() == ["/tmp"], writable()
+        assert [writes(path) for path in ("/escape", "/dev/escape", "/tmp/mine", "/dev/null")] == [0, 0, 1, 1]
+        assert identity()[:2] == (1, 0) and identity()[2] != 0
+        assert loaded() == [], loaded()
+        assert connects() == 101
+    """
+    assert run(sandbox, code, tests) == Verdict(True, "passed", "namespaces")
+
+
+def test_seen_from_outside_a_program_is_no_root_and_shares_no_namespace(sandbox: Sandbox) -> None:
+    assert_clean(sandbox)
+    assert eventually(lambda: len(processes(sandbox)) == 4)
+    player = processes(sandbox)[-1]
+    told = Path(f"/proc/{player}/status")
+    assert eventually(lambda: "Seccomp:\t2" in told.read_text())  # the last wall that it puts up
+    status = dict(line.split(":\t", 1) for line in told.read_text().splitlines())
+    if os.getuid() == 0:
+        assert "0" not in status["Uid"].split() and "0" not in status["Gid"].split()
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
+    assert status["NoNewPrivs"] == "1"
+    for kind in ("user", "pid", "mnt", "net", "ipc"):
+        assert os.readlink(f"/proc/{player}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")
+
+
+def test_order_and_several_workers() -> None:
+    programs = [Program(f"def f(): return {i}", f"assert f() == {i if i % 3 else -1}") for i in range(40)]
+    with Sandbox(LIMITS, workers=3) as sandbox:
+        assert [verdict.passed for verdict in sandbox.run(programs)] == [bool(i % 3) for i in range(40)]
+        start = time.monotonic()
+        sandbox.run([Program("import time; time.sleep(0.5)", "")] * 3)
+        assert time.monotonic() - start < 1.2
+        assert sandbox.run([]) == []
+        assert eventually(lambda: len(processes(sandbox)) == 12)
+        started = processes(sandbox)
+    assert eventually(lambda: gone(started))
+
+
+def test_threads_share_one_sandbox(sandbox: Sandbox) -> None:
+    verdicts: list[Verdict] = []
+    threads = [threading.Thread(target=lambda: verdicts.extend(sandbox.run([HONEST] * 5))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [verdict.passed for verdict in verdicts] == [True] * 20
+
+
+def test_an_interrupted_run_leaves_a_usable_sandbox() -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Sandbox(LIMITS) as sandbox:
+            started = processes(sandbox)
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(KeyboardInterrupt):
+                sandbox.run([Program("import time; time.sleep(60)", "")])
+            assert eventually(lambda: gone(started))
+            assert [verdict.passed for verdict in sandbox.run([HONEST])] == [True]
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+
+
+def test_a_dead_server_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    with Sandbox(LIMITS) as sandbox:
+        started = processes(sandbox)
+        os.kill(started[1], signal.SIGKILL)
+        assert sandbox.run([HONEST])[0].passed
+        assert "replaced" in caplog.text
+        started += processes(sandbox)
+        os.kill(sandbox._servers[0]._process.pid, signal.SIGKILL)
+        assert sandbox.run([HONEST])[0].passed
+        started += processes(sandbox)
+    assert eventually(lambda: gone(started))
+
+
+def test_a_closed_sandbox_says_so() -> None:
+    with pytest.raises(SandboxError, match="with Sandbox"):
+        Sandbox(LIMITS).run([HONEST])
+    with pytest.raises(ValueError, match="at least 1 worker, got 0"):
+        Sandbox(LIMITS, workers=0)
+
+
+# ---- other callers: each runs in a process of its own, which may first give up some rights ----
+
+PREAMBLE = f"""
+import errno, logging, os, sys
+from pathlib import Path
+from t2 import config
+from t2.tasks.sandbox import Program, Sandbox, SandboxError, isolation, seccomp, syscalls
+from t2.tasks.sandbox.seccomp import _EQUAL, _FAIL, _LOAD, _RETURN, _ALLOW, _instruction
+
+logging.basicConfig(format="%(message)s")
+LIMITS = config.Sandbox(**{LIMITS.model_dump()!r})
+HONEST = Program({HONEST.code!r}, {HONEST.tests!r})
+
+def refuse(*numbers):
+    code = _instruction(_LOAD, 0)
+    for number in numbers:
+        code += _instruction(_EQUAL, number, 0, 1) + _instruction(_RETURN, _FAIL | errno.EPERM)
+    seccomp.install(code + _instruction(_RETURN, _ALLOW))
+
+def become_ordinary():
+    if os.getuid() != 0:
+        return
+    # What the interpreter needs may lie in root's home: show it in a private view of the files.
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
+    folders = {{path: os.open(path, os.O_PATH) for path in (sys.base_prefix, sys.prefix, os.getcwd())}}
+    closed = {{str(p) for path in folders for p in Path(path).parents if not p.stat().st_mode & 1}}
+    for top in sorted(closed, key=len)[:1]:
+        syscalls.mount("tmpfs", top, "tmpfs", 0, "mode=755")
+        for path, fd in folders.items():
+            if path.startswith(top + "/"):
+                os.makedirs(path, exist_ok=True)
+                syscalls.mount(f"/proc/self/fd/{{fd}}", path, "", syscalls.MS_BIND | syscalls.MS_REC)
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+
+UNSHARE, LANDLOCK = seccomp._DENIED["unshare"][os.uname().machine == "aarch64"], 444
+"""
+
+
+def script(body: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PREAMBLE + textwrap.dedent(body)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def outcome(body: str) -> tuple[str, str]:
+    process = script(body)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def test_an_ordinary_user_gets_the_same_walls() -> None:
+    out, err = outcome("""
+        become_ordinary()
+        bomb = Program(
+            "import os, time\\nn = 1\\nwhile True:\\n"
+            "    try: os.fork() or time.sleep(9)\\n    except BlockingIOError: break\\n    n += 1",
+            "assert n == 8",
+        )
+        killer = Program("import os\\ndef f(): os.kill(0, 9)", "f()\\nassert 0")
+        with Sandbox(LIMITS) as sandbox:
+            for verdict in sandbox.run([HONEST, bomb, killer]):
+                print(verdict.passed, verdict.isolation)
+    """)
+    assert out.splitlines() == ["True namespaces", "True namespaces", "False namespaces"]
+    assert not err
+
+
+REDUCED = """
+    outside = "/var/tmp/t2-escape" if os.path.isdir("/var/tmp") else "/t2-escape"
+    hostile = [
+        "import os\\nos.fork()",
+        "import os\\nos.kill(os.getppid(), 0)",
+        "import os\\nos.kill(-1, 0)",
+        "import os\\nos.setsid()",
+        "import socket\\nsocket.socket()",
+        "import os\\nos.execv('/bin/true', ['true'])",
+        f"open({outside!r}, 'w')",
+        f"open({sys.executable!r}, 'rb').read(1); open('/etc/passwd').read()",
+        "open('/proc/self/environ').read()",
+        "import os\\nos.chmod('.', 0)",
+        "import os, resource\\nresource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1))",
+        "import os\\nwhile True: os.mkdir('d', 0); os.chdir('d')",
+        "while True: pass",
+    ]
+    left = Program("import os\\nopen('kept', 'w').write('x')", "assert os.listdir('.') == ['kept']")
+    empty = Program("import os", "assert os.listdir('.') == []")
+    with Sandbox(LIMITS) as sandbox:
+        print([v.passed for v in sandbox.run([Program(code, "") for code in hostile])])
+        print([v.passed for v in sandbox.run([HONEST, left, empty])], sandbox.isolation)
+        print(os.path.exists(outside))
+    print([name for name in os.listdir("/tmp") if name.startswith("t2-sandbox-")])
+"""
+
+
+@pytest.mark.parametrize("ordinary", [True, False])
+def test_landlock_where_namespaces_are_refused(ordinary: bool) -> None:
+    out, err = outcome(("\n    become_ordinary()" if ordinary else "") + "\n    refuse(UNSHARE)" + REDUCED)
+    hostile, honest, escaped, left = out.splitlines()
+    assert hostile == str([False] * 13)
+    assert honest == "[True, True, True] landlock"
+    assert escaped == "False"
+    assert left == "[]"
+    assert "reduced isolation of generated code: landlock (namespaces: " in err
+
+
+def test_no_isolation_at_all_needs_consent() -> None:
+    out, err = outcome("""
+        become_ordinary()
+        refuse(UNSHARE, LANDLOCK)
+        try:
+            Sandbox(LIMITS).__enter__()
+        except SandboxError as error:
+            print(error)
+        with Sandbox(LIMITS.model_copy(update={"allow_unsafe": True})) as sandbox:
+            print([(v.passed, v.isolation) for v in sandbox.run([HONEST, Program("while True: pass", "")])])
+    """)
+    refusal, verdicts = out.splitlines()
+    assert "sandbox.allow_unsafe" in refusal and "namespaces: " in refusal and "landlock: " in refusal
+    assert verdicts == "[(True, 'none'), (False, 'none')]"
+    assert "reduced isolation of generated code: none" in err
+
+
+@pytest.mark.parametrize("walls", ["", "refuse(UNSHARE)"])
+def test_everything_ends_with_a_killed_caller(walls: str) -> None:
+    caller = script(f"""
+        {walls}
+        patient = LIMITS.model_copy(update={{"cpu_seconds": 60, "wall_seconds": 60}})
+        with Sandbox(patient, workers=2) as sandbox:
+            print("open", flush=True)
+            sandbox.run([Program("while True: pass", "")] * 2)
+    """)
+    assert caller.stdout and caller.stdout.readline() == "open\n"
+    time.sleep(0.3)
+    started = below(caller.pid)
+    assert len(started) == 8  # two of warden, server, referee, player
+    caller.kill()
+    caller.wait()
+    assert eventually(lambda: gone(started))
+    assert eventually(lambda: not [name for name in os.listdir("/tmp") if name.startswith("t2-sandbox-")])
+
+
+def test_full_isolation_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), Sandbox(LIMITS):
+        pass
+    assert not caplog.records

@@ -1,0 +1,170 @@
+"""Splits share no problem, whatever the sizes, and equal parameters draw equal splits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from t2 import config
+from t2.config import Sizes
+from t2.tasks import grade, splits
+from t2.tasks.item import Item, read_items
+from t2.tasks.leaks import LeakError, Passage
+from t2.tasks.splits import Pool, SplitError, classifier_splits, draw, refuse_leaked
+
+ROOT = Path(__file__).parents[2]
+SIZES = Sizes(train=10, valid=5, test=12, shots=3)
+
+
+def items(task: str, n: int, start: int = 0) -> list[Item]:
+    return [
+        Item(f"{task}-{k}", f"Problem {k} of {task}, please.", str(k), f"#### {k}")
+        for k in range(start, start + n)
+    ]
+
+
+def pool(task: str, n: int) -> Pool:
+    return Pool(items(task, n), items(task, n))
+
+
+def all_items(drawn: splits.Drawn) -> list[Item]:
+    return [item for by_split in drawn.values() for chosen in by_split.values() for item in chosen]
+
+
+def test_sizes_are_as_asked_and_no_problem_is_drawn_twice() -> None:
+    drawn = draw({"a": SIZES, "b": SIZES}, {"a": pool("a", 30), "b": pool("b", 31)}, seed=1)
+    for by_split in drawn.values():
+        assert {split: len(chosen) for split, chosen in by_split.items()} == SIZES.model_dump()
+    assert (
+        len({item.id for item in all_items(drawn)}) == len({item.prompt for item in all_items(drawn)}) == 60
+    )
+
+
+def test_problems_that_two_tasks_share_go_to_one_of_them() -> None:
+    shared = items("x", 60)
+    louder = [Item(f"loud-{item.id}", f"  {item.prompt.upper()} ", item.answer) for item in shared]
+    renamed = [Item(item.id, f"In other words: {item.prompt}", item.answer) for item in shared]
+    for again in (shared, louder, renamed):
+        drawn = draw({"a": SIZES, "b": SIZES}, {"a": Pool(shared, shared), "b": Pool(again, again)}, seed=1)
+        assert len({item.answer for item in all_items(drawn)}) == 60
+        with pytest.raises(SplitError):
+            draw(
+                {"a": SIZES, "b": SIZES},
+                {"a": Pool(shared[:59], shared[:59]), "b": Pool(again[:59], again[:59])},
+                seed=1,
+            )
+
+
+def test_test_items_come_from_the_test_part() -> None:
+    drawn = draw({"a": SIZES}, {"a": Pool(train=items("a", 18), test=items("a", 12, start=100))}, seed=1)["a"]
+    assert all(int(item.answer) >= 100 for item in drawn["test"])
+    assert all(int(item.answer) < 18 for split in ("train", "valid", "shots") for item in drawn[split])
+
+
+def test_the_draw_depends_on_seed_and_task_alone() -> None:
+    pools = {"a": pool("a", 99), "b": pool("b", 99)}
+    first = draw({"a": SIZES, "b": SIZES}, pools, seed=1)
+    assert draw({"a": SIZES, "b": SIZES}, pools, seed=1) == first
+    assert draw({"a": SIZES, "b": SIZES}, pools, seed=2) != first
+    assert draw({"b": SIZES}, {"b": pools["b"]}, seed=1)["b"] == first["b"]
+    # More training items leave what is reported on as it was.
+    more = draw({"a": SIZES.model_copy(update={"train": 50})}, {"a": pools["a"]}, seed=1)["a"]
+    assert {split: more[split] for split in ("test", "shots", "valid")} == {
+        split: first["a"][split] for split in ("test", "shots", "valid")
+    }
+    assert more["train"][:10] == first["a"]["train"]
+
+
+def test_too_few_problems_are_listed_by_task_and_split() -> None:
+    with pytest.raises(SplitError) as caught:
+        draw({"a": SIZES, "b": SIZES}, {"a": pool("a", 11), "b": pool("b", 25)}, seed=1)
+    assert "a: test asks for 12 items, 11 are left" in str(caught.value)
+    assert "a: train asks for 10 items, 0 are left" in str(caught.value)
+    assert "b: train asks for 10 items, 5 are left" in str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "shots"])
+@pytest.mark.parametrize("part", ["prompt", "reply"])
+def test_a_test_prompt_inside_what_another_task_learns_from_is_refused(split: str, part: str) -> None:
+    drawn = draw({"a": SIZES, "b": SIZES}, {"a": pool("a", 30), "b": pool("b", 30)}, seed=1)
+    refuse_leaked(drawn)
+    tested, learned = drawn["a"]["test"][3], drawn["b"][split][1]
+    text = f"As someone asked: {tested.prompt} Think."
+    drawn["b"][split][1] = Item(
+        **{**{"id": learned.id, "prompt": "?", "answer": "1", "reply": ""}, part: text}
+    )
+    with pytest.raises(LeakError) as caught:
+        refuse_leaked(drawn)
+    assert f"a/test.jsonl {tested.id} stands inside b/{split}.jsonl {learned.id}" in str(caught.value)
+
+
+def test_a_test_prompt_inside_pretraining_text_is_refused() -> None:
+    drawn = draw({"a": SIZES}, {"a": pool("a", 30)}, seed=1)
+    tested = drawn["a"]["test"][0]
+    refuse_leaked(drawn, [Passage("corpus, line 1", drawn["a"]["train"][0].prompt)])
+    with pytest.raises(LeakError, match=f"{tested.id} stands inside corpus, line 2"):
+        refuse_leaked(drawn, [Passage("corpus, line 2", f"Classify: {tested.prompt}")])
+
+
+@pytest.fixture
+def params() -> config.Params:
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for task in (*raw["trained"].values(), raw["other"]):
+        task["sizes"] = SIZES.model_dump()
+    raw["unseen"] = {}
+    raw["classifier"]["per_family"] = {"train": 4, "valid": 3, "test": 12, "shots": 0}
+    raw["other"]["sizes"] = {"train": 0, "valid": 0, "test": 8, "shots": 0}
+    return config.parse(raw)
+
+
+def drawn_for(params: config.Params) -> splits.Drawn:
+    sizes = {**{name: task.sizes for name, task in params.tasks.items()}, "other": params.other.sizes}
+    return draw(sizes, {name: pool(name, 30) for name in sizes}, seed=1)
+
+
+def test_the_classifier_learns_from_training_splits_only(params: config.Params) -> None:
+    drawn = drawn_for(params)
+    classified = classifier_splits(params, drawn)
+    assert {split: len(chosen) for split, chosen in classified.items()} == {
+        "train": 12,
+        "valid": 9,
+        "test": 44,
+        "shots": 0,
+    }
+    for split, chosen in classified.items():
+        by_id = {item.id: (task, item) for task in drawn for item in drawn[task][split]}
+        for item in chosen:
+            task, inner = by_id[item.id]
+            assert inner.prompt in item.prompt
+            assert item.answer == (params.trained[task].family if task in params.trained else "other")
+        assert all(grade("dispatch", chosen, [item.reply for item in chosen]))
+    assert "other" not in {item.answer for item in classified["train"]}
+    assert "other" in {item.answer for item in classified["test"]}
+
+
+def test_the_classifier_cannot_ask_for_more_than_a_split_holds(params: config.Params) -> None:
+    drawn = drawn_for(params)
+    drawn["code"]["train"] = drawn["code"]["train"][:2]
+    with pytest.raises(
+        SplitError, match=r"classifier\.per_family\.train: 4 .* trained\.code\.sizes\.train is 2"
+    ):
+        classifier_splits(params, drawn)
+
+
+def test_files_and_manifest_hold_what_was_drawn(tmp_path: Path) -> None:
+    drawn = draw({"a": SIZES}, {"a": pool("a", 30)}, seed=1)
+    (tmp_path / "out" / "stale").mkdir(parents=True)
+    files = splits.write(tmp_path / "out", drawn)
+    splits.write_manifest(tmp_path / "out", {"files": files})
+    assert not (tmp_path / "out" / "stale").exists()
+    for name, file in json.loads((tmp_path / "out" / "manifest.json").read_text())["files"].items():
+        path = tmp_path / "out" / name
+        assert read_items(path) == drawn["a"][path.stem]
+        assert file == {
+            "n": len(drawn["a"][path.stem]),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }

@@ -1,0 +1,99 @@
+"""A training small enough for tests, on the tiny model of the shared fixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from t2.config import Lora, Recipe, Svf, Training
+from t2.engine.hf import HfEngine, load_base
+from t2.tasks.item import Item
+from t2.training.adapters import build_adapter
+from t2.training.loop import train
+
+SVF = Svf(
+    target_modules=["q_proj", "v_proj", "up_proj", "down_proj"],
+    layers="all",
+    parametrisation="direct",
+    init_mean=1.0,
+    init_std=0.0,
+    max_mult=2.0,
+    renormalise=False,
+)
+LORA = Lora(rank=4, alpha=8, dropout=0.1, target_modules=["q_proj", "v_proj"])
+MAX_NEW_TOKENS = 4
+
+
+def items(count: int, start: int = 0) -> list[Item]:
+    return [
+        Item(f"t-{n}", f"Tom has {n} apples. How many?", str(n), reply=f"Tom {n} #### {n}")
+        for n in range(start, start + count)
+    ]
+
+
+def grade(_: Sequence[Item], replies: Sequence[str]) -> list[bool]:
+    """A tiny model can learn this: begin with an even byte."""
+    return [bool(reply) and ord(reply[0]) % 2 == 0 for reply in replies]
+
+
+def recipe(**changes: Any) -> Recipe:
+    values = {"method": "svf", "objective": "reinforce", "steps": 6, "lr": 0.05, "clip": 1.0, "kl": 0.1}
+    return Recipe(**{**values, **changes})
+
+
+def training(**changes: Any) -> Training:
+    values = {
+        "seeds": [0],
+        "batch": 8,
+        "micro_batch": 4,
+        "weight_decay": 0.0,
+        "warmup_steps": 1,
+        "temperature": 1.0,
+        "reward_right": 1.0,
+        "reward_wrong": -1.0,
+        "baseline": "none",
+        "normalise_rewards": False,
+        "kl_direction": "policy_base",
+        "valid_every": 2,
+        "patience": None,
+        "checkpoint_every": 1,
+        "threads": 1,
+    }
+    return Training(**{**values, **changes})
+
+
+def adapted(model: PreTrainedModel, method: str = "svf", seed: int = 0, **changes: Any) -> Any:
+    """The model with an adapter; ``changes`` are to its settings."""
+    sections = {"svf": SVF, "lora": LORA}
+    sections[method] = sections[method].model_copy(update=changes)
+    return build_adapter(model, method, **sections, seed=seed, task="tom")  # type: ignore[arg-type]
+
+
+def trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def run(base: Path, scratch: Path, out: Path, recipe: Recipe, training: Training) -> None:
+    """One whole training in a process of its own; its end is the file ``out``."""
+    torch.set_num_threads(1)
+    model, tokenizer = load_base(base, "float32")
+    model = adapted(model, recipe.method)
+    train(
+        model,
+        HfEngine(model, tokenizer, batch_size=16),
+        recipe,
+        training,
+        train_items=items(20),
+        valid_items=items(10, start=50),
+        grade=grade,
+        max_new_tokens=MAX_NEW_TOKENS,
+        seed=3,
+        scratch=scratch,
+        fingerprint="inputs",
+    )
+    save_file(trainable(model), out)
