@@ -9,10 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -23,6 +32,8 @@ Layout = Literal["miniature", "gsm8k", "mbpp", "arc"]
 
 OTHER = "other"
 """The category that no expert serves: its prompts are answered by the base model."""
+RESERVED = {OTHER, "classifier"}
+"""Names of split folders that no task may have."""
 
 
 class ConfigError(ValueError):
@@ -198,7 +209,6 @@ class Benchmark(Section):
 class Sandbox(Section):
     """Limits of the processes in which generated code runs."""
 
-    workers: PositiveInt
     cpu_seconds: PositiveFloat
     wall_seconds: PositiveFloat
     memory_mb: PositiveInt
@@ -287,7 +297,7 @@ def parse(raw: Any, *, source: str = "params") -> Params:
             problems.append(f"{name}: missing; every section is written out")
             continue
         try:
-            valid[name] = TypeAdapter(field.annotation).validate_python(raw[name])
+            valid[name] = TypeAdapter(cast(Any, field.annotation)).validate_python(raw[name])
         except ValidationError as error:
             problems += [_describe(name, entry) for entry in error.errors()]
     problems += _relations(valid)
@@ -322,6 +332,8 @@ def _relations(valid: dict[str, Any]) -> Iterator[str]:
             if not task.sizes.train or not task.sizes.valid:
                 yield f"trained.{name}.sizes: a trained task needs train and valid items, got {task.sizes}"
     if has("trained", "unseen"):
+        for name in (valid["trained"].keys() | valid["unseen"].keys()) & RESERVED:
+            yield f"{name}: the name is reserved for splits that the pipeline makes; rename the task"
         for name in valid["trained"].keys() & valid["unseen"].keys():
             yield f"unseen.{name}: the name is also a trained task; scores are keyed by task name"
         families = [task.family for task in valid["trained"].values()]

@@ -1,0 +1,102 @@
+"""Stage ``split``: draws the items of every task, refuses leaks, and writes ``data/splits``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from t2.config import OTHER, Base, Params, Sizes, Source
+from t2.miniature.corpus import read_prompts
+from t2.miniature.problems import generate
+from t2.stages.paths import SPLITS
+from t2.stages.stage import open_stage
+from t2.tasks import sources, splits
+from t2.tasks.leaks import Passage
+
+_SPARE = 20
+"""Generated beyond what the splits ask for, in place of problems that another task has drawn as well."""
+
+
+def main() -> None:
+    """Draws and writes the splits of ``params.yaml`` and logs the files' hashes."""
+    with open_stage("split") as stage:
+        manifest = make_splits(stage.params, SPLITS)
+        for name, file in manifest["files"].items():
+            if file["n"]:
+                split = Path(name).stem
+                stage.run.log_dataset(name.removesuffix(".jsonl"), file["sha256"], file["n"], context=split)
+                print(f"split {name:<32} {file['n']:>6} items")
+
+
+def make_splits(params: Params, folder: Path) -> dict[str, Any]:
+    """Draws all splits, checks them for leaks and writes them.
+
+    Args:
+        params: Tasks, sizes and the seed.
+        folder: Made anew.
+
+    Returns:
+        The manifest, as written beside the splits: of each file the number of items and its sha256, of each
+        task where its items come from, and the pretraining prompts that were checked. It holds no time.
+
+    Raises:
+        SourceError: A benchmark file is missing or odd.
+        SplitError: A task has too few problems.
+        LeakError: Test prompts stand inside text that is learned from.
+    """
+    origin = {name: (task.source, task.sizes) for name, task in params.tasks.items()}
+    if params.other is not None:
+        origin[OTHER] = (params.other.source, params.other.sizes)
+    pools = {name: _pool(source, sizes, params.splits.seed) for name, (source, sizes) in origin.items()}
+    drawn = splits.draw({name: sizes for name, (_, sizes) in origin.items()}, pools, params.splits.seed)
+    files = _pretraining_files([base for base in (params.base, params.control) if base is not None])
+    splits.refuse_leaked(drawn, _passages(files))
+    manifest = {
+        "files": splits.write(folder, {**drawn, splits.CLASSIFIER: splits.classifier_splits(params, drawn)}),
+        "pretraining": {str(path): _digest(path) for path in files},
+        "seed": params.splits.seed,
+        "sources": {name: _provenance(source) for name, (source, _) in origin.items()},
+    }
+    splits.write_manifest(folder, manifest)
+    return manifest
+
+
+def _pool(source: Source, sizes: Sizes, seed: int) -> splits.Pool:
+    if source.layout == "miniature":
+        n = sizes.train + sizes.valid + sizes.test + sizes.shots
+        items = generate(str(source.family), n + _SPARE, seed)
+        return splits.Pool(items, items)
+    return splits.Pool(
+        train=sources.load(source.layout, str(source.train), "train"),
+        test=sources.load(source.layout, str(source.test), "test"),
+    )
+
+
+def _pretraining_files(bases: list[Base]) -> list[Path]:
+    """What the bases read, where it is known: the miniature's prompts lie beside its folder."""
+    files = dict.fromkeys(Path(base.path).parent / "pretraining_prompts.txt.xz" for base in bases)
+    return [path for path in files if path.is_file()]
+
+
+def _passages(files: list[Path]) -> Iterator[Passage]:
+    for path in files:
+        for line, prompt in enumerate(read_prompts(path), start=1):
+            yield Passage(f"{path}, line {line}", prompt)
+
+
+def _provenance(source: Source) -> dict[str, Any]:
+    origin = {"layout": source.layout, "version": sources.VERSIONS[source.layout]}
+    if source.layout == "miniature":
+        return {**origin, "family": source.family}
+    files = {"train": str(source.train), "test": str(source.test)}
+    return {**origin, **{part: {"file": path, "sha256": _digest(Path(path))} for part, path in files.items()}}
+
+
+def _digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    main()

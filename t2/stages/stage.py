@@ -1,0 +1,105 @@
+"""What every stage does around its work: parameters, scratch folder, one MLflow run, run file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from t2 import config, tracking
+from t2.stages import paths
+from t2.stages.fingerprint import fingerprint
+from t2.stages.guard import die_with_pipeline, exclusive
+
+
+@dataclass
+class Stage:
+    """An executing stage.
+
+    Attributes:
+        name: As DVC calls it, for example ``expert@math``.
+        params: The validated parameters.
+        fingerprint: Digest of the declared inputs; scratch work of other inputs is never picked up.
+        scratch: Folder of work in progress. It lies outside DVC's outs, which DVC deletes before a stage
+            starts, and survives a kill; it is removed when the stage succeeds.
+        run: The stage's MLflow run; a resumed stage continues the run that it had.
+        seconds: Named durations, written beside the run's id; only the report depends on them.
+        timings: Rows of the report's table of two-pass times, written there too.
+    """
+
+    name: str
+    params: config.Params
+    fingerprint: str
+    scratch: Path
+    run: tracking.StageRun
+    seconds: dict[str, float] = field(default_factory=dict)
+    timings: list[dict[str, object]] = field(default_factory=list)
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Adds the duration of the block to :attr:`seconds`."""
+        start = time.perf_counter()
+        yield
+        self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - start
+
+
+def project_root() -> Path:
+    """The main checkout, also from inside the temporary folder of a DVC experiment."""
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+@contextmanager
+def open_stage(name: str) -> Iterator[Stage]:
+    """Validates, locks, opens the MLflow run; on success writes ``data/runs/<name>.json`` and cleans up.
+
+    Args:
+        name: As DVC calls the stage.
+
+    Raises:
+        ConfigError: ``params.yaml`` is not valid.
+        Busy: Another process executes this stage on the same inputs.
+    """
+    die_with_pipeline()
+    params = config.load()
+    digest = fingerprint(name)
+    scratch = project_root() / ".t2" / "scratch" / name / digest[:16]
+    with exclusive(scratch, patience=20.0):
+        note = scratch / "run.json"
+        known = json.loads(note.read_text())["run_id"] if note.exists() else None
+        start = time.perf_counter()
+        with tracking.stage_run(
+            name,
+            settings=params.tracking,
+            root=project_root(),
+            fingerprint=digest,
+            base_model=params.base.path,
+            run_id=known,
+        ) as run:
+            note.write_text(json.dumps({"run_id": run.run_id}))
+            stage = Stage(name, params, digest, scratch, run)
+            yield stage
+        stage.seconds["stage"] = time.perf_counter() - start
+        record = {"stage": name, "run_id": run.run_id, "seconds": stage.seconds, "timings": stage.timings}
+        paths.RUNS.mkdir(parents=True, exist_ok=True)
+        paths.run(name).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        shutil.rmtree(scratch)
+
+
+def write_metrics(path: Path, summary: pd.DataFrame) -> None:
+    """Writes the mean of every number over seeds, as ``dvc metrics show`` reads it.
+
+    Args:
+        path: A JSON file.
+        summary: One row a trained adapter, see :func:`t2.stages.train.train_all`.
+    """
+    by_adapter = summary.assign(name=[name.rpartition("/")[0] for name in summary["name"]]) if len(summary) else summary
+    means = by_adapter.drop(columns="seed").groupby("name").mean() if len(summary) else summary
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(json.loads(means.to_json(orient="index", double_precision=6)), indent=1) + "\n")

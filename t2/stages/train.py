@@ -1,0 +1,141 @@
+"""What the stages that train adapters share: one job an adapter and seed, side by side, logged and resumable."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from t2.config import Base, Kind, Params, Recipe
+from t2.evaluation import write_csv
+from t2.stages import paths
+from t2.stages.models import trainable_engine
+from t2.stages.progress import Progress
+from t2.stages.stage import Stage
+from t2.stages.workers import Report, run_jobs
+from t2.svf import load_expert, statistics
+from t2.tasks import grade
+from t2.tasks.item import read_items
+from t2.tasks.sandbox import Sandbox
+from t2.training.loop import Result, train
+
+
+@dataclass(frozen=True)
+class Job:
+    """One adapter to be trained with one seed.
+
+    Attributes:
+        out: Folder of the finished adapter.
+        base: What it adapts.
+        task: The task whose splits it is trained and chosen on.
+        kind: How replies are graded; ``dispatch`` for the classifier.
+        recipe: How it is trained.
+        seed: Of its training.
+        max_new_tokens: The longest reply.
+    """
+
+    out: Path
+    base: Base
+    task: str
+    kind: Kind | str
+    recipe: Recipe
+    seed: int
+    max_new_tokens: int
+
+    @property
+    def name(self) -> str:
+        """Its folder below ``data``."""
+        return self.out.relative_to("data").as_posix()
+
+
+def seeds(params: Params, folder: Path, base: Base, task: str, recipe: Recipe) -> list[Job]:
+    """The jobs of one recipe on one trained task, a job a seed."""
+    declared = params.trained[task]
+    return [
+        Job(paths.seed(folder, seed), base, task, declared.kind, recipe, seed, declared.max_new_tokens)
+        for seed in params.training.seeds
+    ]
+
+
+def train_all(stage: Stage, jobs: Sequence[Job]) -> pd.DataFrame:
+    """Trains every adapter and writes it, with its learning curve ``history.csv``, to the job's folder.
+
+    Jobs that had finished before the stage was killed are read from their checkpoints; the others go on from
+    theirs.
+
+    Returns:
+        One row a job: ``name``, ``seed``, ``best_step``, ``best_valid_score`` and ``start_valid_score``.
+    """
+    progress = Progress(stage.name, sum(job.recipe.steps + 1 for job in jobs))
+    runs = {
+        job.name: stage.run.child(
+            job.name,
+            seed=job.seed,
+            tags={"task": job.task, "t2.base_model": job.base.path, "method": job.recipe.method},
+        )
+        for job in jobs
+    }
+    for job in jobs:
+        runs[job.name].log_params({"recipe": job.recipe.model_dump()})
+
+    def on_report(name: str, row: dict[str, Any]) -> None:
+        runs[name].log_history([row])
+        progress.advance(name, step=row["step"], reward=row["reward"], valid=row["valid_score"])
+
+    results: dict[str, Result] = run_jobs(
+        {job.name: partial(_train, job, stage.params, stage.scratch, stage.fingerprint) for job in jobs},
+        at_once=stage.params.execution.workers,
+        on_report=on_report,
+    )
+    for job in jobs:
+        shutil.copytree(stage.scratch / job.name / "adapter", job.out)
+        history = pd.DataFrame(results[job.name].history)
+        history["chosen"] = history["step"] == results[job.name].best_step
+        write_csv(job.out / "history.csv", history)
+        runs[job.name].log_history(results[job.name].history)
+        runs[job.name].log_metrics({"best_valid_score": results[job.name].best_score})
+        if job.recipe.method == "svf":
+            z = load_expert(job.out).z
+            runs[job.name].log_expert(z, statistics(z))
+    return pd.DataFrame([_summary(job, results[job.name]) for job in jobs])
+
+
+def _train(job: Job, params: Params, scratch: Path, fingerprint: str, report: Report) -> Result:
+    """Trains one adapter into ``scratch/<job>/adapter``; runs in a process of its own."""
+    torch.set_num_threads(params.training.threads)
+    folder = scratch / job.name
+    engine = trainable_engine(params, job.base, job.recipe.method, seed=job.seed, task=job.task)
+    with Sandbox(params.sandbox) as sandbox:
+        result = train(
+            engine.model,
+            engine,
+            job.recipe,
+            params.training,
+            train_items=read_items(paths.split(job.task, "train")),
+            valid_items=read_items(paths.split(job.task, "valid")),
+            grade=lambda items, replies: grade(job.kind, items, replies, sandbox),
+            max_new_tokens=job.max_new_tokens,
+            seed=job.seed,
+            scratch=folder / "checkpoint",
+            fingerprint=fingerprint,
+            on_step=report,
+        )
+    engine.model.save_pretrained(str(folder / "adapter"))
+    (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    return result
+
+
+def _summary(job: Job, result: Result) -> dict[str, object]:
+    return {
+        "name": job.name,
+        "seed": job.seed,
+        "best_step": result.best_step,
+        "best_valid_score": result.best_score,
+        "start_valid_score": result.history[0]["valid_score"],
+    }
