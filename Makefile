@@ -17,7 +17,7 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: repro test test-all lint ui real clean
+.PHONY: repro test test-all lint ui real miniature clean
 
 repro: $(VENV)/installed
 	@dvc repro
@@ -51,6 +51,18 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib t2 || true
 	touch $@
+
+# The same stages on real benchmark files, in a copy that leaves the results here as they are.
+DATA ?= ../shared/data
+real: $(VENV)/installed
+	@rm -rf .t2/real && mkdir -p .t2/real && git ls-files | tar cf - -T - | tar xf - -C .t2/real
+	@sed 's#\.\./shared/data#$(abspath $(DATA))#' profiles/real.yaml >.t2/real/params.yaml && rm -f .t2/real/dvc.lock
+	@cd .t2/real && git init -q && dvc repro && python -m t2.report.terminal
+
+# The shipped base models, pretrained anew.
+miniature: $(VENV)/installed
+	@dvc repro data/miniature/dvc.yaml
+	@cp -r data/miniature/regenerated/. data/miniature/
 
 clean:
 	rm -rf $(VENV) .t2 .pytest_cache .mypy_cache .ruff_cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from t2.stages import paths
-from t2.stages.stage import open_stage, write_metrics
+from t2.stages.stage import open_stage
 from t2.stages.train import seeds, train_all
 
 
@@ -17,7 +17,7 @@ def main() -> None:
             for task in params.trained
             for job in seeds(params, paths.BASELINES / variant / task, params.base, task, recipe)
         ]
-        write_metrics(paths.REPORTS / "baselines.json", train_all(stage, jobs))
+        train_all(stage, jobs, paths.REPORTS / "baselines")
 
 
 if __name__ == "__main__":

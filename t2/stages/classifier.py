@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from t2.stages import paths
-from t2.stages.stage import open_stage, write_metrics
+from t2.stages.stage import open_stage
 from t2.stages.train import Job, train_all
 from t2.tasks.splits import CLASSIFIER
 
@@ -25,7 +25,7 @@ def main() -> None:
             )
             for seed in params.training.seeds
         ]
-        write_metrics(paths.REPORTS / "classifier.json", train_all(stage, jobs))
+        train_all(stage, jobs, paths.REPORTS / "classifier")
 
 
 if __name__ == "__main__":

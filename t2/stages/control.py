@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from t2.stages import paths
-from t2.stages.stage import open_stage, write_metrics
+from t2.stages.stage import open_stage
 from t2.stages.train import seeds, train_all
 
 
@@ -18,7 +18,7 @@ def main() -> None:
             if params.control is not None
             for job in seeds(params, paths.CONTROL / task, params.control, task, recipe)
         ]
-        write_metrics(paths.REPORTS / "control.json", train_all(stage, jobs))
+        train_all(stage, jobs, paths.REPORTS / "control")
 
 
 if __name__ == "__main__":

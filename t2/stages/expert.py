@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from t2.stages import paths
-from t2.stages.stage import open_stage, write_metrics
+from t2.stages.stage import open_stage
 from t2.stages.train import seeds, train_all
 
 
@@ -13,8 +13,8 @@ def main(task: str) -> None:
     """Trains the experts of ``experts.<task>`` into ``data/experts/<task>``."""
     with open_stage(f"expert@{task}") as stage:
         params = stage.params
-        summary = train_all(stage, seeds(params, paths.EXPERTS / task, params.base, task, params.experts[task]))
-        write_metrics(paths.REPORTS / "experts" / f"{task}.json", summary)
+        jobs = seeds(params, paths.EXPERTS / task, params.base, task, params.experts[task])
+        train_all(stage, jobs, paths.REPORTS / "experts" / task)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pandas as pd
 
@@ -46,8 +47,9 @@ def main() -> None:
 
 
 def notes(params: Params) -> list[str]:
-    """What a reader must know about the base model before the figures."""
-    return []
+    """What a reader must know about a local base model before the figures: its README's paragraphs."""
+    card = Path(params.base.path).parent / "README.md"
+    return card.read_text(encoding="utf-8").strip().split("\n\n") if card.is_file() else []
 
 
 def _histories(params: Params) -> pd.DataFrame:

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
 from t2 import config, tracking
 from t2.stages import paths
 from t2.stages.fingerprint import fingerprint
@@ -90,16 +88,3 @@ def open_stage(name: str) -> Iterator[Stage]:
         paths.RUNS.mkdir(parents=True, exist_ok=True)
         paths.run(name).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
         shutil.rmtree(scratch)
-
-
-def write_metrics(path: Path, summary: pd.DataFrame) -> None:
-    """Writes the mean of every number over seeds, as ``dvc metrics show`` reads it.
-
-    Args:
-        path: A JSON file.
-        summary: One row a trained adapter, see :func:`t2.stages.train.train_all`.
-    """
-    by_adapter = summary.assign(name=[name.rpartition("/")[0] for name in summary["name"]]) if len(summary) else summary
-    means = by_adapter.drop(columns="seed").groupby("name").mean() if len(summary) else summary
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(json.loads(means.to_json(orient="index", double_precision=6)), indent=1) + "\n")

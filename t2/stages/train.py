@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import shutil
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from t2 import svf
 from t2.config import Base, Kind, Params, Recipe
 from t2.evaluation import write_csv
 from t2.stages import paths
@@ -19,7 +23,6 @@ from t2.stages.models import trainable_engine
 from t2.stages.progress import Progress
 from t2.stages.stage import Stage
 from t2.stages.workers import Report, run_jobs
-from t2.svf import load_expert, statistics
 from t2.tasks import grade
 from t2.tasks.item import read_items
 from t2.tasks.sandbox import Sandbox
@@ -63,14 +66,17 @@ def seeds(params: Params, folder: Path, base: Base, task: str, recipe: Recipe) -
     ]
 
 
-def train_all(stage: Stage, jobs: Sequence[Job]) -> pd.DataFrame:
+def train_all(stage: Stage, jobs: Sequence[Job], report: Path) -> None:
     """Trains every adapter and writes it, with its learning curve ``history.csv``, to the job's folder.
 
     Jobs that had finished before the stage was killed are read from their checkpoints; the others go on from
     theirs.
 
-    Returns:
-        One row a job: ``name``, ``seed``, ``best_step``, ``best_valid_score`` and ``start_valid_score``.
+    Args:
+        stage: The executing stage.
+        jobs: What to train.
+        report: Two files beside each other, means over seeds for DVC to show: ``<report>.json``, where the
+            validation score started and how it ended, and ``<report>.csv``, the curves between.
     """
     progress = Progress(stage.name, sum(job.recipe.steps + 1 for job in jobs))
     runs = {
@@ -101,9 +107,9 @@ def train_all(stage: Stage, jobs: Sequence[Job]) -> pd.DataFrame:
         runs[job.name].log_history(results[job.name].history)
         runs[job.name].log_metrics({"best_valid_score": results[job.name].best_score})
         if job.recipe.method == "svf":
-            z = load_expert(job.out).z
-            runs[job.name].log_expert(z, statistics(z))
-    return pd.DataFrame([_summary(job, results[job.name]) for job in jobs])
+            z = svf.load_expert(job.out).z
+            runs[job.name].log_expert(z, svf.statistics(z))
+    _write_means(jobs, results, report)
 
 
 def _train(job: Job, params: Params, scratch: Path, fingerprint: str, report: Report) -> Result:
@@ -131,11 +137,26 @@ def _train(job: Job, params: Params, scratch: Path, fingerprint: str, report: Re
     return result
 
 
-def _summary(job: Job, result: Result) -> dict[str, object]:
-    return {
-        "name": job.name,
-        "seed": job.seed,
-        "best_step": result.best_step,
-        "best_valid_score": result.best_score,
-        "start_valid_score": result.history[0]["valid_score"],
-    }
+def _write_means(jobs: Sequence[Job], results: Mapping[str, Result], report: Path) -> None:
+    """Writes what all seeds of an adapter have in common, by the adapter's folder."""
+    scores: dict[str, dict[str, float]] = {}
+    curves = []
+    for adapter, of_seeds in itertools.groupby(jobs, key=lambda job: job.out.parent):
+        found = [results[job.name] for job in of_seeds]
+        name = adapter.relative_to("data").as_posix()
+        scores[name] = {
+            "start_valid_score": _mean(float(result.history[0]["valid_score"] or 0) for result in found),
+            "best_valid_score": _mean(result.best_score for result in found),
+            "best_step": _mean(result.best_step for result in found),
+        }
+        rows = pd.concat([pd.DataFrame(result.history) for result in found])
+        means = rows.astype(float).groupby("step", as_index=False)[["valid_score", "reward", "kl"]].mean()
+        curves.append(means.dropna(subset="valid_score").assign(name=name))
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.with_suffix(".json").write_text(json.dumps(scores, indent=1) + "\n")
+    columns = ["name", "step", "valid_score", "reward", "kl"]
+    write_csv(report.with_suffix(".csv"), pd.concat(curves)[columns] if curves else pd.DataFrame(columns=columns))
+
+
+def _mean(values: Iterable[float]) -> float:
+    return round(statistics.fmean(values), 6)
