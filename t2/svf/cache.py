@@ -41,9 +41,7 @@ def fingerprint(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{name} {hashes[name]}\n" for name in sorted(hashes)).encode()).hexdigest()
 
 
-def build_cache(
-    weights: Mapping[str, Tensor], folder: str | Path, progress: Progress | None = None
-) -> BasisCache:
+def build_cache(weights: Mapping[str, Tensor], folder: str | Path, progress: Progress | None = None) -> BasisCache:
     """Decomposes every weight into a cache folder; matrices that are already there, whole, are kept.
 
     One process at a time may build into a folder.
@@ -110,9 +108,7 @@ class BasisCache:
             )
         index = _read_index(folder)
         if not isinstance(index.get("matrices"), dict) or index.get("format") != _FORMAT:
-            raise ValueError(
-                f"the basis cache {folder} has a damaged {_INDEX}; delete the folder and build it again"
-            )
+            raise ValueError(f"the basis cache {folder} has a damaged {_INDEX}; delete the folder and build it again")
         if not index.get("complete"):
             raise ValueError(
                 f"the basis cache {folder} is unfinished ({len(index['matrices'])} matrices are done); run "

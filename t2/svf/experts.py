@@ -156,9 +156,7 @@ def mix_population(
         raise ValueError(f"form is {form!r}; it must be 'normalised' or 'free'")
     rescale = form == "free" and renormalise
     if rescale and (sigma is None or not z.keys() <= sigma.keys()):
-        raise ValueError(
-            "the free form rescales by singular values: pass sigma for every matrix, or renormalise=False"
-        )
+        raise ValueError("the free form rescales by singular values: pass sigma for every matrix, or renormalise=False")
     alphas = torch.as_tensor(alphas, dtype=torch.float32)
     order = {layer: row for row, layer in enumerate(layers(z))} if alphas.ndim == 3 else {}
     shape = (len(order), len(experts)) if order else (len(experts),)

@@ -1,4 +1,4 @@
-"""A linear layer whose singular values are scaled by z, and the gradient of z through a folded weight."""
+"""A linear layer whose singular values are scaled by z, one z vector an adapter."""
 
 from __future__ import annotations
 
@@ -11,57 +11,14 @@ import torch
 import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from t2.svf.basis import Basis, Side, narrow_side, scaled_weight
 from t2.svf.config import SvfConfig
+from t2.svf.functional import FoldedLinear, add_scaled
 
 SMALLEST_FOLDED = 1e-3
 """The gradient of a folded weight divides by z; a layer with a smaller |z_i| runs factored."""
-
-
-class FoldedLinear(torch.autograd.Function):
-    """y = W'x + b with the gradient of z, for a W' that was built outside the graph.
-
-    No gradient of the size of W and no step that made W' is kept. With dx, dy the gradients at the layer's
-    input and output, the sums over tokens and y₀ = W'x:
-
-    * tall, W' = W Q diag(z) Qᵀ:  dz = diag(Qᵀ (Σ dx xᵀ) Q) / z
-    * wide, W' = Q diag(z) Qᵀ W:  dz = diag(Qᵀ (Σ dy y₀ᵀ) Q) / z
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, z: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, side: Side
-    ) -> Tensor:
-        """Applies W' (m, n) to x (..., n)."""
-        y = F.linear(x, weight, bias)
-        ctx.save_for_backward(x if side == "right" else y, z, weight, bias, q)
-        ctx.side = side
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x and z, from that of y."""
-        kept, z, weight, bias, q = ctx.saved_tensors
-        if ctx.side == "right":
-            dx = dy @ weight.to(dy.dtype)
-            dz = _products(dx, kept, q) / z
-        else:
-            dx = dy @ weight.to(dy.dtype) if ctx.needs_input_grad[0] else None
-            dz = _products(dy, kept if bias is None else kept - bias, q) / z
-        return dx, dz, None, None, None, None
-
-
-def _products(left: Tensor, right: Tensor, q: Tensor) -> Tensor:
-    """Σ over tokens of (Qᵀ left) ⊙ (Qᵀ right), for two (..., r) tensors, in the dtype of q."""
-    left, right = left.flatten(0, -2).to(q.dtype), right.flatten(0, -2).to(q.dtype)
-    if len(left) < len(q):
-        return ((left @ q) * (right @ q)).sum(0)
-    # With many tokens their outer products are summed first: r² operations a token instead of 2 r².
-    return ((left.T @ right @ q) * q).sum(0)
 
 
 class _Folded(NamedTuple):
@@ -286,10 +243,10 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         """Scales along Q in float32 at least; ``change`` is z − 1, broadcast against x."""
         q = self.basis().q
         if self.side == "right":
-            return self.base_layer(_add_scaled(x, x, q, change), *args, **kwargs)
+            return self.base_layer(add_scaled(x, x, q, change), *args, **kwargs)
         y = self.base_layer(x, *args, **kwargs)
         bias = getattr(self.base_layer, "bias", None)
-        return _add_scaled(y, y if bias is None else y - bias, q, change)
+        return add_scaled(y, y if bias is None else y - bias, q, change)
 
     def _rows_like(self, x: Tensor) -> Tensor:
         changes = self._row_changes
@@ -333,11 +290,3 @@ def plain_weight(layer: nn.Linear) -> Tensor | None:
     if type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point() or weight.is_meta:
         return None
     return weight
-
-
-def _add_scaled(to: Tensor, along: Tensor, q: Tensor, change: Tensor) -> Tensor:
-    """``to`` + Q (change ⊙ Qᵀ along), computed in float32 at least and rounded once."""
-    dtype = torch.promote_types(to.dtype, q.dtype)
-    q = q.to(dtype)
-    inner = (along.to(dtype) @ q) * change
-    return (to.to(dtype) + inner @ q.T).to(to.dtype)

@@ -185,9 +185,7 @@ class SvfModel(BaseTuner):
         adapters = sorted(set(names) - {BASE})
         unknown = [name for name in adapters if name not in self.peft_config]
         if unknown:
-            raise ValueError(
-                f"unknown adapters {unknown}; this model has {sorted(self.peft_config)} and {BASE!r}"
-            )
+            raise ValueError(f"unknown adapters {unknown}; this model has {sorted(self.peft_config)} and {BASE!r}")
         layers = self.svf_layers().items() if adapters else ()
         tables = {name: torch.stack([layer.z(a) for a in adapters]) for name, layer in layers}
         repeat = kwargs.get("num_beams") or 1
@@ -248,9 +246,7 @@ class SvfModel(BaseTuner):
         state_dict: dict[str, Tensor],
         unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
-        selected = super()._get_adapter_state_dict(
-            model, config, adapter_name, state_dict, unwanted_adapter_names
-        )
+        selected = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
         for name, layer in model.named_modules():
             key = f"{name}.svf_z.{adapter_name}"
             if isinstance(layer, SvfLinear) and key in selected:

@@ -15,9 +15,7 @@ def gaussian(shape: tuple[int, int], dtype: torch.dtype = torch.float32, seed: i
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_agrees_with_the_singular_value_decomposition_in_float64(
-    shape: tuple[int, int], dtype: torch.dtype
-) -> None:
+def test_agrees_with_the_singular_value_decomposition_in_float64(shape: tuple[int, int], dtype: torch.dtype) -> None:
     weight = gaussian(shape, dtype)
     sigma, q, side = narrow_basis(weight)
     u, s, vh = torch.linalg.svd(weight.double(), full_matrices=False)

@@ -47,9 +47,7 @@ def test_checkpoint_and_model_give_the_same_cache(model: LlamaForCausalLM, tmp_p
     ]
 
 
-def test_an_attached_model_reads_only_what_it_uses(
-    model: LlamaForCausalLM, tmp_path: Path, tokens: Tensor
-) -> None:
+def test_an_attached_model_reads_only_what_it_uses(model: LlamaForCausalLM, tmp_path: Path, tokens: Tensor) -> None:
     folder = tmp_path / "basis"
     build_cache(model_weights(model, TARGETS), folder)
     (folder / "model.layers.2.self_attn.q_proj.safetensors").unlink()
@@ -80,17 +78,13 @@ def test_a_damaged_cache_is_refused_by_name_and_repaired_by_its_build(
         shutil.copy(tmp_path / "model.layers.0.mlp.up_proj.safetensors", shard)
     cache = BasisCache.open(tmp_path)
     cache.load("model.layers.0.mlp.up_proj")
-    with pytest.raises(
-        ValueError, match=rf"{tmp_path} is damaged: {name}.safetensors .* run its build again"
-    ):
+    with pytest.raises(ValueError, match=rf"{tmp_path} is damaged: {name}.safetensors .* run its build again"):
         cache.load(name)
     build_cache(weights, tmp_path)
     assert contents(tmp_path) == before
 
 
-def test_a_cache_of_other_weights_is_refused_by_name(
-    model: LlamaForCausalLM, tmp_path: Path, tokens: Tensor
-) -> None:
+def test_a_cache_of_other_weights_is_refused_by_name(model: LlamaForCausalLM, tmp_path: Path, tokens: Tensor) -> None:
     build_cache(model_weights(make_model(seed=1), TARGETS), tmp_path)
     peft_model = get_peft_model(model, SvfConfig(target_modules=TARGETS, init_std=0.1, basis=str(tmp_path)))
     with pytest.raises(ValueError, match=rf"{tmp_path} was made from other weights: model\.layers\.0"):

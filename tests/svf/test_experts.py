@@ -51,9 +51,7 @@ def test_the_normalised_form_spreads_what_is_missing_over_all_experts() -> None:
     # Equal experts are their own mixture, whatever α: the weights sum to one.
     same = mix([k[0]] * 3, alpha)
     assert all(torch.allclose(same[name], k[0][name], atol=1e-6) for name in NAMES)
-    assert all(
-        torch.allclose(z, torch.ones(6), atol=1e-6) for z in mix([base_expert(k[0])] * 3, alpha).values()
-    )
+    assert all(torch.allclose(z, torch.ones(6), atol=1e-6) for z in mix([base_expert(k[0])] * 3, alpha).values())
 
 
 def test_the_free_form_keeps_the_sum_of_singular_values_for_each_matrix() -> None:

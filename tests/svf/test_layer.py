@@ -72,9 +72,7 @@ def test_folded_and_factored_agree_forward_and_backward(
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("folding", [True, False])
 @pytest.mark.parametrize("tokens", [2, 40])
-def test_gradients_equal_finite_differences(
-    shape: tuple[int, int], bias: bool, folding: bool, tokens: int
-) -> None:
+def test_gradients_equal_finite_differences(shape: tuple[int, int], bias: bool, folding: bool, tokens: int) -> None:
     layer = make_layer(shape, bias)
     layer.set_folding(folding)
     x = torch.randn(1, tokens, shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(3))

@@ -115,9 +115,7 @@ def test_model_checkpointing_gives_the_same_gradients(
         (["layers.1.mlp.up_proj"], 1),
     ],
 )
-def test_target_modules_as_list_pattern_or_all(
-    model: LlamaForCausalLM, target: list[str] | str, count: int
-) -> None:
+def test_target_modules_as_list_pattern_or_all(model: LlamaForCausalLM, target: list[str] | str, count: int) -> None:
     assert len(get_peft_model(model, SvfConfig(target_modules=target)).svf_layers()) == count
 
 
@@ -148,9 +146,7 @@ def test_layers_of_other_kinds_are_refused_by_name(model: LlamaForCausalLM) -> N
 
 def test_a_weight_that_is_not_finite_is_refused_by_name(model: LlamaForCausalLM, config: SvfConfig) -> None:
     model.model.layers[1].mlp.up_proj.weight.data[3, 4] = float("nan")
-    with pytest.raises(
-        ValueError, match=r"model\.layers\.1\.mlp\.up_proj\.weight holds values that are not finite"
-    ):
+    with pytest.raises(ValueError, match=r"model\.layers\.1\.mlp\.up_proj\.weight holds values that are not finite"):
         get_peft_model(model, config)
 
 
@@ -213,9 +209,7 @@ def test_the_fingerprint_is_the_same_with_and_without_a_cache(
     computed = get_peft_model(make_model(), config)
     config.basis = str(tmp_path / "basis")
     cached = get_peft_model(model, config)
-    assert (
-        cached.peft_config["default"].basis_fingerprint == computed.peft_config["default"].basis_fingerprint
-    )
+    assert cached.peft_config["default"].basis_fingerprint == computed.peft_config["default"].basis_fingerprint
     randomise(cached)
     cached.save_pretrained(tmp_path / "expert")
     assert json.loads((tmp_path / "expert/adapter_config.json").read_text())["basis"] == config.basis
@@ -327,8 +321,7 @@ def mixed(config: SvfConfig) -> tuple[PeftModel, dict[str, Tensor]]:
     model = attach(make_model(), config)
     generator = torch.Generator().manual_seed(5)
     tables = {
-        name: 1 + 0.3 * torch.randn(3, layer.rank, generator=generator)
-        for name, layer in model.svf_layers().items()
+        name: 1 + 0.3 * torch.randn(3, layer.rank, generator=generator) for name, layer in model.svf_layers().items()
     }
     return model, tables
 
@@ -361,9 +354,7 @@ def test_a_mixed_batch_gives_each_sample_what_it_gets_alone(
                 assert not close(alone[0], base[i])
 
 
-def test_rows_follow_a_shrinking_batch_with_a_cache(
-    mixed: tuple[PeftModel, dict[str, Tensor]], tokens: Tensor
-) -> None:
+def test_rows_follow_a_shrinking_batch_with_a_cache(mixed: tuple[PeftModel, dict[str, Tensor]], tokens: Tensor) -> None:
     model, tables = mixed
     with torch.no_grad(), model.per_sample(tables, [0, 1, -1, 2]):
         whole = model(tokens).logits
@@ -413,9 +404,7 @@ def test_modules_without_a_table_stay_the_base(
             assert torch.equal(model(tokens).logits, one)
 
 
-def test_wrong_tables_and_rows_are_refused(
-    mixed: tuple[PeftModel, dict[str, Tensor]], tokens: Tensor
-) -> None:
+def test_wrong_tables_and_rows_are_refused(mixed: tuple[PeftModel, dict[str, Tensor]], tokens: Tensor) -> None:
     model, tables = mixed
     name, table = next(iter(tables.items()))
     for wrong, rows, message in [
@@ -448,9 +437,7 @@ def test_adapter_names_as_in_lora(
     peft_model.eval()
     with torch.no_grad():
         together = peft_model(tokens, adapter_names=names).logits
-        written = peft_model.generate(
-            input_ids=tokens, adapter_names=names, max_new_tokens=5, do_sample=False
-        )
+        written = peft_model.generate(input_ids=tokens, adapter_names=names, max_new_tokens=5, do_sample=False)
         peft_model.generate(input_ids=tokens, adapter_names=names, max_new_tokens=3, num_beams=2)
         for i, name in enumerate(names):
             sample = tokens[i : i + 1]
@@ -483,9 +470,7 @@ def test_moving_and_casting_keep_z_and_basis_exact(
     assert torch.equal(peft_model.z()[layer.key], z[layer.key].bfloat16().float())
 
 
-def test_an_expert_saved_without_a_model_loads_with_one(
-    tmp_path: Path, tokens: Tensor, randomise: Randomise
-) -> None:
+def test_an_expert_saved_without_a_model_loads_with_one(tmp_path: Path, tokens: Tensor, randomise: Randomise) -> None:
     trained = get_peft_model(make_model(), SvfConfig(target_modules=list(TARGETS)))
     randomise(trained)
     trained.save_pretrained(tmp_path / "peft")
