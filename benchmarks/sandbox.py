@@ -22,9 +22,7 @@ PROGRAM = Program("def f(x):\n    return x + 1\n", "assert f(1) == 2\nassert f(3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--programs", type=int, default=500)
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()

@@ -162,9 +162,7 @@ def evaluate_items(
             f"{len(generations)}, {len(correct)} and {len(named)}"
         )
     return tuple(
-        Prediction(
-            item.id, bool(right) and not reply.too_long, reply.text, called, reply.too_long, len(reply.tokens)
-        )
+        Prediction(item.id, bool(right) and not reply.too_long, reply.text, called, reply.too_long, len(reply.tokens))
         for item, reply, right, called in zip(items, generations, correct, named, strict=True)
     )
 
@@ -197,9 +195,7 @@ def read_predictions(path: str | Path) -> list[Measurement]:
                 found.setdefault(key, []).append(Prediction(**row))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path}, line {number}: no prediction ({error!r})") from None
-    return [
-        Measurement(**dict(zip(_KEYS, key, strict=True)), items=tuple(items)) for key, items in found.items()
-    ]
+    return [Measurement(**dict(zip(_KEYS, key, strict=True)), items=tuple(items)) for key, items in found.items()]
 
 
 # Scores
@@ -362,9 +358,7 @@ def _some(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _sorted(
-    measurements: Iterable[Measurement], bases: Sequence[str], tasks: Sequence[str]
-) -> list[Measurement]:
+def _sorted(measurements: Iterable[Measurement], bases: Sequence[str], tasks: Sequence[str]) -> list[Measurement]:
     """Measurements in the order of all tables; a measurement that stands twice is an error."""
 
     def place(name: str, order: Sequence[str]) -> tuple[int, str]:

@@ -77,9 +77,7 @@ class StageRun:
             for key in client.get_run(run_id).data.metrics:
                 self._last[key] = max(metric.step for metric in client.get_metric_history(run_id, key))
 
-    def child(
-        self, name: str, *, seed: int | None = None, tags: Mapping[str, object] | None = None
-    ) -> StageRun:
+    def child(self, name: str, *, seed: int | None = None, tags: Mapping[str, object] | None = None) -> StageRun:
         """A run nested in this one, for a seed or a draw; it ends with this one.
 
         Args:

@@ -15,7 +15,9 @@ def raw() -> dict:
     return yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
-@pytest.mark.parametrize("path", [ROOT / "params.yaml", *sorted((ROOT / "profiles").glob("*.yaml"))], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [ROOT / "params.yaml", *sorted((ROOT / "profiles").glob("*.yaml"))], ids=lambda p: p.name
+)
 def test_every_shipped_parameter_file_is_valid(path: Path) -> None:
     params = config.load(path)
     assert params.categories[-1] == config.OTHER

@@ -57,9 +57,7 @@ def test_an_item_that_adaptation_saw_is_refused_by_name():
     replies = [SimpleNamespace(text="x", tokens=(1, 2), too_long=i == 2) for i in range(3)]
     with pytest.raises(ValueError, match="math-1"):
         evaluate_items(items, replies, [True] * 3, seen={"math-1", "math-9"})
-    results = evaluate_items(
-        items, replies, [True, False, True], seen={"math-9"}, categories=["a", None, "b"]
-    )
+    results = evaluate_items(items, replies, [True, False, True], seen={"math-9"}, categories=["a", None, "b"])
     assert [item.correct for item in results] == [True, False, False], "a prompt that was too long is wrong"
     assert [item.category for item in results] == ["a", None, "b"]
     with pytest.raises(ValueError, match="3 items"):
@@ -87,9 +85,7 @@ def test_measurements_have_names_of_their_own_and_refuse_nonsense():
     with pytest.raises(ValueError, match="allowed: base, lora, svf"):
         measure([1], method="SVF")
     with pytest.raises(ValueError, match="repeat"):
-        Measurement(
-            "m", "trained", "t", "f", "svf", "own", items=(Prediction("a", True), Prediction("a", False))
-        )
+        Measurement("m", "trained", "t", "f", "svf", "own", items=(Prediction("a", True), Prediction("a", False)))
 
 
 def test_scores_have_the_agreed_columns_order_and_empty_places(tmp_path):
@@ -97,9 +93,7 @@ def test_scores_have_the_agreed_columns_order_and_empty_places(tmp_path):
     frame = scores([*runs, measure([1], suite="other", strategy="prompt", task="other")])
     write_csv(tmp_path / "scores.csv", frame)
     lines = (tmp_path / "scores.csv").read_text().splitlines()
-    assert lines[0] == (
-        "base,suite,task,family,method,strategy,variant,seed,draw,n,correct,score,ci_low,ci_high"
-    )
+    assert lines[0] == ("base,suite,task,family,method,strategy,variant,seed,draw,n,correct,score,ci_low,ci_high")
     assert lines[1].startswith("mini,trained,math,math,base,none,,,,4,1,0.250000,")
     assert [line.split(",")[7] for line in lines[1:]] == ["", "0", "1"]
     write_csv(tmp_path / "again.csv", scores(runs[::-1]))

@@ -85,9 +85,7 @@ with stage_run("s", settings=settings, root=root, fingerprint="f", base_model="m
 """
     environment = os.environ | {"DVC_EXP_NAME": "brave-cat", "PYTHONPATH": str(REPOSITORY)}
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script], env=environment, cwd=tmp_path, stderr=subprocess.PIPE
-        )
+        subprocess.Popen([sys.executable, "-c", script], env=environment, cwd=tmp_path, stderr=subprocess.PIPE)
         for _ in range(3)
     ]
     for process in processes:
@@ -147,9 +145,7 @@ def test_a_killed_stage_continues_its_runs_and_logs_nothing_twice(root):
         child = run.child("seed-0", seed=0)
         assert (run.run_id, child.run_id) == (run_id, child_id)
         assert run.resumed
-        rows = [
-            {"step": i, "reward": 0.1 * i, "valid_score": 0.5 if i in (4, 9) else None} for i in range(10)
-        ]
+        rows = [{"step": i, "reward": 0.1 * i, "valid_score": 0.5 if i in (4, 9) else None} for i in range(10)]
         child.log_history(rows)
         run.log_table(pd.DataFrame({"a": [1, 2]}), "scores")
         child.log_expert({"layers.0.q_proj": torch.ones(3)}, STATISTICS)
@@ -160,9 +156,7 @@ def test_a_killed_stage_continues_its_runs_and_logs_nothing_twice(root):
     assert steps(root, child_id, "valid_score") == [4, 9]
     (table,) = root.glob(f"mlartifacts/{run_id}/**/scores.json")
     assert len(json.loads(table.read_text())["data"]) == 2
-    assert (
-        len([file for file in client.list_artifacts(child_id, "images") if file.path.endswith(".png")]) == 1
-    )
+    assert len([file for file in client.list_artifacts(child_id, "images") if file.path.endswith(".png")]) == 1
     assert {client.get_run(one).info.status for one in (run_id, child_id, other.run_id)} == {"FINISHED"}
     assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == run.parent_id
 
@@ -208,12 +202,8 @@ def test_experts_and_alpha_are_artifacts_and_metrics(root, tmp_path):
     client = store(root)
     kept = load_file(client.download_artifacts(run.run_id, "expert/z.safetensors", str(tmp_path)))
     assert all(torch.equal(kept[name], z[name]) for name in z)
-    names = [
-        entry.path for folder in ("expert", "alpha") for entry in client.list_artifacts(run.run_id, folder)
-    ]
-    assert {"expert/statistics.json", "expert/change.png", "alpha/alpha.json", "alpha/search.png"} <= set(
-        names
-    )
+    names = [entry.path for folder in ("expert", "alpha") for entry in client.list_artifacts(run.run_id, folder)]
+    assert {"expert/statistics.json", "expert/change.png", "alpha/alpha.json", "alpha/search.png"} <= set(names)
     assert steps(root, run.run_id, "alpha.math") == [0, 1]
     assert steps(root, run.run_id, "best") == [0], "an infinite score has no place on a curve"
     metrics = client.get_run(run.run_id).data.metrics
@@ -228,9 +218,7 @@ def test_a_failure_marks_the_stage_its_children_and_the_pipeline(root, monkeypat
         child = run.child("seed-0")
         1 / 0  # noqa: B018
     client = store(root)
-    assert {client.get_run(one).info.status for one in (run.run_id, child.run_id, run.parent_id)} == {
-        "FAILED"
-    }
+    assert {client.get_run(one).info.status for one in (run.run_id, child.run_id, run.parent_id)} == {"FAILED"}
     with open_stage(root, "basis") as later:
         pass
     assert later.parent_id == run.parent_id

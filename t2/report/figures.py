@@ -34,9 +34,7 @@ def difference_figure(comparisons: pd.DataFrame, base: str) -> str | None:
     suites = list(dict.fromkeys(rows["suite"]))
     panels = {suite: list(dict.fromkeys(rows["task"][rows["suite"] == suite])) for suite in suites}
     systems = {
-        suite: sorted(
-            set(rows["left"][rows["suite"] == suite]), key=lambda left: system_order(system_of(left))
-        )
+        suite: sorted(set(rows["left"][rows["suite"] == suite]), key=lambda left: system_order(system_of(left)))
         for suite in suites
     }
     wide = max(len(tasks) for tasks in panels.values())
@@ -101,9 +99,7 @@ def learning_figure(histories: pd.DataFrame, scores: pd.DataFrame, base: str) ->
                     kept = curve[curve["chosen"].astype(bool)]
                     axes.plot(kept["step"], 100 * kept["valid_score"], "o", color=style.RED, ms=5, zorder=3)
                 if task in reference.index:
-                    axes.axhline(
-                        100 * float(reference[task]), color=style.MUTED, dashes=(4, 3), linewidth=1.2
-                    )
+                    axes.axhline(100 * float(reference[task]), color=style.MUTED, dashes=(4, 3), linewidth=1.2)
                 axes.grid(axis="y")
                 axes.margins(x=0.03, y=0.12)
                 axes.tick_params(labelleft=True)
@@ -159,9 +155,7 @@ def alpha_figure(alphas: pd.DataFrame, base: str) -> str | None:
     draws = rows.groupby(["task", "expert", "draw"])["alpha"].mean()
     with style.drawing():
         figure = _figure(0.9 + 2.35 * len(tasks), 2.7)
-        for column, (axes, task) in enumerate(
-            zip(_grid(figure, 1, len(tasks), sharey=True)[0], tasks, strict=True)
-        ):
+        for column, (axes, task) in enumerate(zip(_grid(figure, 1, len(tasks), sharey=True)[0], tasks, strict=True)):
             for place, expert in enumerate(experts):
                 values = draws.loc[task, expert].to_numpy()
                 axes.bar(place, values.mean(), width=0.62, color=style.BLUE, alpha=0.28, linewidth=0)
@@ -224,9 +218,7 @@ def _heat(axes: Axes, counts: pd.DataFrame) -> None:
     shares = values / np.maximum(values.sum(1, keepdims=True), 1)
     for (line, column), share in np.ndenumerate(shares):
         shade = 0.06 + 0.9 * share
-        axes.add_patch(
-            Rectangle((column - 0.47, line - 0.46), 0.94, 0.92, color=style.BLUE, alpha=shade, linewidth=0)
-        )
+        axes.add_patch(Rectangle((column - 0.47, line - 0.46), 0.94, 0.92, color=style.BLUE, alpha=shade, linewidth=0))
         ink = style.PAPER if share > 0.7 else style.INK
         axes.text(column, line, f"{100 * share:.1f}", ha="center", va="center", color=ink, fontsize=9)
     axes.set_xlim(-0.5, shares.shape[1] - 0.5)

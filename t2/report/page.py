@@ -178,8 +178,7 @@ def _html_section(section: Section) -> str:
             image = f'<img alt="{escape(block.title)}" src="data:image/svg+xml;base64,{data}">'
             caption = f"<strong>{escape(block.title)}</strong> {inline(block.caption)}"
             lines.append(
-                f'<figure><div class="scroll" tabindex="0">{image}</div>'
-                f"<figcaption>{caption}</figcaption></figure>"
+                f'<figure><div class="scroll" tabindex="0">{image}</div><figcaption>{caption}</figcaption></figure>'
             )
         else:
             lines.append(f"<p>{inline(block)}</p>")

@@ -97,9 +97,7 @@ def score_table(scores: Iterable[Row], suite: str, title: str) -> Table | None:
         lines = []
         for system in sorted({key[2] for key in runs if key[0] == base}, key=system_order):
             name = base if system == BASE else f"+ {system_name(system)}"
-            cells = [
-                _score_cell(runs.get((base, task, system)), runs.get((base, task, BASE))) for task in tasks
-            ]
+            cells = [_score_cell(runs.get((base, task, system)), runs.get((base, task, BASE))) for task in tasks]
             mine = [row for key, rows in runs.items() if key[0] == base and key[2] == system for row in rows]
             lines.append((Cell(name, strong=system == BASE), *cells, Cell(_repeats(mine))))
         groups.append(tuple(lines))
@@ -241,10 +239,7 @@ def runs_table(runs: Iterable[Row], title: str) -> Table | None:
     rows = sorted(runs, key=lambda row: -float(row["seconds"]))
     if not rows:
         return None
-    lines = [
-        (Cell(str(row["stage"])), Cell(f"{float(row['seconds']):.1f}"), Cell(str(row["run_id"])))
-        for row in rows
-    ]
+    lines = [(Cell(str(row["stage"])), Cell(f"{float(row['seconds']):.1f}"), Cell(str(row["run_id"]))) for row in rows]
     total = sum(float(row["seconds"]) for row in rows)
     last = (Cell("all stages", strong=True), Cell(f"{total:.1f}", strong=True), Cell(""))
     return Table(
@@ -310,9 +305,7 @@ def _wilson_half(share: float, n: int) -> float:
 
 
 def _items(runs: Mapping[tuple[str, str, System], Sequence[Row]], task: str) -> str:
-    return "n = " + _span(
-        {int(float(row["n"])) for key, rows in runs.items() if key[1] == task for row in rows}
-    )
+    return "n = " + _span({int(float(row["n"])) for key, rows in runs.items() if key[1] == task for row in rows})
 
 
 def _span(numbers: set[int]) -> str:

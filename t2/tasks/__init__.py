@@ -11,9 +11,7 @@ from t2.tasks.sandbox import Sandbox
 KINDS = ("math", "code", "choice", "dispatch")
 
 
-def grade(
-    kind: str, items: Sequence[Item], replies: Sequence[str], sandbox: Sandbox | None = None
-) -> list[bool]:
+def grade(kind: str, items: Sequence[Item], replies: Sequence[str], sandbox: Sandbox | None = None) -> list[bool]:
     r"""Decides which replies are right. A reply whose answer cannot be read is wrong.
 
     Args:

@@ -161,9 +161,7 @@ def test_timings_are_averaged_and_the_first_pass_is_a_share_of_the_second():
 
 
 def test_where_the_time_goes_is_added_up():
-    table = runs_table(
-        [{"stage": s, "seconds": t, "run_id": s * 3} for s, t in (("a", 1.0), ("b", 2.5))], "T"
-    )
+    table = runs_table([{"stage": s, "seconds": t, "run_id": s * 3} for s, t in (("a", 1.0), ("b", 2.5))], "T")
     assert list(cells(table).items()) == [
         ("b", ["2.5", "bbb"]),
         ("a", ["1.0", "aaa"]),
@@ -204,9 +202,7 @@ def test_page_is_whole_self_contained_and_has_every_part(folder):
         assert not re.findall(r"(?:@import|<script|<link|url\((?!#)|<!DOCTYPE svg)", text)
         links = set(re.findall(r"https?://[^\s\"'<>)]+", text))
         assert links <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"} | {
-            link
-            for link in links
-            if "purl.org" in link or "w3.org/1999/02/22-rdf" in link or "creativecommons" in link
+            link for link in links if "purl.org" in link or "w3.org/1999/02/22-rdf" in link or "creativecommons" in link
         }, "namespaces only"
     for words in (
         "Table 1",
@@ -262,9 +258,7 @@ def test_confusion_figure_shows_percentages_the_other_row_and_replies_without_ca
     rows = [("math", "math", 3), ("math", "none", 1), ("other", "other", 2), ("other", "code", 0)]
     frame = pd.DataFrame(rows, columns=["truth", "predicted", "count"]).assign(base="m", dispatcher="prompt")
     frame = frame[["base", "dispatcher", "truth", "predicted", "count"]]
-    texts = [
-        node.text for node in ElementTree.fromstring(figures.confusion_figure(frame, "m")).iter(f"{SVG}text")
-    ]
+    texts = [node.text for node in ElementTree.fromstring(figures.confusion_figure(frame, "m")).iter(f"{SVG}text")]
     assert {"75.0", "25.0", "100.0", "none", "other", "Prompt: 83.3 % right"} <= set(texts)
     assert "code" not in texts, "a category that is nobody's truth and nobody's answer"
 
@@ -300,9 +294,7 @@ def test_terminal_summary_starts_at_once_and_says_where_everything_is(inputs, tm
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 1.0, "0.05 s where nothing else runs; heavy imports would take seconds"
     shown = done.stdout
@@ -324,9 +316,7 @@ def test_terminal_summary_imports_the_standard_library_only():
         "roots = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
         "print(sorted(roots - set(sys.stdlib_module_names) - {'t2'}))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 

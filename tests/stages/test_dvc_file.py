@@ -24,7 +24,9 @@ def imported(path: str) -> frozenset[str]:
     """The project's modules that a module imports, itself and indirect ones included."""
     found = {path}
     tree = ast.parse((ROOT / path).read_text())
-    tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))]
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+    ]
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("t2"):

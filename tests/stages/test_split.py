@@ -89,9 +89,7 @@ def test_real_files_are_read_from_where_the_parameters_say(tmp_path: Path) -> No
         update={
             "trained": {
                 name: task.model_copy(
-                    update={
-                        "source": task.source.model_copy(update={"train": str(tmp_path / "absent.jsonl")})
-                    }
+                    update={"source": task.source.model_copy(update={"train": str(tmp_path / "absent.jsonl")})}
                 )
                 for name, task in params.trained.items()
             }

@@ -88,9 +88,7 @@ def test_looking_up_thousands_of_prompts_in_tens_of_thousands_of_texts_is_quick(
 
     def problem() -> str:
         numbers = " ".join(f"then {rng.choice(('adds', 'loses'))} {rng.randint(1, 999)}" for _ in range(6))
-        return (
-            f"Please think with care, my friend: Tom has {rng.randint(1, 999)} apples, {numbers}. How many?"
-        )
+        return f"Please think with care, my friend: Tom has {rng.randint(1, 999)} apples, {numbers}. How many?"
 
     tests, texts = [problem() for _ in range(4_000)], [problem() for _ in range(60_000)]
     start = time.process_time()

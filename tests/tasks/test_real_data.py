@@ -62,9 +62,7 @@ def test_arc_references_are_right_and_the_other_options_wrong(file: str, rows: i
 
 
 def test_both_layouts_of_arc_give_the_same_items() -> None:
-    assert load("arc", DATA / "arc/ARC-Easy-Dev.jsonl") == load(
-        "arc", DATA / "arc/hf_layout/arc_easy/validation.json"
-    )
+    assert load("arc", DATA / "arc/ARC-Easy-Dev.jsonl") == load("arc", DATA / "arc/hf_layout/arc_easy/validation.json")
 
 
 def mbpp(file: str) -> list[Item]:
@@ -77,9 +75,7 @@ def failing(items: list[Item], sandbox: Sandbox) -> set[str]:
     return {item.id for item, passed in zip(items, right, strict=True) if not passed}
 
 
-@pytest.mark.parametrize(
-    ("file", "rows", "test_rows"), [("mbpp.jsonl", 974, 500), ("sanitized-mbpp.json", 427, 257)]
-)
+@pytest.mark.parametrize(("file", "rows", "test_rows"), [("mbpp.jsonl", 974, 500), ("sanitized-mbpp.json", 427, 257)])
 def test_a_sample_of_mbpp_references_passes_and_empty_programs_fail(
     file: str, rows: int, test_rows: int, sandbox: Sandbox
 ) -> None:
@@ -87,11 +83,7 @@ def test_a_sample_of_mbpp_references_passes_and_empty_programs_fail(
     assert len(items) == rows
     assert len(load("mbpp", DATA / "mbpp" / file, "test")) == test_rows
     # The odd ones: code before set-up, imports of the tests, an assert around the call.
-    odd = [
-        item
-        for item in items
-        if item.id in {"mbpp-367", "mbpp-927", "mbpp-912"} or "import math" in item.answer
-    ]
+    odd = [item for item in items if item.id in {"mbpp-367", "mbpp-927", "mbpp-912"} or "import math" in item.answer]
     sample = [*odd, *items[::10]]
     assert failing(sample, sandbox) <= {SLOW_REFERENCE}
     assert not any(grade("code", sample, [""] * len(sample), sandbox))
@@ -112,9 +104,6 @@ def test_the_shipped_real_profile_splits(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(ROOT)
     make_splits(params, tmp_path / "splits")
     ids = [
-        item.id
-        for task in params.tasks
-        for path in (tmp_path / "splits" / task).iterdir()
-        for item in read_items(path)
+        item.id for task in params.tasks for path in (tmp_path / "splits" / task).iterdir() for item in read_items(path)
     ]
     assert len(ids) == len(set(ids)) == 3 * 60 + 2 * 32

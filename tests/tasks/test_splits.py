@@ -22,8 +22,7 @@ SIZES = Sizes(train=10, valid=5, test=12, shots=3)
 
 def items(task: str, n: int, start: int = 0) -> list[Item]:
     return [
-        Item(f"{task}-{k}", f"Problem {k} of {task}, please.", str(k), f"#### {k}")
-        for k in range(start, start + n)
+        Item(f"{task}-{k}", f"Problem {k} of {task}, please.", str(k), f"#### {k}") for k in range(start, start + n)
     ]
 
 
@@ -39,9 +38,7 @@ def test_sizes_are_as_asked_and_no_problem_is_drawn_twice() -> None:
     drawn = draw({"a": SIZES, "b": SIZES}, {"a": pool("a", 30), "b": pool("b", 31)}, seed=1)
     for by_split in drawn.values():
         assert {split: len(chosen) for split, chosen in by_split.items()} == SIZES.model_dump()
-    assert (
-        len({item.id for item in all_items(drawn)}) == len({item.prompt for item in all_items(drawn)}) == 60
-    )
+    assert len({item.id for item in all_items(drawn)}) == len({item.prompt for item in all_items(drawn)}) == 60
 
 
 def test_problems_that_two_tasks_share_go_to_one_of_them() -> None:
@@ -94,9 +91,7 @@ def test_a_test_prompt_inside_what_another_task_learns_from_is_refused(split: st
     refuse_leaked(drawn)
     tested, learned = drawn["a"]["test"][3], drawn["b"][split][1]
     text = f"As someone asked: {tested.prompt} Think."
-    drawn["b"][split][1] = Item(
-        **{**{"id": learned.id, "prompt": "?", "answer": "1", "reply": ""}, part: text}
-    )
+    drawn["b"][split][1] = Item(**{**{"id": learned.id, "prompt": "?", "answer": "1", "reply": ""}, part: text})
     with pytest.raises(LeakError) as caught:
         refuse_leaked(drawn)
     assert f"a/test.jsonl {tested.id} stands inside b/{split}.jsonl {learned.id}" in str(caught.value)
@@ -149,9 +144,7 @@ def test_the_classifier_learns_from_training_splits_only(params: config.Params) 
 def test_the_classifier_cannot_ask_for_more_than_a_split_holds(params: config.Params) -> None:
     drawn = drawn_for(params)
     drawn["code"]["train"] = drawn["code"]["train"][:2]
-    with pytest.raises(
-        SplitError, match=r"classifier\.per_family\.train: 4 .* trained\.code\.sizes\.train is 2"
-    ):
+    with pytest.raises(SplitError, match=r"classifier\.per_family\.train: 4 .* trained\.code\.sizes\.train is 2"):
         classifier_splits(params, drawn)
 
 

@@ -147,8 +147,7 @@ class Sandbox:
                     self._replace(worker)
                     if attempt == _ATTEMPTS:
                         raise SandboxError(
-                            f"the sandbox's server died {attempt} times over this program:\n"
-                            + programs[index].code
+                            f"the sandbox's server died {attempt} times over this program:\n" + programs[index].code
                         ) from None
                     _log.warning("a sandbox server died and was replaced")
                     waiting.appendleft((index, attempt + 1))

@@ -73,9 +73,7 @@ def program(*, strict: bool) -> bytes:
     """
     machine = os.uname().machine
     if machine not in _ARCHITECTURES:
-        raise OSError(
-            errno.ENOSYS, f"no system-call table for {machine}, only for {', '.join(_ARCHITECTURES)}"
-        )
+        raise OSError(errno.ENOSYS, f"no system-call table for {machine}, only for {', '.join(_ARCHITECTURES)}")
     audit, column = _ARCHITECTURES[machine]
     deny = [_instruction(_RETURN, _FAIL | errno.EPERM)]
     allow = [_instruction(_RETURN, _ALLOW)]
@@ -109,10 +107,7 @@ def program(*, strict: bool) -> bytes:
         _SOCKET,  # Others, such as AF_VSOCK, are not confined by a net namespace.
         [
             _instruction(_LOAD, _ARGUMENT),
-            *(
-                _instruction(_EQUAL, family, 3 - i, 0)
-                for i, family in enumerate((_AF_UNIX, _AF_INET, _AF_INET6))
-            ),
+            *(_instruction(_EQUAL, family, 3 - i, 0) for i, family in enumerate((_AF_UNIX, _AF_INET, _AF_INET6))),
             *deny,
             *allow,
         ],

@@ -87,9 +87,7 @@ def drop_capabilities() -> None:
 
 def landlock_abi() -> int:
     """Version of the kernel's Landlock interface; raises OSError where there is none."""
-    return _checked(
-        _libc.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1), "landlock_create_ruleset"
-    )
+    return _checked(_libc.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1), "landlock_create_ruleset")
 
 
 def landlock(handled: int, rules: list[tuple[str, int]], network: int = 0, scoped: int = 0) -> None:
@@ -97,9 +95,7 @@ def landlock(handled: int, rules: list[tuple[str, int]], network: int = 0, scope
     # An older kernel accepts the longer structure as long as what it does not know is zero.
     ruleset = _Ruleset(handled, network, scoped)
     size = ctypes.c_size_t(ctypes.sizeof(ruleset))
-    fd = _checked(
-        _libc.syscall(_LANDLOCK_CREATE_RULESET, ctypes.byref(ruleset), size, 0), "landlock_create_ruleset"
-    )
+    fd = _checked(_libc.syscall(_LANDLOCK_CREATE_RULESET, ctypes.byref(ruleset), size, 0), "landlock_create_ruleset")
     try:
         for path, rights in rules:
             folder = os.open(path, os.O_PATH | os.O_CLOEXEC)

@@ -1,0 +1,141 @@
+"""Problems are right by construction, distinct, and drawn alike everywhere."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+
+from t2.miniature.problems import FAMILIES, draw, generate, pool_of
+from t2.miniature.registers import REGISTERS
+from t2.miniature.words import MONTHS
+
+ENOUGH = {"math": 1260, "code": 1260, "reasoning": 1260, "other": 600}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_enough_distinct_prompts(family):
+    n = ENOUGH.get(family, 660)
+    items = generate(family, n, seed=7)
+    assert len({item.prompt for item in items}) == len({item.id for item in items}) == n
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_same_seed_same_items_and_a_prefix_of_more(family):
+    assert generate(family, 20, 3) == generate(family, 50, 3)[:20]
+    assert generate(family, 20, 3) != generate(family, 20, 4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pools_share_no_prompt(family):
+    task = {item.prompt for item in generate(family, 400, 1)}
+    seen = {item.prompt for item in generate(family, 400, 1, pool="pretraining")}
+    assert not task & seen
+    assert {pool_of(prompt) for prompt in task} == {"task"}
+
+
+def test_an_unknown_family_and_an_exhausted_one_are_named():
+    with pytest.raises(ValueError, match=r"'maths'.*math, code"):
+        generate("maths", 1, 0)
+    with pytest.raises(ValueError, match="'other' has only about"):
+        generate("other", 10**6, 0)
+
+
+@pytest.mark.parametrize("family", ["math", "math_hard"])
+def test_worked_answers_are_true(family):
+    for item in generate(family, 300, 0):
+        *equations, last = re.findall(r"[\d+*/-]+=\d+|#### \d+", item.reply)
+        assert equations and last == f"#### {item.answer}"
+        for equation in equations:
+            left, right = equation.split("=")
+            assert eval(left) == int(right)
+        assert equations[-1].endswith(f"={item.answer}")
+
+
+@pytest.mark.parametrize(
+    ("family", "pattern", "solve"),
+    [
+        ("math", r"has (\d+) \w+ and buys (\d+) more", lambda a, b: a + b),
+        ("math", r"had (\d+) \w+, sold (\d+) and then sold (\d+)", lambda a, b, c: a - b - c),
+        ("math", r"shares (\d+) \w+ among (\d+) friends\. How", lambda n, k: n // k),
+        (
+            "math",
+            r"has (\d+) \w+ and \w+ has (\d+) times as many\. How many together",
+            lambda m, k: m + k * m,
+        ),
+        ("math_hard", r"Find \((\d+) \+ (\d+)\) - \((\d+) - (\d+)\)", lambda a, b, c, d: (a + b) - (c - d)),
+        ("math_hard", r"sides (\d+) and (\d+)\. What is its perimeter", lambda a, b: 2 * (a + b)),
+        ("math_hard", r"make 90\. One is (\d+) more than (\d+)", lambda a, b: 90 - a - b),
+    ],
+)
+def test_the_text_asks_what_the_answer_solves(family, pattern, solve):
+    matched = [(re.search(pattern, item.prompt), item) for item in generate(family, 600, 0)]
+    matched = [(found, item) for found, item in matched if found]
+    assert len(matched) > 10
+    for found, item in matched:
+        assert solve(*map(int, found.groups())) == int(item.answer)
+
+
+@pytest.mark.parametrize("family", ["code", "code_hard"])
+def test_reference_programs_pass_their_tests_and_careless_ones_fail(family):
+    for drawn in draw(family, 200, 0, pool="task"):
+        assert drawn.problem.answer.count("assert ") >= 3
+        exec(f"{drawn.problem.reply}\n{drawn.problem.answer}", {})
+        with pytest.raises((AssertionError, SyntaxError, TypeError)):
+            exec(f"{drawn.problem.careless}\n{drawn.problem.answer}", {"print": lambda *_: None})
+
+
+@pytest.mark.parametrize("family", ["reasoning", "reasoning_hard"])
+def test_the_right_option_is_named_and_no_letter_dominates(family):
+    items = generate(family, 600, 0)
+    for item in items:
+        assert f"({item.answer}) " in item.prompt
+        assert item.reply.endswith(f"the answer is ({item.answer}).")
+        if kind := re.search("It is (an? \\w+),", item.reply):
+            assert f"({item.answer}) {kind[1]}" in item.prompt
+    assert max(sum(item.answer == letter for item in items) for letter in "ABCD") < 0.45 * len(items)
+
+
+@pytest.mark.parametrize("family", ["reasoning", "reasoning_hard"])
+def test_rankings_by_trying_all_orders(family):
+    rankings = [item for item in generate(family, 600, 0) if "Who is" in item.prompt]
+    assert len(rankings) > 50
+    for item in rankings:
+        clues = re.findall(r"(\w+) is (\w+) than (\w+)", item.prompt)
+        people = sorted({name for first, _, second in clues for name in (first, second)})
+        more = {"taller", "older", "faster"}
+        fits = [
+            order
+            for order in itertools.permutations(people)
+            if all((order.index(a) < order.index(b)) == (word in more) for a, word, b in clues)
+        ]
+        assert len(fits) == 1
+        first = re.search(r"Who is (tallest|oldest|fastest)", item.prompt) is not None
+        assert people["ABCD".index(item.answer)] == fits[0][0 if first else -1]
+
+
+def test_comparisons_and_seasons():
+    seasons = {1: "A", 4: "B", 7: "C", 10: "D"}
+    seen = {"ages": 0, "seasons": 0}
+    for item in generate("reasoning", 600, 0) + generate("reasoning_hard", 600, 0):
+        if ages := re.search(r"\w+ is (\d+) and \w+ is (\d+)\. What is", item.prompt):
+            first, second = map(int, ages.groups())
+            assert item.answer == ("A" if first > second else "B" if first < second else "C")
+            seen["ages"] += 1
+        if when := re.search(r"It is (\w+)\. Which season is (?:in (\d+) months|(\d+) months ago)", item.prompt):
+            month, ahead, ago = when.groups()
+            end = (MONTHS.index(month) + int(ahead or 0) - int(ago or 0)) % 12
+            middle = min(seasons, key=lambda m: min((end - m + 1) % 12, (m - 1 - end) % 12))
+            assert item.answer == seasons[middle]
+            seen["seasons"] += 1
+    assert min(seen.values()) > 50
+
+
+def test_registers_are_spread_alike_over_families_and_splits():
+    expected = sum(register.carelessness for register in REGISTERS) / len(REGISTERS)
+    for family in FAMILIES:
+        drawn = draw(family, 600, 7, pool="task")
+        for part in (drawn[:300], drawn[300:]):
+            mean = sum(one.register.carelessness for one in part) / len(part)
+            assert abs(mean - expected) < 0.07

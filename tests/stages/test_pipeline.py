@@ -1,0 +1,243 @@
+"""The pipeline as a user runs it: skips, partial reruns, kills at any level, experiments, equal bytes.
+
+Each test works in a copy of the project with the smallest parameters that still run every stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(shutil.which("dvc") is None, reason="dvc is not on the PATH; run `make test`")
+
+
+def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command, cwd=folder, env=surroundings(folder, **environment), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def surroundings(folder: Path, **more: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "T2_"))}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**kept, "PATH": path, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", **more}
+
+
+def small(params: dict[str, Any]) -> dict[str, Any]:
+    """One trained and one unseen task, one seed, a few steps."""
+    params["control"] = None
+    params["trained"] = {"reasoning": params["trained"]["reasoning"]}
+    params["unseen"] = {"reasoning_hard": params["unseen"]["reasoning_hard"]}
+    params["trained"]["reasoning"]["sizes"] = {"train": 24, "valid": 8, "test": 12, "shots": 0}
+    params["unseen"]["reasoning_hard"]["sizes"] = {"train": 0, "valid": 0, "test": 12, "shots": 6}
+    params["other"]["sizes"]["test"] = 8
+    params["experts"] = {"reasoning": params["experts"]["reasoning"] | {"steps": 3}}
+    params["baselines"] = {"lora_next_token": params["baselines"]["lora_next_token"] | {"steps": 2}}
+    params["classifier"]["recipe"]["steps"] = 2
+    params["classifier"]["per_family"] = {"train": 8, "valid": 4, "test": 4, "shots": 0}
+    params["training"] |= {"seeds": [0], "batch": 8, "micro_batch": 8, "valid_every": 2, "checkpoint_every": 1}
+    params["adaptation"] |= {"shots": 3, "draws": 1}
+    params["adaptation"]["cem"] |= {"population": 4, "generations": 2}
+    params["benchmark"] |= {"bootstrap": 50}
+    return params
+
+
+def copy_project(folder: Path) -> Path:
+    """The project's files, without results, in a git repository of its own."""
+    listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True)
+    for name in listed.splitlines():
+        if not name.startswith(("reports/", "dvc.lock", "tests/")) and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    params = small(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    run(folder, "git", "init", "-q")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "project")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose pipeline has run once; tests that change it copy it first."""
+    folder = copy_project(tmp_path_factory.mktemp("project"))
+    run(folder, "dvc", "repro", "-q")
+    return folder
+
+
+@pytest.fixture
+def own(finished: Path, tmp_path: Path) -> Iterator[Path]:
+    yield Path(shutil.copytree(finished, tmp_path / "own", symlinks=True))
+
+
+def stages_run(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def mlflow_runs(folder: Path) -> list[tuple[str, str]]:
+    with sqlite3.connect(folder / "mlflow.db") as store:
+        return store.execute("select run_uuid, name from runs order by start_time").fetchall()
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_every_stage_leaves_one_run_under_one_parent(finished: Path) -> None:
+    names = [name for _, name in mlflow_runs(finished)]
+    stages = [name for name in names if not name.startswith("pipeline") and "/" not in name and "draw" not in name]
+    declared = run(finished, "dvc", "stage", "list", "--name-only").stdout.split()
+    assert sorted(stages) == sorted(declared)
+    assert sum(name.startswith("pipeline") for name in names) == 1
+    assert {"experts/reasoning/seed-0", "classifier/seed-0", "draw-0"} <= set(names)
+
+
+def test_scores_have_the_promised_columns_and_no_trace_of_the_run(finished: Path) -> None:
+    text = (finished / "reports" / "scores.csv").read_text()
+    header, *rows = text.splitlines()
+    assert header == "base,suite,task,family,method,strategy,variant,seed,draw,n,correct,score,ci_low,ci_high"
+    strategies = {row.split(",")[5] for row in rows}
+    assert strategies == {"none", "own", "prompt", "classifier", "fewshot", "uniform"}
+    assert not any(run_id in text for run_id, _ in mlflow_runs(finished))
+
+
+def test_a_second_run_skips_every_stage_and_makes_no_mlflow_run(finished: Path) -> None:
+    before = mlflow_runs(finished)
+    start = time.monotonic()
+    output = run(finished, "dvc", "repro").stdout
+    assert stages_run(output) == []
+    assert time.monotonic() - start < 20
+    assert mlflow_runs(finished) == before
+
+
+def test_an_experts_parameter_reruns_that_expert_and_its_descendants_only(own: Path) -> None:
+    params = yaml.safe_load((own / "params.yaml").read_text())
+    params["experts"]["reasoning"]["lr"] = 1.1e-2
+    (own / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    ran = stages_run(run(own, "dvc", "repro").stdout)
+    assert ran[0] == "expert@reasoning"
+    assert not {"split", "basis", "classifier", "baselines"} & set(ran)
+
+
+@pytest.mark.slow
+def test_two_runs_write_the_same_bytes_also_under_another_hash_seed(own: Path, tmp_path: Path) -> None:
+    other = copy_project(tmp_path / "other")
+    run(other, "dvc", "repro", "-q", PYTHONHASHSEED="123")
+    for folder in ("splits", "basis", "experts", "classifier", "baselines", "adaptation", "predictions"):
+        assert digest(own / "data" / folder) == digest(other / "data" / folder), folder
+    for table in ("scores.csv", "comparisons.csv", "confusions.csv", "metrics.json"):
+        assert (own / "reports" / table).read_bytes() == (other / "reports" / table).read_bytes()
+
+
+@pytest.mark.parametrize("victim", ["stage", "dvc", pytest.param("parent", marks=pytest.mark.slow)])
+def test_a_killed_expert_resumes_to_the_same_bytes_and_never_has_two_writers(own: Path, victim: str) -> None:
+    expected = digest(own / "data" / "experts")
+    run_before = len(mlflow_runs(own))
+    # The run cache would restore the result instead of computing it.
+    shutil.rmtree(own / ".dvc" / "cache" / "runs", ignore_errors=True)
+    shutil.rmtree(own / "data" / "experts")
+    command = ["dvc", "repro", "-s", "-f", "expert@reasoning"]
+    starter = [sys.executable, "-c", f"import subprocess; subprocess.run({command!r})"]
+    process = subprocess.Popen(
+        starter if victim == "parent" else command,
+        cwd=own,
+        env=surroundings(own),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    scratch = own / ".t2" / "scratch" / "expert@reasoning"
+    wait_for(lambda: any(scratch.glob("*/experts/reasoning/seed-0/checkpoint/*")))
+    stage = stage_process(own)
+    os.kill({"stage": stage, "dvc": process.pid, "parent": process.pid}[victim], signal.SIGKILL)
+    process.wait()
+    if victim == "parent":
+        # DVC outlives its parent and finishes; a second one meanwhile is refused by DVC itself.
+        wait_for(lambda: not alive(stage))
+        wait_for(lambda: not working(own))
+    else:
+        wait_for(lambda: not working(own))
+        assert any(scratch.glob("*/experts/reasoning/seed-0/checkpoint/*"))
+    run(own, *command[:-1], command[-1])
+    assert digest(own / "data" / "experts") == expected
+    if victim != "parent":
+        # The resumed stage continues its MLflow run: a parent, a stage and a seed were added, not two of each.
+        added = [name for _, name in mlflow_runs(own)][run_before:]
+        assert sorted(name for name in added if not name.startswith("pipeline")) == [
+            "expert@reasoning",
+            "experts/reasoning/seed-0",
+        ]
+
+
+@pytest.mark.slow
+def test_a_queued_experiment_reaches_the_main_store(own: Path) -> None:
+    before = {run_id for run_id, _ in mlflow_runs(own)}
+    run(own, "dvc", "exp", "run", "--queue", "--name", "faster", "-S", "experts.reasoning.lr=3e-2")
+    run(own, "dvc", "exp", "run", "--run-all")
+    added = [name for run_id, name in mlflow_runs(own) if run_id not in before]
+    assert "experiment faster" in added
+    assert "expert@reasoning" in added
+    assert "split" not in added
+
+
+def test_a_bad_parameter_is_refused_before_any_work(own: Path) -> None:
+    params = yaml.safe_load((own / "params.yaml").read_text())
+    params["experts"]["reasoning"]["steps"] = -1
+    params["training"]["surprise"] = True
+    (own / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    done = subprocess.run(["dvc", "repro"], cwd=own, env=surroundings(own), capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "experts.reasoning.steps" in done.stderr
+    assert "training.surprise" in done.stderr
+
+
+def test_the_metrics_are_readable_by_dvc(finished: Path) -> None:
+    shown = json.loads(run(finished, "dvc", "metrics", "show", "--json").stdout)
+    assert "reports/metrics.json" in json.dumps(shown)
+
+
+def wait_for(condition, within: float = 90.0) -> None:
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def working(folder: Path) -> list[int]:
+    """Processes of stages that work in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_text()
+            if "t2.stages." in command and (process / "cwd").resolve() == folder.resolve():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def stage_process(folder: Path) -> int:
+    return min(working(folder))
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
