@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 
 
-def fingerprint(stage: str, folder: Path = Path()) -> str:
-    """Digests the declared inputs of a DVC stage as they are now.
+def fingerprint(stage: str) -> str:
+    """Digests the declared inputs of a DVC stage of the project in the working directory, as they are now.
 
     Args:
         stage: The stage's name, for example ``expert@math``.
-        folder: A folder of the DVC project.
 
     Returns:
         64 hex digits; equal exactly where DVC would call the stage unchanged.
@@ -25,7 +23,7 @@ def fingerprint(stage: str, folder: Path = Path()) -> str:
     from dvc.repo import Repo
     from dvc.stage.exceptions import StageFileDoesNotExistError, StageNotFound
 
-    with Repo(str(folder)) as repo:
+    with Repo() as repo:
         try:
             (declared,) = repo.stage.collect(stage)
         except (StageNotFound, StageFileDoesNotExistError, DvcException) as error:

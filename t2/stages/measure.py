@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,6 @@ from t2.adaptation.dispatch import dispatch
 from t2.adaptation.two_pass import generate_two_pass
 from t2.config import OTHER, Base, Params
 from t2.engine.base import Sampling
-from t2.engine.hf import HfEngine
 from t2.evaluation import Measurement, Prediction, evaluate_items, refuse_seen
 from t2.stages import paths
 from t2.stages.models import svf_engine, trained_engine
@@ -209,31 +209,27 @@ def _dispatching(params: Params) -> list[tuple[str, int, Z | None]]:
 
 
 def _baseline(params: Params, variant: str, task: str, report: Report) -> Measured:
-    """A baseline's adapters on a task: those of its family, and on unseen tasks the others as well."""
+    """A baseline's adapters of a task's family on that task."""
     torch.set_num_threads(params.training.threads)
     declared, items = params.tasks[task], read_items(paths.split(task, "test"))
     method = params.baselines[variant].method
-    objective = variant.removeprefix(f"{method}_")
     measured = Measured()
+    own = [name for name, trained in params.trained.items() if trained.family == declared.family]
     with Sandbox(params.sandbox) as sandbox:
-        for name, trained in params.trained.items():
-            own = trained.family == declared.family
-            for seed in params.training.seeds if own or task in params.unseen else ():
-                engine: HfEngine = trained_engine(
-                    params, params.base, paths.seed(paths.BASELINES / variant / name, seed)
+        for name, seed in itertools.product(own, params.training.seeds):
+            engine = trained_engine(params, params.base, paths.seed(paths.BASELINES / variant / name, seed))
+            replies = engine.generate([item.prompt for item in items], Sampling(declared.max_new_tokens))
+            right = grade(declared.kind, items, [reply.text for reply in replies], sandbox)
+            measured.measurements.append(
+                Measurement(
+                    **_where(params, params.base, task),
+                    method=method,
+                    strategy="own",
+                    variant=variant.removeprefix(f"{method}_"),
+                    seed=seed,
+                    items=evaluate_items(items, replies, right),
                 )
-                replies = engine.generate([item.prompt for item in items], Sampling(declared.max_new_tokens))
-                right = grade(declared.kind, items, [reply.text for reply in replies], sandbox)
-                measured.measurements.append(
-                    Measurement(
-                        **_where(params, params.base, task),
-                        method=method,
-                        strategy="own" if own else "none",
-                        variant=objective if own else f"{objective}.{name}",
-                        seed=seed,
-                        items=evaluate_items(items, replies, right),
-                    )
-                )
+            )
     report({})
     return measured
 
