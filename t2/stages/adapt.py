@@ -92,8 +92,8 @@ def _search(stage: Stage, task: str, draw: int, report: Report) -> tuple[dict[st
         )
         state = cem.search(state, settings, evaluate, on_generation)
     alpha = {
-        "alpha": dict(zip(experts, state.best.T.tolist(), strict=True)),
-        "mean": dict(zip(experts, state.mean.T.tolist(), strict=True)),
+        "alpha": dict(zip(experts, state.best.movedim(-1, 0).tolist(), strict=True)),
+        "mean": dict(zip(experts, state.mean.movedim(-1, 0).tolist(), strict=True)),
         "accuracy": state.accuracy,
         "expert_seed": expert_seed,
         "generations_without_answer": state.without_answer,

@@ -128,15 +128,17 @@ def _measure(
 def _mixed(params: Params, found: Mapping[str, Any]) -> Z:
     """The expert of a few-shot search, from the weights that :mod:`t2.stages.adapt` stored."""
     settings = params.adaptation.cem
-    experts = [load_expert(paths.seed(paths.EXPERTS / name, found["expert_seed"])).z for name in params.trained]
+    seed = found["expert_seed"]
+    experts = {name: load_expert(paths.seed(paths.EXPERTS / name, seed)).z for name in params.trained}
     if settings.include_base:
-        experts.append(base_expert(experts[0]))
+        experts["base"] = base_expert(next(iter(experts.values())))
     sigma = None
     if settings.form == "free":
         basis = BasisCache.open(paths.basis(params.base))
-        sigma = {name: basis.load(name).sigma for name in experts[0]}
-    alpha = torch.tensor(list(found["alpha"].values())).T
-    return mix(experts, alpha, settings.form, sigma, settings.renormalise)
+        sigma = {name: basis.load(name).sigma for name in next(iter(experts.values()))}
+    # By name: the file's order is the alphabet's, not that of the experts.
+    alpha = torch.tensor([found["alpha"][name] for name in experts]).movedim(0, -1)
+    return mix(list(experts.values()), alpha, settings.form, sigma, settings.renormalise)
 
 
 def _two_passes(params: Params, task: str, report: Report) -> Measured:
