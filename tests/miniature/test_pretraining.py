@@ -23,7 +23,7 @@ def params():
     return full.model_copy(
         update={
             "architecture": full.architecture.model_copy(update={"hidden": 32, "layers": 1, "mlp": 32}),
-            "optimiser": full.optimiser.model_copy(update={"steps": 30, "batch": 8, "threads": 1}),
+            "optimiser": full.optimiser.model_copy(update={"steps": 90, "batch": 8, "threads": 1}),
         }
     )
 

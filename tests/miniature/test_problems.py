@@ -99,7 +99,7 @@ def test_the_right_option_is_named_and_no_letter_dominates(family):
 
 @pytest.mark.parametrize("family", ["reasoning", "reasoning_hard"])
 def test_rankings_by_trying_all_orders(family):
-    rankings = [item for item in generate(family, 600, 0) if "Who is" in item.prompt]
+    rankings = [item for item in generate(family, 2000, 0) if "Who is" in item.prompt]
     assert len(rankings) > 50
     for item in rankings:
         clues = re.findall(r"(\w+) is (\w+) than (\w+)", item.prompt)

@@ -21,7 +21,6 @@ from t2.tasks.sandbox import Program, Sandbox, SandboxError, Verdict, isolation
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIMITS = config.Sandbox(
-    workers=1,
     cpu_seconds=1.0,
     wall_seconds=1.2,
     memory_mb=256,
