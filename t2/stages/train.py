@@ -29,6 +29,10 @@ from t2.tasks.sandbox import Sandbox
 from t2.training.loop import Result, train
 
 
+CURVE = ["step", "reward", "correct", "loss", "kl", "tokens", "too_long", "grad_norm", "lr", "valid_score"]
+"""Columns of a learning curve; a resumed training returns its rows' entries in another order."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One adapter to be trained with one seed.
@@ -101,7 +105,7 @@ def train_all(stage: Stage, jobs: Sequence[Job], report: Path) -> None:
     )
     for job in jobs:
         shutil.copytree(stage.scratch / job.name / "adapter", job.out)
-        history = pd.DataFrame(results[job.name].history)
+        history = pd.DataFrame(results[job.name].history, columns=CURVE)
         history["chosen"] = history["step"] == results[job.name].best_step
         write_csv(job.out / "history.csv", history)
         runs[job.name].log_history(results[job.name].history)
