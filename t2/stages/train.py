@@ -28,7 +28,6 @@ from t2.tasks.item import read_items
 from t2.tasks.sandbox import Sandbox
 from t2.training.loop import Result, train
 
-
 CURVE = ["step", "reward", "correct", "loss", "kl", "tokens", "too_long", "grad_norm", "lr", "valid_score"]
 """Columns of a learning curve; a resumed training returns its rows' entries in another order."""
 
