@@ -56,7 +56,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 DATA ?= ../shared/data
 real: $(VENV)/installed
 	@rm -rf .t2/real && mkdir -p .t2/real && git ls-files | tar cf - -T - | tar xf - -C .t2/real
-	@sed 's#\.\./shared/data#$(abspath $(DATA))#' profiles/real.yaml >.t2/real/params.yaml && rm -f .t2/real/dvc.lock
+	@sed 's#\.\./shared/data#$(abspath $(DATA))#g' profiles/real.yaml >.t2/real/params.yaml && rm -f .t2/real/dvc.lock
 	@cd .t2/real && git init -q && dvc repro && python -m t2.report.terminal
 
 # The shipped base models, pretrained anew.
