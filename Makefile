@@ -53,10 +53,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 # The same stages on real benchmark files, in a copy that leaves the results here as they are.
-DATA ?= ../shared/data
+DATA ?= data/sources
 real: $(VENV)/installed
 	@rm -rf .t2/real && mkdir -p .t2/real && git ls-files | tar cf - -T - | tar xf - -C .t2/real
-	@sed 's#\.\./shared/data#$(abspath $(DATA))#g' profiles/real.yaml >.t2/real/params.yaml && rm -f .t2/real/dvc.lock
+	@cp profiles/real.yaml .t2/real/params.yaml && rm -f .t2/real/dvc.lock
+	@cp -rL $(DATA)/. .t2/real/data/sources/
 	@cd .t2/real && git init -q && dvc repro && python -m t2.report.terminal
 
 # The shipped base models, pretrained anew.

@@ -6,7 +6,6 @@ Nothing is selected here, and nothing that adaptation saw is scored: :func:`eval
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+from t2.files import replace_file, replacing
 
 if TYPE_CHECKING:
     from t2.engine.base import Generation
@@ -169,15 +170,11 @@ def evaluate_items(
 
 def write_predictions(path: str | Path, measurements: Iterable[Measurement]) -> None:
     """Writes measurements as JSON lines, one flat row an item, atomically and always with the same bytes."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         for measurement in measurements:
             key = {name: getattr(measurement, name) for name in _KEYS}
             for item in measurement.items:
                 file.write(json.dumps(key | asdict(item), sort_keys=True, ensure_ascii=False) + "\n")
-    os.replace(temporary, path)
 
 
 def read_predictions(path: str | Path) -> list[Measurement]:
@@ -333,11 +330,7 @@ def dispatch_accuracy(confusions: pd.DataFrame) -> pd.DataFrame:
 
 def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
     """Writes a table atomically and always with the same bytes: six decimals, empty where nothing applies."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    frame.to_csv(temporary, index=False, float_format="%.6f", lineterminator="\n")
-    os.replace(temporary, path)
+    replace_file(path, frame.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
 
 
 def read_csv(path: str | Path) -> pd.DataFrame:

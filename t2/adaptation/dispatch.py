@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
@@ -49,16 +48,3 @@ def dispatch(
         progress=progress,
     )
     return [category(answer.text, categories) or OTHER for answer in answers]
-
-
-def confusion(truth: Sequence[str], assigned: Sequence[str], categories: Sequence[str]) -> list[list[int]]:
-    """Counts prompts by true family (rows) and assigned category (columns), both in the order given.
-
-    Raises:
-        ValueError: A name is no category, or there is not one assignment a prompt.
-    """
-    unknown = sorted({*truth, *assigned} - {*categories})
-    if unknown:
-        raise ValueError(f"unknown categories {unknown}; allowed: {list(categories)}")
-    counts = Counter(zip(truth, assigned, strict=True))
-    return [[counts[row, column] for column in categories] for row in categories]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from t2.adaptation.cem import State, Step
-from t2.svf.cache import write_atomically
+from t2.files import replace_file
 
 _TENSORS = ("mean", "std", "best", "random")
 _OF_STEP = ("elites", "mean", "std", "best")
@@ -27,10 +27,8 @@ def save_state(state: State, path: str | Path) -> None:
             tensors[f"history.{index}.{name}"] = getattr(step, name)
         numbers = [float(getattr(step, name)) for name in _NUMBERS]
         tensors[f"history.{index}.numbers"] = torch.tensor(numbers, dtype=torch.float64)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Cloned, since a state may name one tensor twice and safetensors refuses shared memory.
-    write_atomically(path, save({name: tensor.clone() for name, tensor in tensors.items()}))
+    replace_file(path, save({name: tensor.clone() for name, tensor in tensors.items()}))
 
 
 def load_state(path: str | Path) -> State:

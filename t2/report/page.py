@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -13,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from t2.files import replace_file
 from t2.report import figures, tables
 from t2.report.render import inline, to_html, to_markdown
 from t2.report.tables import Table
@@ -85,9 +85,9 @@ def write_report(inputs: ReportInputs, folder: str | Path) -> None:
     for section in sections:
         for block in section.blocks:
             if isinstance(block, Picture):
-                _write(folder / "figures" / f"{block.name}.svg", block.svg)
-    _write(folder / "report.md", markdown(inputs.title, sections))
-    _write(folder / "report.html", html(inputs.title, sections))
+                replace_file(folder / "figures" / f"{block.name}.svg", block.svg)
+    replace_file(folder / "report.md", markdown(inputs.title, sections))
+    replace_file(folder / "report.html", html(inputs.title, sections))
 
 
 def outline(inputs: ReportInputs) -> list[Section]:
@@ -196,12 +196,6 @@ def _draw(figure: Any, frame: pd.DataFrame, *arguments: Any) -> str | None:
 
 def _picture(name: str, svg: str | None) -> Picture | None:
     return Picture(name, svg, *_CAPTIONS[name]) if svg else None
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
 
 
 _LEAD = (

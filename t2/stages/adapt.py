@@ -15,11 +15,10 @@ from t2.adaptation.few_shot import shot_evaluator
 from t2.adaptation.search_state import load_state, save_state
 from t2.evaluation import write_csv
 from t2.stages import paths
-from t2.stages.models import svf_engine
+from t2.stages.models import ingredients, svf_engine
 from t2.stages.progress import Progress
 from t2.stages.stage import Stage, open_stage
 from t2.stages.workers import Report, run_jobs
-from t2.svf import BasisCache, base_expert, load_expert
 from t2.tasks.item import Item, read_items
 from t2.tasks.sandbox import Sandbox
 from t2.training.state import derive
@@ -59,19 +58,15 @@ def _search(stage: Stage, task: str, draw: int, report: Report) -> tuple[dict[st
     settings, declared = params.adaptation.cem, params.unseen[task]
     # Draws take the experts' seeds in turn, so that their spread holds both.
     expert_seed = params.training.seeds[draw % len(params.training.seeds)]
-    experts = {name: load_expert(paths.seed(paths.EXPERTS / name, expert_seed)).z for name in params.trained}
-    if settings.include_base:
-        experts["base"] = base_expert(next(iter(experts.values())))
+    experts, sigma = ingredients(params, expert_seed)
     shots = draw_shots(
         read_items(paths.split(task, "shots")), params.adaptation.shots, params.adaptation.seed, task, draw
     )
-    basis = BasisCache.open(paths.basis(params.base))
-    sigma = {name: basis.load(name).sigma for name in next(iter(experts.values()))} if settings.form == "free" else None
     saved = stage.scratch / f"draw-{draw}" / "search.safetensors"
     if saved.exists():
         state = load_state(saved)
     else:
-        layers = len({name.split(".")[2] for name in basis})
+        layers = len({name.split(".")[2] for name in next(iter(experts.values()))})
         shape = (layers, len(experts)) if settings.per_layer else (len(experts),)
         state = cem.start(shape, settings, derive(params.adaptation.seed, f"cem {task} {draw}"))
 

@@ -44,6 +44,9 @@ def main() -> None:
             write_csv(paths.REPORTS / f"{name}.csv", table)
             stage.run.log_table(table, name)
         summary = _means(tables["scores"], tables["confusions"])
+        for m in measurements:
+            if m.method == "base":
+                summary[m.base][m.task]["too_long"] = sum(item.too_long for item in m.items)
         (paths.REPORTS / "metrics.json").write_text(json.dumps(summary, indent=1) + "\n")
         stage.run.log_params({"benchmark": params.benchmark.model_dump()})
         for base, by_task in summary.items():

@@ -17,9 +17,9 @@ from t2.config import OTHER, Base, Params
 from t2.engine.base import Sampling
 from t2.evaluation import Measurement, Prediction, evaluate_items, refuse_seen
 from t2.stages import paths
-from t2.stages.models import svf_engine, trained_engine
+from t2.stages.models import ingredients, svf_engine, trained_engine, trained_experts
 from t2.stages.workers import Report
-from t2.svf import BasisCache, base_expert, load_expert, mix, stack
+from t2.svf import load_expert, mix, stack
 from t2.svf.experts import Z
 from t2.tasks import grade
 from t2.tasks.item import read_items
@@ -60,10 +60,10 @@ def all_jobs(params: Params) -> dict[str, Callable[[Report], Measured]]:
 
 
 def _experts(params: Params, task: str, report: Report) -> Measured:
-    """The base model, every expert, the uniform mix and every few-shot α, in mixed batches."""
+    """The base model, every expert, the uniform mix and every few-shot α."""
     systems = [_System("none")]
     for seed in params.training.seeds:
-        experts = {name: load_expert(paths.seed(paths.EXPERTS / name, seed)).z for name in params.trained}
+        experts = trained_experts(params, seed)
         for name, z in experts.items():
             own = params.trained[name].family == params.tasks[task].family
             systems.append(_System("own" if own else "none", z, "" if own else name, seed))
@@ -96,31 +96,28 @@ def _measure(
     declared, items = params.tasks[task], read_items(paths.split(task, "test"))
     refuse_seen((item.id for item in items), seen or ())
     engine = svf_engine(params, base)
-    experts = [system.z for system in systems if system.z is not None]
-    numbers = iter(range(len(experts)))
-    rows = [-1 if system.z is None else next(numbers) for system in systems]
-    replies = engine.generate(
-        [item.prompt for _ in systems for item in items],
-        Sampling(declared.max_new_tokens),
-        experts=stack(experts) if experts else {},
-        rows=[row for row in rows for _ in items],
-    )
+    prompts, measured = [item.prompt for item in items], Measured()
     with Sandbox(params.sandbox) as sandbox:
-        right = grade(declared.kind, [*items] * len(systems), [reply.text for reply in replies], sandbox)
-    measured = Measured()
-    for index, system in enumerate(systems):
-        cut = slice(index * len(items), (index + 1) * len(items))
-        measured.measurements.append(
-            Measurement(
-                **_where(params, base, task),
-                method="base" if system.z is None else "svf",
-                strategy=system.strategy,
-                variant=system.variant,
-                seed=system.seed,
-                draw=system.draw,
-                items=evaluate_items(items, replies[cut], right[cut], seen=seen or ()),
+        # One after the other: a batch of one expert runs folded, which is faster than a mixed one.
+        for system in systems:
+            replies = engine.generate(
+                prompts,
+                Sampling(declared.max_new_tokens),
+                experts={} if system.z is None else stack([system.z]),
+                rows=[-1 if system.z is None else 0] * len(items),
             )
-        )
+            right = grade(declared.kind, items, [reply.text for reply in replies], sandbox)
+            measured.measurements.append(
+                Measurement(
+                    **_where(params, base, task),
+                    method="base" if system.z is None else "svf",
+                    strategy=system.strategy,
+                    variant=system.variant,
+                    seed=system.seed,
+                    draw=system.draw,
+                    items=evaluate_items(items, replies, right, seen=seen or ()),
+                )
+            )
     report({})
     return measured
 
@@ -128,14 +125,7 @@ def _measure(
 def _mixed(params: Params, found: Mapping[str, Any]) -> Z:
     """The expert of a few-shot search, from the weights that :mod:`t2.stages.adapt` stored."""
     settings = params.adaptation.cem
-    seed = found["expert_seed"]
-    experts = {name: load_expert(paths.seed(paths.EXPERTS / name, seed)).z for name in params.trained}
-    if settings.include_base:
-        experts["base"] = base_expert(next(iter(experts.values())))
-    sigma = None
-    if settings.form == "free":
-        basis = BasisCache.open(paths.basis(params.base))
-        sigma = {name: basis.load(name).sigma for name in next(iter(experts.values()))}
+    experts, sigma = ingredients(params, found["expert_seed"])
     # By name: the file's order is the alphabet's, not that of the experts.
     alpha = torch.tensor([found["alpha"][name] for name in experts]).movedim(0, -1)
     return mix(list(experts.values()), alpha, settings.form, sigma, settings.renormalise)
@@ -152,10 +142,7 @@ def _two_passes(params: Params, task: str, report: Report) -> Measured:
                 engine,
                 [item.prompt for item in items],
                 Sampling(declared.max_new_tokens),
-                {
-                    trained.family: load_expert(paths.seed(paths.EXPERTS / name, seed)).z
-                    for name, trained in params.trained.items()
-                },
+                {params.trained[name].family: z for name, z in trained_experts(params, seed).items()},
                 dispatch_tokens=params.classifier.max_new_tokens,
                 classifier=classifier,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from peft import PeftModel
@@ -12,8 +12,21 @@ from transformers.utils.logging import disable_progress_bar
 from t2.config import Base, Params
 from t2.engine.hf import HfEngine, load_base
 from t2.stages import paths
-from t2.svf import SvfConfig, attach
+from t2.svf import BasisCache, SvfConfig, attach, base_expert, load_expert
+from t2.svf.experts import Z
 from t2.training.adapters import build_adapter, layer_indices
+
+
+class Ingredients(NamedTuple):
+    """What an α mixes.
+
+    Attributes:
+        experts: By name; the order is that of the numbers in α.
+        sigma: Singular values (r,) by module name, for the free form; else None.
+    """
+
+    experts: dict[str, Z]
+    sigma: dict[str, torch.Tensor] | None
 
 
 def _load(params: Params, base: Base) -> tuple[Any, Any]:
@@ -35,6 +48,23 @@ def svf_engine(params: Params, base: Base) -> HfEngine:
         basis=str(paths.basis(base)),
     )
     return HfEngine(attach(model, config), tokenizer, batch_size=params.benchmark.batch)
+
+
+def trained_experts(params: Params, seed: int) -> dict[str, Z]:
+    """The SVF experts of a seed by task, as the expert stages trained them."""
+    return {name: load_expert(paths.seed(paths.EXPERTS / name, seed)).z for name in params.trained}
+
+
+def ingredients(params: Params, seed: int) -> Ingredients:
+    """What few-shot search mixes under the present settings: a seed's experts, and the base where it takes part."""
+    experts = trained_experts(params, seed)
+    modules = next(iter(experts.values()))
+    if params.adaptation.cem.include_base:
+        experts["base"] = base_expert(modules)
+    if params.adaptation.cem.form != "free":
+        return Ingredients(experts, None)
+    basis = BasisCache.open(paths.basis(params.base))
+    return Ingredients(experts, {name: basis.load(name).sigma for name in modules})
 
 
 def trainable_engine(params: Params, base: Base, method: Literal["svf", "lora"], *, seed: int, task: str) -> HfEngine:

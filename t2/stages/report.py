@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -36,7 +37,7 @@ def main() -> None:
             confusions=read_csv(paths.REPORTS / "confusions.csv"),
             alphas=_alphas(params),
             runs=runs,
-            notes=notes(params),
+            notes=[*notes(params), too_long(params, json.loads((paths.REPORTS / "metrics.json").read_text()))],
         )
         write_report(inputs, paths.REPORTS)
         # A clean clone holds reports/ in git; this copy, which it does not hold, makes DVC run the stage there.
@@ -50,6 +51,15 @@ def notes(params: Params) -> list[str]:
     """What a reader must know about a local base model before the figures: its README's paragraphs."""
     card = Path(params.base.path).parent / "README.md"
     return card.read_text(encoding="utf-8").strip().split("\n\n") if card.is_file() else []
+
+
+def too_long(params: Params, metrics: dict[str, Any]) -> str:
+    """How many test prompts of each task left no room for a reply in the base model's context."""
+    counts = {task: metrics[params.base.name][task]["too_long"] for task in params.tasks}
+    found = [f"{count} of {params.tasks[task].sizes.test} on {task}" for task, count in counts.items() if count]
+    if not found:
+        return "No test prompt was too long for the context of the base model."
+    return f"Test prompts too long for the context of the base model, scored as wrong: {', '.join(found)}."
 
 
 def _histories(params: Params) -> pd.DataFrame:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from t2.files import replace_file
 from t2.svf.basis import Basis, narrow_basis, narrow_side
 from t2.svf.config import SvfConfig
 
@@ -223,16 +223,6 @@ class _CheckpointWeights(Mapping[str, Tensor]):
         return len(self._files)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file such that its name always stands for the whole old or the whole new content."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 def _targets(target_modules: Iterable[str] | str) -> SvfConfig:
     if isinstance(target_modules, str):
         return SvfConfig(target_modules=target_modules)
@@ -254,7 +244,7 @@ def _write_basis(folder: Path, name: str, weight: Tensor) -> dict[str, str]:
     basis = narrow_basis(weight, name)
     tensors = {"q": basis.q.cpu(), "sigma": basis.sigma.cpu()}
     file = f"{name}.safetensors"
-    write_atomically(folder / file, save(tensors))
+    replace_file(folder / file, save(tensors))
     return {"file": file, "checksum": _checksum(tensors)}
 
 
@@ -288,4 +278,4 @@ def _write_index(folder: Path, matrices: Mapping[str, Mapping[str, Any]], *, com
         "fingerprint": fingerprint(hashes) if complete else None,
         "matrices": matrices,
     }
-    write_atomically(folder / _INDEX, (json.dumps(index, indent=1, sort_keys=True) + "\n").encode())
+    replace_file(folder / _INDEX, json.dumps(index, indent=1, sort_keys=True) + "\n")

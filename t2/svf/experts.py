@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from t2.svf.cache import write_atomically
+from t2.files import replace_file
 from t2.svf.config import SvfConfig
 
 Form = Literal["normalised", "free"]
@@ -74,7 +74,7 @@ def save_expert(expert: Expert, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"{_PREFIX}{name}{_SUFFIX}": z.detach().cpu().contiguous() for name, z in expert.z.items()}
-    write_atomically(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+    replace_file(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
     config = SvfConfig(target_modules=list(expert.z), inference_mode=True, **expert.provenance)
     config.save_pretrained(str(folder))
 

@@ -47,8 +47,8 @@ _steps = _Steps()
 class SvfLinear(nn.Module, BaseTunerLayer):
     """A linear layer with one z vector an adapter.
 
-    *Folded*, one z for all samples: W' is built once for each value of z, beside W. *Factored*, a z for each
-    sample, a |z_i| below :data:`SMALLEST_FOLDED`, or a base layer that is no plain ``nn.Linear`` (a quantised
+    *Folded*, one z for all samples: W' is built once for each value of z, beside W. *Factored*, samples of
+    different z, a |z_i| below :data:`SMALLEST_FOLDED`, or a base layer that is no plain ``nn.Linear`` (a quantised
     one): the base layer runs as it is, and its input (tall) or output (wide) is scaled along Q. W is never
     written to, and z = 1 gives the base layer's output bit for bit.
 
@@ -83,6 +83,8 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         self._by_row = False
         self._table: Tensor | None = None
         self._row_changes: Tensor | None = None
+        self._shared_row: int | None = None
+        self._shared_fold: tuple[int, Tensor | None] | None = None
         # Q is neither parameter nor buffer: it is in no state dict, and model.half() must not round it.
         self._load_basis = load_basis
         self._basis: Basis | None = None
@@ -167,25 +169,32 @@ class SvfLinear(nn.Module, BaseTunerLayer):
 
     def set_table(self, table: Tensor | None) -> None:
         """From now on each sample has its own row of ``table`` (E, r); None: every sample is the base."""
+        self.clear_table()
         self._by_row = True
-        self._row_changes = None
         if table is not None:
             q = self.basis().q
             # A last row of z − 1 = 0 is the base, where row index −1 points to.
             table = F.pad(table.to(q.device, q.dtype) - 1, (0, 0, 0, 1))
         self._table = table
 
-    def set_rows(self, rows: Tensor | None) -> None:
-        """Chooses the table's row for each sample of the batch, (B,); None: all are the base."""
+    def set_rows(self, rows: Tensor | None, shared: int | None = None) -> None:
+        """Chooses the table's row for each sample of the batch.
+
+        Args:
+            rows: (B,); None: all are the base.
+            shared: The row, where it is the same for all samples.
+        """
         if rows is None or self._table is None:
-            self._row_changes = None
+            self._row_changes = self._shared_row = None
         else:
             self._row_changes = self._table[rows.to(self._table.device)]
+            self._shared_row = shared
 
     def clear_table(self) -> None:
         """Back to one z for all samples."""
         self._by_row = False
         self._table = self._row_changes = None
+        self._shared_row = self._shared_fold = None
 
     # Forward
 
@@ -196,7 +205,11 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         if self._by_row:
             if self._row_changes is None:
                 return self.base_layer(x, *args, **kwargs)
-            return self._factored(x, self._rows_like(x), *args, **kwargs)
+            changes = self._rows_like(x)
+            weight = self._shared_weight(x)
+            if weight is None:
+                return self._factored(x, changes, *args, **kwargs)
+            return F.linear(x, weight, self.base_layer.bias)
         if self._active is None:
             return self.base_layer(x, *args, **kwargs)
         parameter = self.svf_z[self._active]
@@ -216,19 +229,34 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         return F.linear(x, folded.weight, self.base_layer.bias)
 
     def _build(self, adapter_name: str, parameter: Tensor) -> _Folded:
-        """W' for the present value of the parameter, or None for a layer that must run factored."""
-        weight: Tensor | None = None
-        if self._folds and self._is_plain():
-            with torch.inference_mode(False), torch.no_grad():
-                _, q, side = self.basis()
-                z = self.z(adapter_name)
-                smallest, change = torch.stack([z.abs().min(), (z - 1).abs().max()]).tolist()
-                if change == 0:
-                    # The base weight itself: an equal copy, aligned otherwise, may give other last bits.
-                    weight = self.base_layer.weight
-                elif not smallest < SMALLEST_FOLDED:
-                    weight = scaled_weight(self.base_layer.weight, q, z, side)
+        """The adapter's fold at the present value of its parameter."""
+        with torch.inference_mode(False), torch.no_grad():
+            weight = self._fold(self.z(adapter_name))
         return _Folded(parameter, parameter._version, _steps.taken, weight)
+
+    def _fold(self, z: Tensor) -> Tensor | None:
+        """W' for z (r,), or None for a layer that must run factored."""
+        if not self._folds or not self._is_plain():
+            return None
+        with torch.inference_mode(False), torch.no_grad():
+            _, q, side = self.basis()
+            smallest, change = torch.stack([z.abs().min(), (z - 1).abs().max()]).tolist()
+            if change == 0:
+                # The base weight itself: an equal copy, aligned otherwise, may give other last bits.
+                return self.base_layer.weight
+            return None if smallest < SMALLEST_FOLDED else scaled_weight(self.base_layer.weight, q, z, side)
+
+    def _shared_weight(self, x: Tensor) -> Tensor | None:
+        """W' where all samples share a row of the table and are enough tokens to pay for building it."""
+        row, fold = self._shared_row, self._shared_fold
+        if row is None or self._table is None or torch.is_grad_enabled():
+            return None
+        if fold is None or fold[0] != row:
+            # Factored costs 2 r² a token on top of the base layer, building W' about 2 r³ once.
+            if x.numel() // self.in_features < self.rank:
+                return None
+            fold = self._shared_fold = (row, self._fold(self._table[row] + 1))
+        return fold[1]
 
     def _is_plain(self) -> bool:
         base = self.base_layer

@@ -135,8 +135,9 @@ class SvfModel(BaseTuner):
     def per_sample(self, tables: Mapping[str, Tensor], rows: Tensor | Sequence[int]) -> Iterator[SvfModel]:
         """Within it, each sample of a batch runs under its own expert, whatever adapter is active.
 
-        A decode loop whose batch shrinks calls :meth:`set_rows` inside. With gradients, keep it open until
-        ``backward`` if layers are recomputed (gradient checkpointing).
+        A batch of many tokens whose samples all name one expert runs under a weight built for it, unless
+        gradients are recorded. A decode loop whose batch shrinks calls :meth:`set_rows` inside. With gradients,
+        keep it open until ``backward`` if layers are recomputed (gradient checkpointing).
 
         Args:
             tables: z of E experts, (E, r), by module name; a module that is left out stays the base.
@@ -170,8 +171,9 @@ class SvfModel(BaseTuner):
                 f"rows must be (B,) integers from -1 (the base) to {self._experts - 1}, got {chosen.tolist()}"
             )
         only_base = bool((chosen < 0).all())
+        shared = int(chosen[0]) if len(chosen) and bool((chosen == chosen[0]).all()) else None
         for layer in layers:
-            layer.set_rows(None if only_base else chosen)
+            layer.set_rows(None if only_base else chosen, shared)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from t2.files import replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,5 @@ def read_items(path: str | Path) -> list[Item]:
 
 def write_items(path: str | Path, items: Iterable[Item]) -> None:
     """Writes items so that equal items give equal bytes, to a temporary name first."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     text = "".join(json.dumps(asdict(item), sort_keys=True, ensure_ascii=False) + "\n" for item in items)
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    replace_file(path, text)

@@ -7,7 +7,6 @@ kill can part them. Nothing is pickled.
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from t2.files import replacing, temporary_name
+
 _FILE = "checkpoint.safetensors"
-_TEMPORARY = f"{_FILE}.tmp"
 
 
 class Checkpoint(NamedTuple):
@@ -56,13 +56,9 @@ def write(folder: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> 
         checkpoint: What to store.
         identity: What a run must share with this one to continue it; plain JSON values.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / _TEMPORARY
     header = {"checkpoint": json.dumps({"identity": identity, "record": checkpoint.record}, sort_keys=True)}
-    save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, temporary, header)
-    _sync(temporary)
-    os.replace(temporary, folder / _FILE)
-    _sync(folder)
+    with replacing(folder / _FILE) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, temporary, header)
 
 
 def read(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
@@ -76,7 +72,7 @@ def read(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
         ValueError: The checkpoint belongs to a run of another identity, or is damaged.
     """
     path = folder / _FILE
-    (folder / _TEMPORARY).unlink(missing_ok=True)
+    temporary_name(path).unlink(missing_ok=True)
     if not path.exists():
         return None
     try:
@@ -111,11 +107,3 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

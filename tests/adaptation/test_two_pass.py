@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2.adaptation.dispatch import confusion, dispatch
+from t2.adaptation.dispatch import dispatch
 from t2.adaptation.two_pass import generate_two_pass
 from t2.engine.base import Engine, Generation, Sampling
 from t2.engine.hf import HfEngine
@@ -96,16 +96,6 @@ def test_dispatch_runs_on_a_model_whatever_adapter_is_active(engine):
 def test_categories_need_other():
     with pytest.raises(ValueError, match="must hold 'other'"):
         dispatch(Scripted(), PROMPTS, ["math", "code"], max_new_tokens=12)
-
-
-def test_confusion_counts_true_families_by_row():
-    truth = ["math", "math", "code", "other", "other", "other"]
-    assigned = ["math", "code", "code", "math", "other", "other"]
-    assert confusion(truth, assigned, CATEGORIES) == [[1, 1, 0], [0, 1, 0], [1, 0, 2]]
-    with pytest.raises(ValueError, match="unknown categories \\['poetry'\\]"):
-        confusion(["poetry"], ["math"], CATEGORIES)
-    with pytest.raises(ValueError):
-        confusion(["math", "math"], ["math"], CATEGORIES)
 
 
 def test_each_prompt_is_answered_under_the_expert_it_was_given(engine, experts):

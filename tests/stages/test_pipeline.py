@@ -5,6 +5,7 @@ Each test works in a copy of the project with the smallest parameters that still
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
+REAL = Path(os.environ.get("T2_DATA", ROOT.parent / "shared" / "data"))
 pytestmark = pytest.mark.skipif(shutil.which("dvc") is None, reason="dvc is not on the PATH; run `make test`")
 
 
@@ -58,14 +60,14 @@ def small(params: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
-def copy_project(folder: Path) -> Path:
-    """The project's files, without results, in a git repository of its own."""
+def copy_project(folder: Path, params: dict[str, Any] | None = None) -> Path:
+    """The project's files, without results, in a git repository of its own; with the smallest parameters or these."""
     listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True)
     for name in listed.splitlines():
         if not name.startswith(("reports/", "dvc.lock", "tests/")) and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    params = small(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    params = params or small(yaml.safe_load((ROOT / "params.yaml").read_text()))
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     run(folder, "git", "init", "-q")
     run(folder, "git", "add", "-A")
@@ -197,6 +199,31 @@ def test_a_queued_experiment_reaches_the_main_store(own: Path) -> None:
     assert "experiment faster" in added
     assert "expert@reasoning" in added
     assert "split" not in added
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no benchmark files in {REAL}")
+def test_the_real_profile_runs_from_split_to_report_and_sees_its_files_change(tmp_path: Path) -> None:
+    params = yaml.safe_load((ROOT / "profiles" / "real.yaml").read_text())
+    folder = copy_project(tmp_path / "real", params)
+    shutil.copytree(REAL, folder / "data" / "sources", dirs_exist_ok=True)
+    run(folder, "dvc", "repro", "-q")
+    with open(folder / "reports" / "scores.csv") as file:
+        rows = list(csv.DictReader(file))
+    tasks = {*params["trained"], *params["unseen"]}
+    assert {(row["task"], row["n"]) for row in rows} == {(task, "24") for task in tasks}
+    metrics = json.loads((folder / "reports" / "metrics.json").read_text())["miniature"]
+    counts = {task: metrics[task]["too_long"] for task in tasks}
+    predictions = (folder / "data" / "predictions" / "experts_on_mbpp.jsonl").read_text().splitlines()
+    of_base = [row for row in map(json.loads, predictions) if row["method"] == "base"]
+    assert counts["mbpp"] == sum(row["too_long"] for row in of_base)
+    assert not any(row["correct"] for row in of_base if row["too_long"])
+    report = (folder / "reports" / "report.md").read_text()
+    assert "too long for the context" in report
+    assert all(f"{count} of 24 on {task}" in report for task, count in counts.items() if count)
+    with open(folder / "data" / "sources" / "gsm8k" / "train.jsonl", "a") as file:
+        file.write("\n")
+    assert "split" in json.loads(run(folder, "dvc", "status", "--json").stdout)
 
 
 def test_a_bad_parameter_is_refused_before_any_work(own: Path) -> None:

@@ -47,6 +47,8 @@ def test_z_of_one_reproduces_the_base_logits_bit_for_bit(
         assert torch.equal(model(tokens).logits, expected)
     with model.per_sample(stack([model.z()]), [0] * len(tokens)):
         assert torch.equal(model(tokens).logits, expected)
+        with torch.no_grad():
+            assert torch.equal(model(tokens).logits, expected)
     assert all(layer.svf_z["default"].dtype == torch.float32 for layer in model.svf_layers().values())
 
 
@@ -352,6 +354,34 @@ def test_a_mixed_batch_gives_each_sample_what_it_gets_alone(
                     layer.svf_z["default"].copy_(tables[layer.key][row])
                 assert close(alone, model(tokens[i : i + 1]).logits)
                 assert not close(alone[0], base[i])
+
+
+def test_a_batch_of_one_expert_runs_folded_and_a_mixed_one_after_it_does_not(
+    mixed: tuple[PeftModel, dict[str, Tensor]],
+) -> None:
+    model, tables = mixed
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(model.config.vocab_size, (4, 20), generator=generator)
+    layers = list(model.svf_layers().values())
+    with torch.no_grad():
+        outputs = []
+        for folding in (True, False):
+            model.set_folding(folding)
+            with model.per_sample(tables, [1] * 4):
+                logits = [model(tokens).logits]
+                assert all((layer._shared_fold[1] is not None) == folding for layer in layers)
+                model.set_rows([1, 1])  # the batch shrinks
+                logits.append(model(tokens[:2]).logits)
+                model.set_rows([2] * 4)  # another expert
+                logits.append(model(tokens).logits)
+                model.set_rows([0, 2, 1, -1])
+                logits.append(model(tokens).logits)
+            assert not any(layer._shared_fold for layer in layers)
+            outputs.append(logits)
+    assert all(close(folded, factored) for folded, factored in zip(*outputs, strict=True))
+    with torch.no_grad(), model.per_sample(tables, [1]):
+        model(tokens[:1, :1])
+        assert not any(layer._shared_fold for layer in layers)  # one token does not pay for a fold
 
 
 def test_rows_follow_a_shrinking_batch_with_a_cache(mixed: tuple[PeftModel, dict[str, Tensor]], tokens: Tensor) -> None:

@@ -98,7 +98,7 @@ def test_every_mbpp_reference_passes(file: str, sandbox: Sandbox) -> None:
 def test_the_shipped_real_profile_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from t2.stages.split import make_splits
 
-    text = (ROOT / "profiles" / "real.yaml").read_text().replace("../shared/data", str(DATA))
+    text = (ROOT / "profiles" / "real.yaml").read_text().replace("data/sources", str(DATA))
     (tmp_path / "params.yaml").write_text(text)
     params = config.load(tmp_path / "params.yaml")
     monkeypatch.chdir(ROOT)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from t2.files import temporary_name
 from t2.training import checkpoint
 from t2.training.checkpoint import Checkpoint
 from t2.training.state import Sampler, TrainingState
@@ -66,7 +67,7 @@ def test_an_unfinished_write_is_removed_and_the_older_checkpoint_read(tmp_path: 
     stored = Checkpoint({"x": torch.arange(3)}, {"step": 1})
     checkpoint.write(tmp_path, stored, IDENTITY)
     (whole,) = tmp_path.iterdir()
-    whole.with_name(whole.name + ".tmp").write_bytes(whole.read_bytes()[:50])
+    temporary_name(whole).write_bytes(whole.read_bytes()[:50])
     found = checkpoint.read(tmp_path, IDENTITY)
     assert found is not None and found.record == {"step": 1} and found.tensors["x"].equal(torch.arange(3))
     assert list(tmp_path.iterdir()) == [whole]

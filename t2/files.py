@@ -1,0 +1,46 @@
+"""Files that a kill leaves as they were or whole, never in between."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary name beside ``path``; what the block wrote there then takes the place of ``path``.
+
+    File and folder are synced to disk. If the block raises, ``path`` stays as it was. One process at a time
+    may replace a file.
+
+    Args:
+        path: The file to write; missing folders are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    yield temporary
+    _sync(temporary)
+    os.replace(temporary, path)
+    _sync(path.parent)
+
+
+def replace_file(path: str | Path, content: bytes | str) -> None:
+    """Writes a file as :func:`replacing` does; text as UTF-8, with its line ends as they are."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def temporary_name(path: Path) -> Path:
+    """Where :func:`replacing` writes; a kill may leave this file behind."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
