@@ -52,9 +52,9 @@ _PUZZLES: tuple[_Template, ...] = (
 )
 
 _RANGES = {
-    **dict.fromkeys("abc", range(2, 20)),
-    "d": range(20, 60),
-    "n": range(8, 60),
+    **dict.fromkeys("abc", range(2, 14)),
+    "d": range(15, 45),
+    "n": range(8, 50),
     **dict.fromkeys("ijkm", range(2, 8)),
 }
 _LARGEST = 99
