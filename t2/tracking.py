@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,9 @@ log into the parent itself."""
 
 _PARENT_TAG = "mlflow.parentRunId"
 _NAME_TAG = "mlflow.runName"
+_NOTE_TAG = "mlflow.note.content"  # shown as the run's description
+_SCORE_TAG = "best_valid_score"
+_BEST = "best"
 _METRICS_A_CALL, _PARAMS_A_CALL = 1000, 100  # limits of MLflow's log_batch
 
 for _name in ("alembic", "mlflow.store.db.utils"):
@@ -222,6 +226,36 @@ class StageRun:
         self.log_history({str(key): value for key, value in row.items()} for row in steps.to_dict("records"))
         self.log_figure(_search_figure(history, list(alpha)), f"{folder}/search")
 
+    def register_expert(self, name: str, folder: Path, score: float, description: str) -> None:
+        """Logs an adapter folder and registers it as the next version of a model.
+
+        The alias ``best`` names the version with the highest score, the newest among equals. Load one with
+        :func:`t2.serving.load_expert`. A resumed run does not register twice.
+
+        Args:
+            name: The registered model, for example ``expert-math``.
+            folder: A PEFT adapter folder.
+            score: On validation items.
+            description: What the version is.
+        """
+        from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+
+        if self._client.search_model_versions(f"name='{name}' and run_id='{self.run_id}'"):
+            return
+        self._client.log_artifacts(self.run_id, str(folder), "adapter")
+        try:
+            self._client.create_registered_model(name, description="An SVF expert: z vectors as a PEFT adapter.")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = RunsArtifactRepository.get_underlying_uri(f"runs:/{self.run_id}/adapter", self._client.tracking_uri)
+        version = self._client.create_model_version(
+            name, source, run_id=self.run_id, tags={_SCORE_TAG: f"{score:.6f}"}, description=description
+        )
+        best = self._client.get_registered_model(name).aliases.get(_BEST)
+        if best is None or score >= float(self._client.get_model_version(name, best).tags[_SCORE_TAG]):
+            self._client.set_registered_model_alias(name, _BEST, version.version)
+
     def finish(self, status: str = "FINISHED") -> None:
         """Ends the run and those nested in it; ``status`` is MLflow's FINISHED, FAILED or KILLED."""
         for child in self._children.values():
@@ -284,6 +318,7 @@ def stage_run(
         parent = _parent(client, experiment_id)
         known = run_id if run_id is not None and _exists(client, run_id) else None
         run = StageRun(client, experiment_id, stage, parent, labels, known)
+    run.log_tags({_NOTE_TAG: _description(stage, labels)})
     if params:
         run.log_params(params)
     owned = PARENT not in os.environ
@@ -297,6 +332,39 @@ def stage_run(
     run.finish()
     if owned and client.get_run(parent).info.status != "FAILED":
         client.set_terminated(parent, "FINISHED")
+
+
+@dataclass(frozen=True)
+class PipelineRun:
+    """The parent of the stages' runs: its id, and that of its experiment."""
+
+    run_id: str
+    experiment_id: str
+
+
+@contextmanager
+def pipeline_run(
+    name: str, *, settings: Tracking, root: Path, tags: Mapping[str, object] | None = None
+) -> Iterator[PipelineRun]:
+    """A parent run for whoever starts the stages itself and hands its id on as :data:`PARENT`.
+
+    Args:
+        name: What MLflow calls it.
+        settings: The store.
+        root: The main checkout.
+        tags: Where it came from.
+    """
+    with _locked(root):
+        client, experiment_id = _open(settings, root)
+        labels = {"mlflow.source.type": "LOCAL", "mlflow.source.git.commit": _git_commit(), **(tags or {})}
+        known = {key: str(value) for key, value in labels.items() if value is not None}
+        run_id = client.create_run(experiment_id, tags=known, run_name=name).info.run_id
+    try:
+        yield PipelineRun(run_id, experiment_id)
+    except BaseException as error:
+        client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    client.set_terminated(run_id, "FINISHED")
 
 
 def store_uri(settings: Tracking, root: Path) -> str:
@@ -390,6 +458,23 @@ def _exists(client: MlflowClient, run_id: str) -> bool:
         return bool(client.get_run(run_id).info.lifecycle_stage == "active")
     except MlflowException:
         return False
+
+
+def _description(stage: str, labels: Mapping[str, str]) -> str:
+    """What a run is and where it came from, as Markdown."""
+    commit = labels.get("mlflow.source.git.commit")
+    lines = [
+        f"Stage `{stage}` of the pipeline on `{labels['t2.base_model']}`; again by `dvc repro -s -f {stage}`.",
+        f"Commit {_commit_link(commit) if commit else 'unknown'}, inputs `{labels['t2.fingerprint'][:16]}`.",
+    ]
+    return "\n\n".join(lines)
+
+
+def _commit_link(commit: str) -> str:
+    """A commit, linked where the repository's origin has pages."""
+    found = subprocess.run(["git", "remote", "get-url", "origin"], capture_output=True, text=True, check=False)
+    origin = found.stdout.strip().removesuffix(".git")
+    return f"[`{commit[:12]}`]({origin}/commit/{commit})" if origin.startswith("https://") else f"`{commit[:12]}`"
 
 
 def _git_commit() -> str | None:

@@ -112,6 +112,12 @@ def train_all(stage: Stage, jobs: Sequence[Job], report: Path) -> None:
         if job.recipe.method == "svf":
             z = svf.load_expert(job.out).z
             runs[job.name].log_expert(z, svf.statistics(z))
+            runs[job.name].register_expert(
+                job.out.parent.relative_to("data").as_posix().replace("/", "-"),
+                job.out,
+                results[job.name].best_score,
+                f"Seed {job.seed}, trained on `{job.task}` from `{job.base.path}`.",
+            )
     _write_means(jobs, results, report)
 
 

@@ -1,0 +1,141 @@
+"""One DVC stage as one Prefect task: skipped, run, retried where that helps, or failed with what it said."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.schemas.objects import State, StateType, TaskRun
+from prefect.states import Completed
+from prefect.tasks import exponential_backoff
+
+from flows.dag import Stage, dvc, environment
+from flows.process import Processes
+from flows.show import slug
+
+RETRIES = 5
+FIRST_DELAY = 2.0
+"""Seconds before the first retry; each later one waits twice as long."""
+
+SKIPPED = "Skipped"
+"""The name of the state of a stage that there was no need to run."""
+
+_TRANSIENT = re.compile(
+    r"is busy|Busy: |database is locked|Unable to acquire lock|Connection (refused|reset)|Temporary failure", re.I
+)
+_PROGRESS = re.compile(r"^\S+\s+(\d+)/(\d+)\s")
+_UNCHANGED = re.compile(r"didn't change, skipping|is cached - skipping run")
+
+
+class StageFailed(RuntimeError):
+    """A stage ended with an error; the message holds the end of its standard error."""
+
+
+class StageBusy(StageFailed):
+    """A stage that could not run just now: something else holds a lock, or a service did not answer."""
+
+
+@dataclass
+class Execution:
+    """What the tasks of one flow run share.
+
+    Attributes:
+        running: The commands that run at present.
+        slots: Stages side by side, at most.
+        gpu: Held by a stage that runs the model; as many as there are GPUs, or None where there is none.
+        grace: Seconds between SIGTERM and SIGKILL for a stage that is stopped.
+        force: Run stages that DVC calls unchanged as well.
+        environment: Variables for the stages.
+    """
+
+    slots: threading.BoundedSemaphore
+    gpu: threading.BoundedSemaphore | None
+    grace: float
+    force: bool
+    environment: dict[str, str] = field(default_factory=dict)
+    running: Processes = field(default_factory=Processes)
+
+    @contextmanager
+    def slot(self, stage: Stage) -> Iterator[None]:
+        """Waits for room for a stage."""
+        with ExitStack() as stack:
+            stack.enter_context(self.gpu if stage.gpu and self.gpu else nullcontext())
+            stack.enter_context(self.slots)
+            yield
+
+
+def _is_transient(_task: Any, _run: TaskRun, state: State) -> bool:
+    return state.type == StateType.FAILED and isinstance(state.result(raise_on_failure=False), StageBusy)
+
+
+@task(
+    name="stage",
+    task_run_name="{stage.name}",
+    retries=RETRIES,
+    retry_delay_seconds=exponential_backoff(FIRST_DELAY),
+    retry_condition_fn=_is_transient,
+    cache_policy=None,
+    persist_result=False,
+)
+def run_stage(stage: Stage, changed: bool, execution: Execution) -> State[Any]:
+    """Runs ``dvc repro --single-item`` on a stage; a state called Skipped shows where there was nothing to do.
+
+    Raises:
+        StageBusy: For another try.
+        StageFailed: DVC or the stage failed.
+    """
+    if not changed and not execution.force:
+        return Completed(name=SKIPPED, message="unchanged, as DVC's status says")
+    logger = get_run_logger()
+    progress, lines = _ProgressBar(stage.name), []
+
+    def on_line(line: str, is_error: bool) -> None:
+        lines.append(line)
+        (logger.warning if is_error else logger.info)(line)
+        progress.follow(line)
+
+    force = ["--force"] if execution.force else []
+    with execution.slot(stage):
+        ended = execution.running.run(
+            dvc("repro", "--single-item", *force, stage.name),
+            on_line=on_line,
+            grace=execution.grace,
+            environment={**environment(), **execution.environment},
+        )
+    if ended.status:
+        kind = StageBusy if _TRANSIENT.search(ended.tail) else StageFailed
+        raise kind(f"{stage.name} ended with status {ended.status}\n{ended.tail}")
+    if any(_UNCHANGED.search(line) for line in lines):
+        return Completed(name=SKIPPED, message="its inputs came out as they were, or DVC knew the result")
+    progress.finish()
+    return Completed(message=f"{stage.name} ran")
+
+
+class _ProgressBar:
+    """The stage's own ``done/total`` lines as a progress artifact, from the first one on."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._artifact: UUID | None = None
+
+    def follow(self, line: str) -> None:
+        found = _PROGRESS.match(line)
+        if found and int(found[2]):
+            self._show(100 * int(found[1]) / int(found[2]), line)
+
+    def finish(self) -> None:
+        if self._artifact is not None:
+            self._show(100.0, f"{self._stage}: done")
+
+    def _show(self, percent: float, line: str) -> None:
+        if self._artifact is None:
+            self._artifact = create_progress_artifact(percent, key=f"progress-{slug(self._stage)}", description=line)
+        else:
+            update_progress_artifact(self._artifact, percent, description=line)
