@@ -17,7 +17,7 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: repro test test-all lint ui real miniature clean
+.PHONY: repro test test-all lint ui serve real miniature clean
 
 repro: $(VENV)/installed
 	@dvc repro
@@ -35,6 +35,11 @@ lint: $(VENV)/installed
 ui: $(VENV)/installed
 	@mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root $(CURDIR)/mlartifacts
 
+# The Prefect UI, a worker and the deployments on this machine, until Ctrl-C.
+PORT ?= 4200
+serve: $(VENV)/installed
+	@exec python -m flows.serve --port $(PORT)
+
 # Without a GPU the CPU build of torch is asked for first, from PyTorch's CPU index where it can be
 # reached; the constraints file holds the same version either way.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -49,7 +54,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	    || $(BIN)/pip install --quiet --constraint constraints.txt torch; \
 	fi
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib t2 || true
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib flows t2 || true
 	touch $@
 
 # The same stages on real benchmark files, in a copy that leaves the results here as they are.

@@ -48,7 +48,7 @@ Grace = Annotated[float, Field(ge=0, description="Seconds that a cancelled stage
 Force = Annotated[bool, Field(description="Run stages that DVC calls unchanged as well.")]
 
 # A thread a stage: those that wait for others cost nothing, and the slots bound the rest.
-_THREADS = ThreadPoolTaskRunner(max_workers=256)
+_THREADS: Any = ThreadPoolTaskRunner(max_workers=256)
 
 
 @flow(name="pipeline", task_runner=_THREADS, persist_result=False)
@@ -149,7 +149,7 @@ def _run_stages(wanted: Mapping[str, dag.Stage], due: Collection[str], execution
     try:
         for name, stage in wanted.items():
             upstream = [futures[other] for other in sorted(stage.upstream) if other in futures]
-            futures[name] = run_stage.submit(stage, name in due, execution, wait_for=upstream)
+            futures[name] = run_stage.submit(stage, name in due, execution, return_state=False, wait_for=upstream)
         wait(list(futures.values()))
     except BaseException:
         # The flow is cancelled or crashes: its threads would wait for their stages to the end.

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _TAIL = 40
@@ -100,11 +100,11 @@ def _stream(out: IO[bytes], err: IO[bytes], on_line: Callable[[str, bool], None]
     """Reads both pipes until they close; progress bars' carriage returns end lines as well."""
     rest = {out: b"", err: b""}
     with selectors.DefaultSelector() as selector:
-        for pipe in rest:
-            selector.register(pipe, selectors.EVENT_READ)
+        for each in rest:
+            selector.register(each, selectors.EVENT_READ)
         while selector.get_map():
             for key, _ in selector.select():
-                pipe: IO[bytes] = key.fileobj  # type: ignore[assignment]
+                pipe = cast(IO[bytes], key.fileobj)
                 data = os.read(pipe.fileno(), 65536)
                 if not data:
                     selector.unregister(pipe)

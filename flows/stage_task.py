@@ -7,11 +7,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, StateType, TaskRun
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
@@ -81,7 +82,7 @@ def _is_transient(_task: Any, _run: TaskRun, state: State) -> bool:
     retries=RETRIES,
     retry_delay_seconds=exponential_backoff(FIRST_DELAY),
     retry_condition_fn=_is_transient,
-    cache_policy=None,
+    cache_policy=NO_CACHE,
     persist_result=False,
 )
 def run_stage(stage: Stage, changed: bool, execution: Execution) -> State[Any]:
@@ -136,6 +137,7 @@ class _ProgressBar:
 
     def _show(self, percent: float, line: str) -> None:
         if self._artifact is None:
-            self._artifact = create_progress_artifact(percent, key=f"progress-{slug(self._stage)}", description=line)
+            key = f"progress-{slug(self._stage)}"
+            self._artifact = cast(UUID, create_progress_artifact(percent, key=key, description=line))
         else:
             update_progress_artifact(self._artifact, percent, description=line)

@@ -13,6 +13,7 @@ CONTROL = Path("data/control")
 ADAPTATION = Path("data/adaptation")
 PREDICTIONS = Path("data/predictions")
 RUNS = Path("data/runs")
+PUBLISHED = Path("data/published.json")
 REPORT = Path("data/report")
 REPORTS = Path("reports")
 
