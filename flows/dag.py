@@ -23,7 +23,7 @@ class Stage:
 
     Attributes:
         name: As DVC calls it, for example ``expert@math``.
-        upstream: Names of the stages whose outputs it reads.
+        upstream: Names of the stages right before it; what these come behind is left out.
         gpu: Whether it runs the model: ``meta: {gpu: true}`` in ``dvc.yaml``.
     """
 
@@ -40,20 +40,20 @@ def read_dag() -> dict[str, Stage]:
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
-    from networkx import lexicographical_topological_sort
+    from networkx import lexicographical_topological_sort, transitive_reduction
 
     try:
         with Repo() as repo:
             graph = repo.index.graph
             own = [stage for stage in graph if stage.path_in_repo == FILE]
-            order = lexicographical_topological_sort(graph.subgraph(own).reverse(), key=lambda stage: stage.addressing)
+            forward = transitive_reduction(graph.subgraph(own).reverse())
             return {
                 stage.addressing: Stage(
                     stage.addressing,
-                    frozenset(other.addressing for other in graph.successors(stage) if other in own),
+                    frozenset(other.addressing for other in forward.predecessors(stage)),
                     bool((stage.meta or {}).get("gpu")),
                 )
-                for stage in order
+                for stage in lexicographical_topological_sort(forward, key=lambda stage: stage.addressing)
             }
     except DvcException as error:
         raise DagError(f"DVC cannot read {FILE}: {error}; `dvc stage list` shows where") from error

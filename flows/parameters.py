@@ -51,7 +51,10 @@ def apply(overrides: Sequence[str]) -> config.Params:
                 f"cannot apply {', '.join(overrides)}: {reason}; write name=value with a name that stands in "
                 f"{PARAMS}, for example experts.math.lr=1e-2"
             ) from error
-        params = config.load(candidate)
+        try:
+            params = config.load(candidate)
+        except config.ConfigError as error:
+            raise config.ConfigError(f"{PARAMS} with {', '.join(overrides)}", error.problems) from None
         os.replace(candidate, PARAMS)
     finally:
         candidate.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import flow, get_run_logger
+from prefect import allow_failure, flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, wait
 from prefect.runtime import flow_run
@@ -17,8 +17,8 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import dag, parameters, show
-from flows.stage_task import SKIPPED, Execution, run_stage
+from flows import dag, parameters, sharing, show
+from flows.stage_task import NOT_REACHED, SKIPPED, Execution, run_stage
 from t2 import tracking
 
 Expert = StrEnum("Expert", parameters.names("trained"))  # type: ignore[misc]
@@ -131,12 +131,15 @@ def _run(
         root=Path.cwd(),
         tags={"prefect.flow_run_id": flow_run.get_id(), "prefect.flow_run_url": flow_run.get_flow_run_ui_url()},
     ) as parent:
-        states = _run_stages(wanted, due, Execution(slots, gpu, grace, force, {tracking.PARENT: parent.run_id}))
+        environment = {tracking.PARENT: parent.run_id}
+        states = _run_stages(wanted, due, Execution(slots, gpu, grace, force, sharing.has_remote(), environment))
         ran = [name for name, state in states.items() if state.is_completed() and state.name != SKIPPED]
         show.show_results(ran, parent.experiment_id)
-        incomplete = [name for name, state in states.items() if not state.is_completed()]
-        if incomplete:
-            raise PipelineFailed(f"{len(incomplete)} of {len(wanted)} stages did not complete: {', '.join(incomplete)}")
+        failed = [name for name, state in states.items() if not (state.is_completed() or state.name == NOT_REACHED)]
+        if failed:
+            behind = [name for name, state in states.items() if state.name == NOT_REACHED]
+            not_reached = f"; not reached: {', '.join(behind)}" if behind else ""
+            raise PipelineFailed(f"failed: {', '.join(failed)}{not_reached}")
         unclean = dag.changed_stages(wanted)
         if unclean:
             raise PipelineFailed(f"all stages ran, but DVC still calls these changed: {', '.join(sorted(unclean))}")
@@ -148,7 +151,8 @@ def _run_stages(wanted: Mapping[str, dag.Stage], due: Collection[str], execution
     futures: dict[str, PrefectFuture[Any]] = {}
     try:
         for name, stage in wanted.items():
-            upstream = [futures[other] for other in sorted(stage.upstream) if other in futures]
+            # They run behind failed ones too, to end in a state that says so: Prefect would leave them pending.
+            upstream = [allow_failure(futures[other]) for other in sorted(stage.upstream) if other in futures]
             futures[name] = run_stage.submit(stage, name in due, execution, return_state=False, wait_for=upstream)
         wait(list(futures.values()))
     except BaseException:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urljoin
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 REPORTS = Path("reports")
 ADAPTATION = Path("data/adaptation")
@@ -34,19 +34,19 @@ def mlflow_run_address(experiment_id: str, run_id: str) -> str:
     return urljoin(base, f"/#/experiments/{experiment_id}/runs/{run_id}")
 
 
-def show_results(ran: Sequence[str], experiment_id: str | None) -> None:
+def show_results(ran: Sequence[str], experiment_id: str) -> None:
     """Publishes what the stages that ran have changed.
 
     Args:
         ran: Names of the stages that were executed.
-        experiment_id: MLflow's, for the links; None if no stage was executed.
+        experiment_id: MLflow's, for the links.
     """
     if {"benchmark", "report"} & set(ran):
         show_scores()
         show_report()
     if any(name.startswith("adapt@") for name in ran):
         show_alphas()
-    if experiment_id is not None:
+    if ran:
         show_mlflow_runs(ran, experiment_id)
 
 
@@ -90,17 +90,15 @@ def show_alphas() -> None:
 
 
 def show_mlflow_runs(ran: Sequence[str], experiment_id: str) -> None:
-    """A link to the MLflow run of every executed stage."""
-    for name in ran:
-        record = RUNS / f"{name.replace('@', '-')}.json"
-        if record.is_file():
-            run_id = json.loads(record.read_text())["run_id"]
-            create_link_artifact(
-                mlflow_run_address(experiment_id, run_id),
-                link_text=f"{name} in MLflow",
-                key=f"mlflow-{slug(name)}",
-                description=f"The MLflow run of {name}; `make ui` serves it.",
-            )
+    """Links to the MLflow runs of the executed stages."""
+    records = {name: RUNS / f"{name.replace('@', '-')}.json" for name in ran}
+    run_ids = {name: json.loads(path.read_text())["run_id"] for name, path in records.items() if path.is_file()}
+    lines = [f"- [{name}]({mlflow_run_address(experiment_id, run_id)})" for name, run_id in run_ids.items()]
+    create_markdown_artifact(
+        "\n".join(lines),
+        key="mlflow-runs",
+        description="The MLflow runs of the executed stages; `make ui` serves them.",
+    )
 
 
 def _mean(value: float | list[float]) -> float:

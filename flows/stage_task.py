@@ -14,19 +14,20 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, StateType, TaskRun
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 from prefect.tasks import exponential_backoff
 
 from flows.dag import Stage, dvc, environment
 from flows.process import Processes
+from flows.sharing import only_one
 from flows.show import slug
 
 RETRIES = 5
 FIRST_DELAY = 2.0
 """Seconds before the first retry; each later one waits twice as long."""
 
-SKIPPED = "Skipped"
-"""The name of the state of a stage that there was no need to run."""
+SKIPPED, NOT_REACHED = "Skipped", "NotReached"
+"""Names of states: of a stage that there was no need to run, and of one behind a stage that did not complete."""
 
 _TRANSIENT = re.compile(
     r"is busy|Busy: |database is locked|Unable to acquire lock|Connection (refused|reset)|Temporary failure", re.I
@@ -53,14 +54,18 @@ class Execution:
         gpu: Held by a stage that runs the model; as many as there are GPUs, or None where there is none.
         grace: Seconds between SIGTERM and SIGKILL for a stage that is stopped.
         force: Run stages that DVC calls unchanged as well.
+        shared: Results are shared with other machines through a DVC remote.
         environment: Variables for the stages.
+        complete: Stages that are as they should be.
     """
 
     slots: threading.BoundedSemaphore
     gpu: threading.BoundedSemaphore | None
     grace: float
     force: bool
+    shared: bool = False
     environment: dict[str, str] = field(default_factory=dict)
+    complete: set[str] = field(default_factory=set)
     running: Processes = field(default_factory=Processes)
 
     @contextmanager
@@ -86,13 +91,22 @@ def _is_transient(_task: Any, _run: TaskRun, state: State) -> bool:
     persist_result=False,
 )
 def run_stage(stage: Stage, changed: bool, execution: Execution) -> State[Any]:
-    """Runs ``dvc repro --single-item`` on a stage; a state called Skipped shows where there was nothing to do.
+    """Runs ``dvc repro --single-item`` on a stage.
+
+    Returns:
+        A state that the UI shows: Completed, Skipped where there was nothing to do, NotReached where a stage
+        before it did not complete.
 
     Raises:
         StageBusy: For another try.
         StageFailed: DVC or the stage failed.
     """
+    missing = sorted(stage.upstream - execution.complete)
+    if missing:
+        # Of the type FAILED: behind a cancelled or crashed task Prefect would leave others pending for ever.
+        return Failed(name=NOT_REACHED, message=f"did not complete before it: {', '.join(missing)}")
     if not changed and not execution.force:
+        execution.complete.add(stage.name)
         return Completed(name=SKIPPED, message="unchanged, as DVC's status says")
     logger = get_run_logger()
     progress, lines = _ProgressBar(stage.name), []
@@ -102,20 +116,29 @@ def run_stage(stage: Stage, changed: bool, execution: Execution) -> State[Any]:
         (logger.warning if is_error else logger.info)(line)
         progress.follow(line)
 
-    force = ["--force"] if execution.force else []
-    with execution.slot(stage):
+    def run(*arguments: str) -> None:
         ended = execution.running.run(
-            dvc("repro", "--single-item", *force, stage.name),
+            dvc(*arguments),
             on_line=on_line,
             grace=execution.grace,
             environment={**environment(), **execution.environment},
         )
-    if ended.status:
-        kind = StageBusy if _TRANSIENT.search(ended.tail) else StageFailed
-        raise kind(f"{stage.name} ended with status {ended.status}\n{ended.tail}")
+        if ended.status:
+            kind = StageBusy if _TRANSIENT.search(ended.tail) else StageFailed
+            raise kind(f"{stage.name}: `dvc {' '.join(arguments)}` ended with status {ended.status}\n{ended.tail}")
+
+    force = ["--force"] if execution.force else []
+    if execution.shared:
+        with only_one(stage.name), execution.slot(stage):
+            run("repro", "--single-item", "--pull", *force, stage.name)
+            run("push", "--quiet", "--run-cache", stage.name)
+    else:
+        with execution.slot(stage):
+            run("repro", "--single-item", *force, stage.name)
+    execution.complete.add(stage.name)
+    progress.finish()
     if any(_UNCHANGED.search(line) for line in lines):
         return Completed(name=SKIPPED, message="its inputs came out as they were, or DVC knew the result")
-    progress.finish()
     return Completed(message=f"{stage.name} ran")
 
 

@@ -348,6 +348,8 @@ def pipeline_run(
 ) -> Iterator[PipelineRun]:
     """A parent run for whoever starts the stages itself and hands its id on as :data:`PARENT`.
 
+    It is removed again if no stage was executed under it.
+
     Args:
         name: What MLflow calls it.
         settings: The store.
@@ -365,6 +367,8 @@ def pipeline_run(
         client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     client.set_terminated(run_id, "FINISHED")
+    if not client.search_runs([experiment_id], f"tags.`{_PARENT_TAG}` = '{run_id}'", max_results=1):
+        client.delete_run(run_id)
 
 
 def store_uri(settings: Tracking, root: Path) -> str:
