@@ -17,6 +17,10 @@ class DagError(ValueError):
     """A stage that DVC does not know, or a pipeline that DVC cannot read."""
 
 
+class StatusBusy(DagError):
+    """Another process holds a file that ``dvc status`` would read."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage of ``dvc.yaml``.
@@ -60,8 +64,15 @@ def read_dag() -> dict[str, Stage]:
 
 
 def changed_stages(names: Collection[str]) -> set[str]:
-    """Which of the stages DVC calls changed, by one ``dvc status``."""
+    """Which of the stages DVC calls changed, by one ``dvc status``.
+
+    Raises:
+        StatusBusy: Another process runs one of them at present.
+        DagError: DVC failed otherwise.
+    """
     done = subprocess.run(dvc("status", "--json", FILE), capture_output=True, text=True, check=False)
+    if "is busy" in done.stderr:
+        raise StatusBusy(f"`dvc status` has to wait: {done.stderr.strip()}")
     if done.returncode:
         raise DagError(f"`dvc status` failed: {done.stderr.strip() or done.stdout.strip()}")
     # A stage of a file that was named stands as "name" or as "dvc.yaml:name".

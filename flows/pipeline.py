@@ -117,7 +117,10 @@ def _run(
     params = parameters.apply(overrides)
     stages = dag.read_dag()
     wanted = stages if targets is None else dag.with_upstream(stages, targets)
-    due = set(wanted) if force else dag.with_downstream(wanted, dag.changed_stages(wanted))
+    try:
+        due = set(wanted) if force else dag.with_downstream(wanted, dag.changed_stages(wanted))
+    except dag.StatusBusy:
+        due = set(wanted)  # DVC says of each stage, in its turn, whether there is anything to do
     names = ", ".join(name for name in wanted if name in due)
     get_run_logger().info(f"{len(due)} of {len(wanted)} stages to run{': ' if names else ''}{names}")
     slots = threading.BoundedSemaphore(parallel)

@@ -7,10 +7,14 @@ pickled.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+# Read when MLflow copies artifacts; bars of milliseconds only fill the log.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import pandas as pd
@@ -98,7 +102,7 @@ def log_two_pass(
             artifacts=files,
             model_config=dict(settings),
             signature=SIGNATURE,
-            input_example=None,
+            input_example=pd.DataFrame({"prompt": ["What is 3+4?"]}),
             registered_model_name=name,
             # Served from this environment (`--env-manager local`): the project is no package of an index.
             pip_requirements=[],

@@ -313,12 +313,12 @@ def stage_run(
         "mlflow.source.git.commit": _git_commit(),
     }
     labels = {key: str(value) for key, value in tags.items() if value is not None}
+    labels[_NOTE_TAG] = _description(stage, labels)
     with _locked(root):
         client, experiment_id = _open(settings, root)
         parent = _parent(client, experiment_id)
         known = run_id if run_id is not None and _exists(client, run_id) else None
         run = StageRun(client, experiment_id, stage, parent, labels, known)
-    run.log_tags({_NOTE_TAG: _description(stage, labels)})
     if params:
         run.log_params(params)
     owned = PARENT not in os.environ
@@ -387,7 +387,9 @@ def _open(settings: Tracking, root: Path) -> tuple[MlflowClient, str]:
     if experiment is not None:
         return client, experiment.experiment_id
     artifacts = (Path(root).resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-    return client, client.create_experiment(settings.experiment, artifact_location=artifacts)
+    # The kind of pages that MLflow's UI opens for it: training rather than chats.
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    return client, client.create_experiment(settings.experiment, artifact_location=artifacts, tags=tags)
 
 
 @contextmanager

@@ -261,3 +261,36 @@ def test_a_relative_store_lies_in_the_root_wherever_the_stage_runs(tmp_path):
 )
 def test_dvc_is_recognised_by_its_command_line(command, expected):
     assert tracking._is_dvc(command) is expected
+
+
+def test_an_expert_is_registered_once_and_best_follows_the_score(root, tmp_path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    for score in (0.5, 0.7, 0.6):
+        with open_stage(root) as run:
+            for _ in range(2):  # a resumed stage comes here again
+                run.register_expert("experts-math", folder, score, "a test")
+    client = store(root)
+    versions = client.search_model_versions("name='experts-math'")
+    assert sorted(int(version.version) for version in versions) == [1, 2, 3]
+    best = client.get_model_version_by_alias("experts-math", "best")
+    assert best.tags["best_valid_score"] == "0.700000"
+    assert client.get_run(best.run_id).data.tags["t2.stage"] == "expert@math"
+    assert "dvc repro -s -f expert@math" in client.get_run(best.run_id).data.tags["mlflow.note.content"]
+
+
+def test_a_flows_parent_holds_its_stages_and_is_removed_if_there_are_none(root, monkeypatch):
+    with tracking.pipeline_run("flow a", settings=SETTINGS, root=root, tags={"flow": "x"}) as parent:
+        monkeypatch.setenv(tracking.PARENT, parent.run_id)
+        with open_stage(root):
+            pass
+    with tracking.pipeline_run("flow b", settings=SETTINGS, root=root):
+        pass
+    with pytest.raises(KeyError), tracking.pipeline_run("flow c", settings=SETTINGS, root=root) as failing:
+        monkeypatch.setenv(tracking.PARENT, failing.run_id)
+        with open_stage(root):
+            pass
+        raise KeyError("stop")
+    states = {run.info.run_name: run.info.status for run in runs(root)}
+    assert states == {"flow a": "FINISHED", "flow c": "FAILED", "expert@math": "FINISHED"}

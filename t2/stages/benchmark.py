@@ -44,14 +44,18 @@ def main() -> None:
             write_csv(paths.REPORTS / f"{name}.csv", table)
             stage.run.log_table(table, name)
         summary = _means(tables["scores"], tables["confusions"])
-        for m in measurements:
-            if m.method == "base":
-                summary[m.base][m.task]["too_long"] = sum(item.too_long for item in m.items)
-        (paths.REPORTS / "metrics.json").write_text(json.dumps(summary, indent=1) + "\n")
+        too_long = {m.task: sum(item.too_long for item in m.items) for m in measurements if m.base == params.base.name}
+        metrics = {**summary, "too_long": too_long}
+        (paths.REPORTS / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
         stage.run.log_params({"benchmark": params.benchmark.model_dump()})
-        for base, by_task in summary.items():
-            for task, by_system in by_task.items():
-                stage.run.log_metrics({f"test_score.{base}.{task}.{system}": v for system, v in by_system.items()})
+        dispatched = summary[params.base.name].get("dispatch", {})
+        stage.run.log_metrics({f"dispatch_accuracy.{name}": value for name, value in dispatched.items()})
+        for base in bases:
+            # A run a system, with the same metric names, so that MLflow's Compare sets them side by side.
+            for system in dict.fromkeys(name for task in params.tasks for name in summary[base][task]):
+                scored = {task: summary[base][task].get(system) for task in params.tasks}
+                run = stage.run.child(f"{base}/{system}", tags={"t2.base": base, "t2.system": system})
+                run.log_metrics({f"test_score.{task}": score for task, score in scored.items()})
 
 
 def _means(table: pd.DataFrame, confusions: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:

@@ -55,7 +55,7 @@ def notes(params: Params) -> list[str]:
 
 def too_long(params: Params, metrics: dict[str, Any]) -> str:
     """How many test prompts of each task left no room for a reply in the base model's context."""
-    counts = {task: metrics[params.base.name][task]["too_long"] for task in params.tasks}
+    counts: dict[str, int] = metrics["too_long"]
     found = [f"{count} of {params.tasks[task].sizes.test} on {task}" for task, count in counts.items() if count]
     if not found:
         return "No test prompt was too long for the context of the base model."

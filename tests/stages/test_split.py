@@ -16,7 +16,7 @@ from t2.miniature.corpus import write_prompts
 from t2.stages.split import make_splits
 from t2.tasks.item import read_items
 from t2.tasks.leaks import LeakError
-from t2.tasks.sources import SourceError
+from t2.tasks.sources import VERSIONS, SourceError
 from t2.tasks.splits import NAMES
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def test_every_task_gets_its_splits_and_the_manifest_names_them(tmp_path: Path) 
             items = read_items(tmp_path / "splits" / task / f"{split}.jsonl")
             assert len(items) == SIZES[split] == manifest["files"][f"{task}/{split}.jsonl"]["n"]
     assert manifest["files"]["classifier/train.jsonl"]["n"] == 4 * SIZES["train"]
-    assert manifest["sources"]["math"] == {"layout": "miniature", "family": "math", "version": 1}
+    assert manifest["sources"]["math"] == {"layout": "miniature", "family": "math", "version": VERSIONS["miniature"]}
 
 
 def test_a_test_prompt_that_the_base_has_read_is_refused(tmp_path: Path) -> None:
