@@ -14,6 +14,8 @@ import pytest
 import yaml
 from conftest import Project, free_port, wait_for
 
+SLOW = pytest.mark.slow
+
 
 def spans(project: Project) -> dict[str, tuple[float, float]]:
     times = {(name, event): at for name, event, _, at in project.journal}
@@ -131,7 +133,7 @@ def dvc_of(pid: int) -> int:
     return pid
 
 
-@pytest.mark.parametrize("victim", ["flow", "dvc", "stage"])
+@pytest.mark.parametrize("victim", ["flow", pytest.param("dvc", marks=SLOW), pytest.param("stage", marks=SLOW)])
 def test_kill_9_leaves_no_writer_and_the_next_run_goes_on(project: Project, victim: str) -> None:
     project.tell("left", steps=40)
     flow = project.start()
@@ -179,7 +181,7 @@ class Served:
         return found["state"]["type"]
 
 
-@pytest.mark.slow
+@SLOW
 def test_served_deployments_run_cancel_and_survive_a_killed_worker(project: Project) -> None:
     served = Served(project)
     try:

@@ -24,6 +24,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 REAL = Path(os.environ.get("T2_DATA", ROOT.parent / "shared" / "data"))
+SLOW = pytest.mark.slow
 pytestmark = pytest.mark.skipif(shutil.which("dvc") is None, reason="dvc is not on the PATH; run `make test`")
 
 
@@ -141,7 +142,7 @@ def test_an_experts_parameter_reruns_that_expert_and_its_descendants_only(own: P
     assert not {"split", "basis", "classifier", "baselines"} & set(ran)
 
 
-@pytest.mark.slow
+@SLOW
 def test_two_runs_write_the_same_bytes_also_under_another_hash_seed(own: Path, tmp_path: Path) -> None:
     other = copy_project(tmp_path / "other")
     run(other, "dvc", "repro", "-q", PYTHONHASHSEED="123")
@@ -151,7 +152,7 @@ def test_two_runs_write_the_same_bytes_also_under_another_hash_seed(own: Path, t
         assert (own / "reports" / table).read_bytes() == (other / "reports" / table).read_bytes()
 
 
-@pytest.mark.parametrize("victim", ["stage", "dvc", pytest.param("parent", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("victim", [pytest.param("stage", marks=SLOW), "dvc", pytest.param("parent", marks=SLOW)])
 def test_a_killed_expert_resumes_to_the_same_bytes_and_never_has_two_writers(own: Path, victim: str) -> None:
     expected = digest(own / "data" / "experts")
     run_before = len(mlflow_runs(own))
@@ -190,7 +191,7 @@ def test_a_killed_expert_resumes_to_the_same_bytes_and_never_has_two_writers(own
         ]
 
 
-@pytest.mark.slow
+@SLOW
 def test_a_queued_experiment_reaches_the_main_store(own: Path) -> None:
     before = {run_id for run_id, _ in mlflow_runs(own)}
     run(own, "dvc", "exp", "run", "--queue", "--name", "faster", "-S", "experts.reasoning.lr=3e-2")
@@ -201,7 +202,7 @@ def test_a_queued_experiment_reaches_the_main_store(own: Path) -> None:
     assert "split" not in added
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no benchmark files in {REAL}")
 def test_the_real_profile_runs_from_split_to_report_and_sees_its_files_change(tmp_path: Path) -> None:
     params = yaml.safe_load((ROOT / "profiles" / "real.yaml").read_text())

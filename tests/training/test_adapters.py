@@ -54,6 +54,7 @@ def test_provenance_is_in_the_configuration(tiny_model: LlamaForCausalLM) -> Non
     assert (config.task, config.seed) == ("math", 4)
 
 
+@pytest.mark.slow
 def test_saved_bytes_do_not_depend_on_the_hash_seed(tiny_folder: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from transformers import LlamaForCausalLM; from training.setting import adapted\n"
