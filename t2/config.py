@@ -226,7 +226,7 @@ class Execution(Section):
 
 
 class Tracking(Section):
-    """The MLflow store; ``uri`` null is ``mlflow.db`` in the root of the main checkout."""
+    """The MLflow store; ``uri`` null: ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the root of the main checkout."""
 
     uri: str | None
     experiment: str

@@ -372,8 +372,11 @@ def pipeline_run(
 
 
 def store_uri(settings: Tracking, root: Path) -> str:
-    """Where the store is; a relative SQLite path is relative to ``root``, not to the working directory."""
-    uri = settings.uri or "sqlite:///mlflow.db"
+    """Where the store is: the parameter, else ``MLFLOW_TRACKING_URI``, else ``mlflow.db``.
+
+    A relative SQLite path is relative to ``root``, not to the working directory.
+    """
+    uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         uri = f"sqlite:///{Path(root).resolve() / uri.removeprefix('sqlite:///')}"
     return uri

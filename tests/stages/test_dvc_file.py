@@ -16,7 +16,7 @@ STAGES = {
 }
 # What surrounds every stage: it moves files, locks and logs, and no result depends on it.
 AROUND = {f"t2/stages/{name}.py" for name in ("stage", "fingerprint", "guard", "workers", "progress", "paths")}
-AROUND |= {"t2/__init__.py", "t2/files.py", "t2/stages/__init__.py"}
+AROUND |= {"t2/__init__.py", "t2/files.py", "t2/tracking.py", "t2/stages/__init__.py"}
 
 
 @cache
