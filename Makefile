@@ -17,7 +17,7 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: repro test test-all lint ui serve real miniature clean
+.PHONY: repro test test-all lint ui serve worker real miniature clean
 
 repro: $(VENV)/installed
 	@dvc repro
@@ -39,6 +39,11 @@ ui: $(VENV)/installed
 PORT ?= 4200
 serve: $(VENV)/installed
 	@exec python -m flows.serve --port $(PORT)
+
+# A worker more, in this checkout, for the server at API (docs/scale.md).
+API ?= http://127.0.0.1:$(PORT)/api
+worker: $(VENV)/installed
+	@T2_CHECKOUT=$(CURDIR) PREFECT_API_URL=$(API) exec prefect worker start --pool t2 --limit 1
 
 # Without a GPU the CPU build of torch is asked for first, from PyTorch's CPU index where it can be
 # reached; the constraints file holds the same version either way.

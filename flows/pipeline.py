@@ -128,16 +128,17 @@ def _run(
     if not due:
         _run_stages(wanted, due, Execution(slots, gpu, grace, force))
         return Completed(name="Unchanged", message="every stage is as DVC knows it")
+    root = Path.cwd()
     with tracking.pipeline_run(
         f"flow {flow_run.get_name()}",
         settings=params.tracking,
-        root=Path.cwd(),
+        root=root,
         tags={"prefect.flow_run_id": flow_run.get_id(), "prefect.flow_run_url": flow_run.get_flow_run_ui_url()},
     ) as parent:
         environment = {tracking.PARENT: parent.run_id}
         states = _run_stages(wanted, due, Execution(slots, gpu, grace, force, sharing.has_remote(), environment))
         ran = [name for name, state in states.items() if state.is_completed() and state.name != SKIPPED]
-        show.show_results(ran, parent.experiment_id)
+        show.show_results(ran, tracking.store_uri(params.tracking, root), parent.experiment_id)
         failed = [name for name, state in states.items() if not (state.is_completed() or state.name == NOT_REACHED)]
         if failed:
             behind = [name for name, state in states.items() if state.name == NOT_REACHED]

@@ -18,6 +18,8 @@ from flows.dag import environment
 from flows.process import Processes
 
 POOL = "t2"
+CHECKOUT = "T2_CHECKOUT"
+"""Environment variable of a worker: the folder that its runs work in."""
 _PATIENCE = 120.0
 """Seconds for the server to answer; its first start sets up a database."""
 _GRACE = 20.0
@@ -31,7 +33,7 @@ def main() -> None:
     """Starts everything, prints the address of the UI, and stops everything on SIGINT or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m flows.serve", description=__doc__)
     parser.add_argument("--port", type=int, default=4200, help="of the server and its UI (default: 4200)")
-    parser.add_argument("--limit", type=int, default=1, help="flow runs side by side (default: 1)")
+    parser.add_argument("--limit", type=int, default=1, help="flow runs side by side, over all workers (default: 1)")
     options = parser.parse_args()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -81,7 +83,9 @@ def serve(port: int, limit: int, stop: threading.Event) -> int:
         _prefect(["work-pool", "create", POOL, "--type", "process", "--overwrite"], variables)
         _prefect(["work-pool", "set-concurrency-limit", POOL, str(limit)], variables)
         _prefect(["--no-prompt", "deploy", "--all"], variables)
-        threads.append(start("worker", "worker", "start", "--pool", POOL, "--name", f"here-{os.getpid()}"))
+        # One run at a time: two would stand in each other's way in one checkout.
+        name = f"here-{os.getpid()}"
+        threads.append(start("worker", "worker", "start", "--pool", POOL, "--limit", "1", "--name", name))
         print(f"Prefect UI:  http://127.0.0.1:{port}/deployments\nLogs:        {home}/*.log\nCtrl-C stops it all.")
         sys.stdout.flush()
         while not stop.wait(0.5) and not ended.is_set():
@@ -104,6 +108,7 @@ def settings(port: int, home: Path) -> dict[str, str]:
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api",
+        CHECKOUT: str(Path.cwd()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }

@@ -6,19 +6,17 @@ import base64
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urljoin
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 REPORTS = Path("reports")
 ADAPTATION = Path("data/adaptation")
 RUNS = Path("data/runs")
-MLFLOW_UI = "T2_MLFLOW_UI"
-"""Environment variable with the address of MLflow's pages, where it is not that of `make ui`."""
+MLFLOW_UI = "http://127.0.0.1:5000"
+"""Where `make ui` shows the store."""
 
 _PICTURE = re.compile(r"!\[([^\]]*)\]\(figures/([\w.-]+)\.svg\)")
 
@@ -28,18 +26,19 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def mlflow_run_address(experiment_id: str, run_id: str) -> str:
-    """Where MLflow shows a run."""
-    base = os.environ.get(MLFLOW_UI, "http://127.0.0.1:5000")
-    return urljoin(base, f"/#/experiments/{experiment_id}/runs/{run_id}")
+def mlflow_run_address(store: str, experiment_id: str, run_id: str) -> str:
+    """Where MLflow shows a run: on the server that keeps it, or by `make ui`."""
+    base = store if store.startswith(("http://", "https://")) else MLFLOW_UI
+    return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
-def show_results(ran: Sequence[str], experiment_id: str) -> None:
+def show_results(ran: Sequence[str], store: str, experiment_id: str) -> None:
     """Publishes what the stages that ran have changed.
 
     Args:
         ran: Names of the stages that were executed.
-        experiment_id: MLflow's, for the links.
+        store: MLflow's address, for the links.
+        experiment_id: MLflow's.
     """
     if {"benchmark", "report"} & set(ran):
         show_scores()
@@ -47,7 +46,7 @@ def show_results(ran: Sequence[str], experiment_id: str) -> None:
     if any(name.startswith("adapt@") for name in ran):
         show_alphas()
     if ran:
-        show_mlflow_runs(ran, experiment_id)
+        show_mlflow_runs(ran, store, experiment_id)
 
 
 def show_scores() -> None:
@@ -89,11 +88,11 @@ def show_alphas() -> None:
     create_table_artifact(table, key="alpha", description="Mixing weights α found by few-shot search.")
 
 
-def show_mlflow_runs(ran: Sequence[str], experiment_id: str) -> None:
+def show_mlflow_runs(ran: Sequence[str], store: str, experiment_id: str) -> None:
     """Links to the MLflow runs of the executed stages."""
     records = {name: RUNS / f"{name.replace('@', '-')}.json" for name in ran}
     run_ids = {name: json.loads(path.read_text())["run_id"] for name, path in records.items() if path.is_file()}
-    lines = [f"- [{name}]({mlflow_run_address(experiment_id, run_id)})" for name, run_id in run_ids.items()]
+    lines = [f"- [{name}]({mlflow_run_address(store, experiment_id, run_id)})" for name, run_id in run_ids.items()]
     create_markdown_artifact(
         "\n".join(lines),
         key="mlflow-runs",
