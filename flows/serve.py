@@ -79,7 +79,7 @@ def serve(port: int, limit: int, stop: threading.Event) -> int:
         if _answers(f"http://127.0.0.1:{port}/api/health"):
             raise ServeError(f"something serves port {port} already; end it, or choose another with --port")
         threads.append(start("server", "server", "start", "--host", "127.0.0.1", "--port", str(port)))
-        _wait_for_server(port, home / "server.log", stop, ended)
+        wait_for_server(port, home / "server.log", stop, ended)
         _prefect(["work-pool", "create", POOL, "--type", "process", "--overwrite"], variables)
         _prefect(["work-pool", "set-concurrency-limit", POOL, str(limit)], variables)
         _prefect(["--no-prompt", "deploy", "--all"], variables)
@@ -114,7 +114,18 @@ def settings(port: int, home: Path) -> dict[str, str]:
     }
 
 
-def _wait_for_server(port: int, log: Path, stop: threading.Event, ended: threading.Event) -> None:
+def wait_for_server(port: int, log: Path, stop: threading.Event, ended: threading.Event) -> None:
+    """Returns when the server on a port of this machine answers.
+
+    Args:
+        port: Where it listens.
+        log: What it writes; an error quotes its end.
+        stop: Ends the wait.
+        ended: Set where the server is known to have ended.
+
+    Raises:
+        ServeError: It did not come up in time, or one of the events was set.
+    """
     deadline = time.monotonic() + _PATIENCE
     while not _answers(f"http://127.0.0.1:{port}/api/health"):
         if stop.wait(0.2) or ended.is_set() or time.monotonic() > deadline:

@@ -55,6 +55,7 @@ def main() -> None:
             for system in dict.fromkeys(name for task in params.tasks for name in summary[base][task]):
                 scored = {task: summary[base][task].get(system) for task in params.tasks}
                 run = stage.run.child(f"{base}/{system}", tags={"t2.base": base, "t2.system": system})
+                run.log_params({"base": base, "system": system})
                 run.log_metrics({f"test_score.{task}": score for task, score in scored.items()})
 
 

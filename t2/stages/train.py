@@ -91,7 +91,8 @@ def train_all(stage: Stage, jobs: Sequence[Job], report: Path) -> None:
         for job in jobs
     }
     for job in jobs:
-        runs[job.name].log_params({"recipe": job.recipe.model_dump()})
+        # With the task and the seed as parameters MLflow's Compare has axes that tell the runs apart.
+        runs[job.name].log_params({"task": job.task, "seed": job.seed, "recipe": job.recipe.model_dump()})
 
     def on_report(name: str, row: dict[str, Any]) -> None:
         runs[name].log_history([row])

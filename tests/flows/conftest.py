@@ -125,10 +125,17 @@ class Project:
             raise AssertionError(output[-4000:]) from None
 
     def dvc(self, *arguments: str) -> str:
-        command = [sys.executable, "-m", "dvc", *arguments]
-        return subprocess.run(
-            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, check=True
-        ).stdout
+        return self._python("-m", "dvc", *arguments)
+
+    def python(self, code: str) -> str:
+        return self._python("-c", code)
+
+    def _python(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=self.folder, env=self.environment(), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def call(self, path: str, data: Any = None) -> Any:
         body = None if data is None else json.dumps(data).encode()
