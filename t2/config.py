@@ -7,6 +7,7 @@ sections, and raises one :class:`ConfigError` that lists *all* that is wrong.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -29,6 +30,8 @@ Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$")]
 Kind = Literal["math", "code", "choice"]
 Layout = Literal["miniature", "gsm8k", "mbpp", "arc"]
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 OTHER = "other"
 """The category that no expert serves: its prompts are answered by the base model."""
@@ -60,6 +63,20 @@ class Base(Section):
     path: str
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Base:
+        if self.is_hub_id and not _COMMIT.fullmatch(self.revision or ""):
+            raise ValueError(
+                f"{self.path!r} is no folder here, so it is a Hugging Face id, whose files may change: set `revision` "
+                "to a commit of it (40 hexadecimal digits, on its page under Files, History)"
+            )
+        return self
+
+    @property
+    def is_hub_id(self) -> bool:
+        """Whether ``path`` is owner/name on the Hugging Face hub; a folder of that name comes first."""
+        return re.fullmatch(r"[\w.-]+/[\w.-]+", self.path) is not None and not Path(self.path).is_dir()
 
 
 class Sizes(Section):
@@ -232,6 +249,20 @@ class Tracking(Section):
     experiment: str
 
 
+class Plan(Section):
+    """What ``make plan`` assumes; no stage depends on it.
+
+    ``compute``, ``bandwidth`` and ``eigh`` are shares of a GPU's peaks, see :mod:`t2.plan`.
+    """
+
+    gpu: str
+    compute: Share
+    bandwidth: Share
+    eigh: Share
+    prompt_tokens: PositiveInt
+    reply_share: Share
+
+
 class Params(Section):
     """All of ``params.yaml``."""
 
@@ -252,6 +283,7 @@ class Params(Section):
     sandbox: Sandbox
     execution: Execution
     tracking: Tracking
+    plan: Plan
 
     @property
     def tasks(self) -> dict[str, Task]:

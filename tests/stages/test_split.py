@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from t2 import config
+from t2 import config, profiles
 from t2.miniature.corpus import write_prompts
 from t2.stages.split import make_splits
 from t2.tasks.item import read_items
@@ -84,7 +84,7 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_real_files_are_read_from_where_the_parameters_say(tmp_path: Path) -> None:
-    params = config.load(ROOT / "profiles" / "real.yaml")
+    params = profiles.load("real")
     here = params.model_copy(
         update={
             "trained": {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from t2 import config
+from t2 import config, profiles
 from t2.tasks import choice, grade
 from t2.tasks.item import Item, read_items
 from t2.tasks.sandbox import Sandbox
@@ -98,7 +98,7 @@ def test_every_mbpp_reference_passes(file: str, sandbox: Sandbox) -> None:
 def test_the_shipped_real_profile_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from t2.stages.split import make_splits
 
-    text = (ROOT / "profiles" / "real.yaml").read_text().replace("data/sources", str(DATA))
+    text = profiles.compose("real").replace("data/sources", str(DATA))
     (tmp_path / "params.yaml").write_text(text)
     params = config.load(tmp_path / "params.yaml")
     monkeypatch.chdir(ROOT)
