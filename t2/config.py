@@ -250,15 +250,13 @@ class Tracking(Section):
 
 
 class Plan(Section):
-    """What ``make plan`` assumes; no stage depends on it.
-
-    ``compute``, ``bandwidth`` and ``eigh`` are shares of a GPU's peaks, see :mod:`t2.plan`.
-    """
+    """What ``make plan`` assumes, see :mod:`t2.plan`; no stage depends on it."""
 
     gpu: str
     compute: Share
     bandwidth: Share
     eigh: Share
+    layer_ms: PositiveFloat
     prompt_tokens: PositiveInt
     reply_share: Share
 
