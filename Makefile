@@ -22,7 +22,7 @@ export TOKENIZERS_PARALLELISM = false
 
 # PROFILE: one word for a base model with its tasks and sizes, see `make profile`; none: params.yaml as it stands.
 repro: $(VENV)/installed
-	@$(if $(PROFILE),$(MAKE) --no-print-directory profile)
+	@$(if $(PROFILE),python -m t2.profiles $(PROFILE) $(if $(FORCE),--force))
 	@dvc repro
 	@python -m t2.report.terminal
 
