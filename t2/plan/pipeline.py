@@ -46,7 +46,8 @@ def plan_stages(params: Params, shapes: Shapes, control: Shapes | None, speed: S
         speed: What the GPU reaches.
     """
     base = _Model(params, shapes, speed)
-    stages = [base.basis()]
+    other = None if control is None else _Model(params, control, speed)
+    stages = [base.basis(other)]
     stages += [
         base.training(f"expert@{name}", [(recipe, *_learned(params, name))]) for name, recipe in params.experts.items()
     ]
@@ -55,9 +56,7 @@ def plan_stages(params: Params, shapes: Shapes, control: Shapes | None, speed: S
     stages.append(base.training("classifier", [(params.classifier.recipe, *dispatched)]))
     tasks = [_learned(params, name) for name in params.trained]
     stages.append(base.training("baselines", [(r, *task) for r in params.baselines.values() for task in tasks]))
-    other = None
-    if control is not None:
-        other = _Model(params, control, speed)
+    if other is not None:
         stages.append(other.training("control", [(r, *_learned(params, name)) for name, r in params.experts.items()]))
     stages += [base.adaptation(name) for name in params.unseen]
     stages.append(base.benchmark(other))
@@ -75,10 +74,12 @@ class _Model:
     shapes: Shapes
     speed: Speed
 
-    def basis(self) -> Stage:
-        """One matrix after the other."""
-        memory = {"working": float(cost.decomposing(self.shapes))}
-        return Stage("basis", memory, 1, cost.basis(self.shapes, self.speed))
+    def basis(self, control: _Model | None) -> Stage:
+        """One matrix after the other, of both bases."""
+        models = [self, control] if control is not None else [self]
+        working = max(cost.decomposing(model.shapes) for model in models)
+        total = sum((cost.basis(model.shapes, model.speed) for model in models), Cost())
+        return Stage("basis", {"working": float(working)}, 1, total)
 
     def training(self, name: str, adapters: list[tuple[Recipe, int, int]]) -> Stage:
         """Adapters of (recipe, validation items, longest reply), each once a seed."""
