@@ -283,7 +283,7 @@ def test_costs_follow_the_parameters() -> None:
     assert seconds(twice, "expert@gsm8k") == pytest.approx(2 * seconds(params, "expert@gsm8k"))
     slower = params.model_copy(update={"plan": params.plan.model_copy(update={"gpu": "l4"})})
     assert seconds(slower, "benchmark") > seconds(params, "benchmark")
-    smaller = params.model_copy(update={"training": training.model_copy(update={"micro_batch": 4})})
+    smaller = params.model_copy(update={"training": training.model_copy(update={"micro_batch": 1})})
     assert make_plan(smaller).peak < make_plan(params).peak
     unknown = params.model_copy(update={"plan": params.plan.model_copy(update={"gpu": "abacus"})})
     with pytest.raises(PlanError, match=r"'abacus'; known are h200, h100"):
