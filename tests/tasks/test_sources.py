@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import get_args
@@ -10,7 +11,7 @@ import pytest
 
 from t2 import config
 from t2.tasks import grade, sources
-from t2.tasks.sources import SourceError, load
+from t2.tasks.sources import LAYOUTS, SourceError, load
 
 GSM8K = {"question": "How many?", "answer": "She has 3*400 = <<3*400=1200>>1200\u2028of them.\n#### 1,200"}
 MBPP = {
@@ -123,8 +124,17 @@ def test_files_that_cannot_be_read_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such file; correct the task"):
         load("gsm8k", tmp_path / "absent.jsonl")
     (tmp_path / "packed").write_bytes(b"\x1f\x8b\x08")
-    with pytest.raises(SourceError, match="unpack a packed file"):
+    with pytest.raises(SourceError, match="packed: damaged gzip file"):
         load("gsm8k", tmp_path / "packed")
+    (tmp_path / "packed").write_bytes(gzip.compress(json.dumps(GSM8K).encode())[:-9] + b"\x07" * 9)
+    with pytest.raises(SourceError, match="packed: damaged gzip file"):
+        load("gsm8k", tmp_path / "packed")
+    (tmp_path / "latin").write_bytes('{"question": "é"}'.encode("latin-1"))
+    with pytest.raises(SourceError, match="latin: not UTF-8 text"):
+        load("gsm8k", tmp_path / "latin")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=r"no \.json file in this folder"):
+        load("math", tmp_path / "empty")
     (tmp_path / "cut.jsonl").write_text('{"question": "?", "answer": "#### 1"}\n{"quest')
     with pytest.raises(SourceError, match=r"cut\.jsonl, line 2: not JSON"):
         load("gsm8k", tmp_path / "cut.jsonl")
@@ -133,7 +143,7 @@ def test_files_that_cannot_be_read_say_what_to_do(tmp_path: Path) -> None:
         load("arc", tmp_path / "cut.json")
     with pytest.raises(SourceError, match="'Q_1' occurs twice"):
         load("arc", lines(tmp_path / "twice.jsonl", AI2, AI2))
-    with pytest.raises(ValueError, match="one of gsm8k, mbpp, arc; got 'csv'"):
+    with pytest.raises(ValueError, match=f"one of {', '.join(LAYOUTS)}; got 'csv'"):
         load("csv", tmp_path / "absent.jsonl")
 
 
