@@ -26,7 +26,7 @@ _TIDY = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r",\\!\s*|\{,\}(?=[0-9]{3})", ""),  # thousands: 10,\!080
-        (r"\\[!,;:> ]|~|\\q?quad(?![A-Za-z])", " "),
+        (r"(?<!\\)\\[!,;:> ]|~|\\q?quad(?![A-Za-z])", " "),
         (r"\\(?:left|right|displaystyle|limits)(?![A-Za-z])", ""),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\(?:mbox|text[a-z]*|math(?:rm|bf|it)|operatorname)\s*\{", r"\\text{"),

@@ -57,7 +57,7 @@ class _Worker:
     def __init__(self) -> None:
         self.owner = os.getpid()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", os.path.abspath(__file__)],  # -P: beside this file lies a `math.py`
+            [sys.executable, "-P", os.path.abspath(__file__), str(_SECONDS)],  # -P: beside this file lies a `math.py`
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -96,7 +96,7 @@ class _Worker:
         return json.loads(line) if line else None
 
 
-def main() -> None:
+def main(seconds: int) -> None:
     """Answers questions until the caller closes standard input."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the parser's runtime prints
@@ -108,7 +108,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     print(json.dumps("ready"), file=answers, flush=True)
     for line in sys.stdin:
-        limit = math.ceil(time.process_time() + _SECONDS)
+        limit = math.ceil(time.process_time() + seconds)
         resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))  # beyond it, the kernel ends this
         try:
             answer, written = (
@@ -122,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

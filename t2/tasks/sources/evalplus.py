@@ -13,7 +13,7 @@ from t2.tasks.sandbox import differential
 Restore = Callable[[Any], Any]
 
 
-def tests(
+def unit_tests(
     entry_point: str, reference: str, inputs: Iterable[Sequence[Sequence[Any]]], tolerance: float, oracle: str
 ) -> str:
     """The unit-test program of an item: every input, and the reference that says what is right.

@@ -54,7 +54,7 @@ def mbpp_plus(row: Row) -> Item:
     return Item(
         id=f"mbpp-{number}",
         prompt=_mbpp_prompt(match["text"], [match["test"]]),
-        answer=evalplus.tests(
+        answer=evalplus.unit_tests(
             row.get("entry_point", str),
             solution,
             [evalplus.restored(number, inputs) for inputs in (base, plus)],
@@ -77,7 +77,7 @@ def humaneval(row: Row) -> Item:
 
 def humaneval_plus(row: Row) -> Item:
     """An item of kind ``code``, tested against the canonical solution on all of EvalPlus' inputs."""
-    tests = evalplus.tests(
+    tests = evalplus.unit_tests(
         row.get("entry_point", str),
         row.get("prompt", str) + row.get("canonical_solution", str),
         _inputs(row),
