@@ -10,7 +10,7 @@ from t2.tasks.item import Item
 from t2.tasks.sandbox import Program, Sandbox
 
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)(?:^```|\Z)", re.DOTALL | re.MULTILINE)
-_DEFINES = re.compile(r"^(?:async +def|def|class)\b", re.MULTILINE)
+_FUNCTION = re.compile(r"^(?:async +)?def +(\w+)", re.MULTILINE)
 _FUTURE = re.compile(r"^from __future__ import .*\n", re.MULTILINE)
 _INDENT = " " * 4
 _REMEMBERED = 50_000
@@ -39,7 +39,9 @@ def _block(text: str) -> str | None:
 
 def _completed(begun: str, written: str) -> str:
     written = written.lstrip("\r\n")
-    if _DEFINES.search(written) or written[:1].isspace():
+    names = _FUNCTION.findall(begun)
+    anew = not names or re.search(rf"^(?:(?:async +)?def +{names[-1]}\b|{names[-1]} *=)", written, re.MULTILINE)
+    if anew or written[:1].isspace():
         future = "".join(_FUTURE.findall(written))  # has to stand first
         return future + begun + _FUTURE.sub("", written)
     # A body that lost its indentation, of the first line by stripping or of all lines.

@@ -145,7 +145,6 @@ def test_tasks_with_a_comparison_of_their_own(
 
 
 @pytest.mark.parametrize("oracle", ["equal", "equal or zero", "pyramid", "digits", "root"])
-@pytest.mark.parametrize("oracle", ["equal", "equal or zero", "pyramid", "digits", "root"])
 @pytest.mark.parametrize(("base", "value"), [("object", ""), ("float", "7.5"), ("str", "'s'"), ("list", "[7]")])
 def test_an_object_that_agrees_with_everything_is_wrong(sandbox: Sandbox, oracle: str, base: str, value: str) -> None:
     forger = (

@@ -51,13 +51,17 @@ def mbpp_plus(row: Row) -> Item:
     base, plus = _inputs(row)
     oversize = evalplus.MBPP_OVERSIZE.get(number, set())
     plus = [arguments for position, arguments in enumerate(plus) if position not in oversize]
+    try:
+        inputs = [evalplus.restored(number, series) for series in (base, plus)]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise row.error("plus_input", f"not of the types that task {number} has ({error})") from None
     return Item(
         id=f"mbpp-{number}",
         prompt=_mbpp_prompt(match["text"], [match["test"]]),
         answer=evalplus.unit_tests(
             row.get("entry_point", str),
             solution,
-            [evalplus.restored(number, inputs) for inputs in (base, plus)],
+            inputs,
             _tolerance(row),
             evalplus.MBPP_ORACLES.get(number, "equal"),
         ),
