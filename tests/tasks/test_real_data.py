@@ -267,4 +267,4 @@ def test_the_shipped_real_profile_splits(tmp_path: Path, monkeypatch: pytest.Mon
     ids = [
         item.id for task in params.tasks for path in (tmp_path / "splits" / task).iterdir() for item in read_items(path)
     ]
-    assert len(ids) == len(set(ids)) == 3 * 60 + 2 * 32
+    assert len(ids) == len(set(ids)) == 3 * 60 + 3 * 32
