@@ -27,8 +27,8 @@ def program(reply: str, prompt: str = "") -> str:
         prompt: Where it has a fenced block, as HumanEval's have, that is the program's beginning: the reply
             continues its last function or defines it anew, beside the helpers and imports of the beginning.
     """
-    written = _block(reply) or reply
-    begun = _block(prompt)
+    block, begun = _block(reply), _block(prompt)
+    written = reply if block is None else block
     return _completed(begun, written) if begun else written
 
 

@@ -44,10 +44,13 @@ def equal(answer: str, written: str) -> bool:
     with _lock:
         if _worker is None or _worker.owner != os.getpid():  # a forked child must not share its parent's pipes
             _worker = _Worker()
-        verdict = _worker.ask(answer, written)
-        if verdict is None:
-            _worker.close()
-            _worker = None
+        verdict = None
+        try:
+            verdict = _worker.ask(answer, written)
+        finally:
+            if verdict is None:  # it ended, or an interrupt left its answer unread
+                _worker.close()
+                _worker = None
     return bool(verdict)
 
 
@@ -98,18 +101,18 @@ class _Worker:
 
 def main(seconds: int) -> None:
     """Answers questions until the caller closes standard input."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the parser's runtime prints
+    answers, nowhere = os.fdopen(os.dup(1), "w"), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # the parser's runtime prints
     from math_verify import LatexExtractionConfig, parse, verify
 
+    os.dup2(nowhere, 2)  # what is never read would fill the pipe
     logging.disable()
     how = [LatexExtractionConfig(boxed_match_priority=0)]
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit(resource.RLIMIT_AS, _MEMORY)
+    _limit(resource.RLIMIT_CORE, 0)
     print(json.dumps("ready"), file=answers, flush=True)
     for line in sys.stdin:
-        limit = math.ceil(time.process_time() + seconds)
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))  # beyond it, the kernel ends this
+        _limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds))  # beyond it, the kernel ends this
         try:
             answer, written = (
                 parse(f"\\boxed{{{text}}}", how, fallback_mode="no_fallback", parsing_timeout=None)
@@ -119,6 +122,12 @@ def main(seconds: int) -> None:
         except Exception:
             verdict = False
         print(json.dumps(verdict), file=answers, flush=True)
+
+
+def _limit(what: int, value: int) -> None:
+    """Sets a limit that can be raised again."""
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 if __name__ == "__main__":

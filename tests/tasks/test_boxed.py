@@ -112,6 +112,8 @@ SAME = [
     ("p - q", "-q + p", "MATH-500: order of terms"),
     ("12", "12.", "a final period inside the box"),
     (r"\sqrt{51}", r"\sqrt{51}\,", "a thin space"),
+    ("1+2i", r"1+2\mathrm{i}", "an upright i is no unit"),
+    (r"12\,\mathrm{cm}", "12", "an upright unit"),
 ]
 
 DIFFERENT = [
@@ -140,6 +142,7 @@ DIFFERENT = [
     ("4210_5", "4211", "other digits, no base"),
     ("12", "12_{99}", "no such base"),
     ("12", "12x", "a variable too many"),
+    (r"\mathbf{i} + 2 \mathbf{j}", r"\mathbf{i} + 2 \mathbf{k}", "bold vectors are no units"),
     ("x=5", "y=5", "another variable"),
     ("y = 2x + 3", "y = 2x + 4", "another constant"),
     (
@@ -193,6 +196,27 @@ def test_an_endless_expression_is_different_and_the_next_one_is_compared() -> No
     assert not equivalent("5", "9^{9^{9^{9}}}")
     assert symbolic._worker is None  # the kernel ended it
     assert equivalent("x+1", "1+x")
+    symbolic._worker.close()
+
+
+@pytest.mark.usefixtures("fresh_worker")
+def test_complaints_of_the_parser_do_not_fill_a_pipe() -> None:
+    assert not any(equivalent("x", f"\\{n * 'a'}{{@#{'&' * 500}") for n in range(1, 200))
+    assert equivalent("x+1", "1+x")
+    symbolic._worker.close()
+
+
+@pytest.mark.usefixtures("fresh_worker")
+def test_an_interrupt_does_not_leave_an_answer_for_the_next_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not equivalent("x", "y")
+
+    def interrupted(_: symbolic._Worker) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(symbolic._Worker, "_read", interrupted)
+        equivalent("x+1", "1+x")
+    assert not equivalent("x", "z") and equivalent("x+1", "1+x")
     symbolic._worker.close()
 
 
