@@ -1,4 +1,5 @@
-# make repro   set up .venv and run the whole experiment
+# make repro   set up .venv and run the whole experiment; PROFILE=<name> on another base model
+# make plan    what that will need, PROFILE=<name> GPU=<name>
 # make test    set up .venv and run the fast tests
 
 PYTHON ?= python3.11
@@ -17,9 +18,11 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: repro test test-all lint ui serve worker real miniature clean
+.PHONY: repro test test-all lint profile plan ui serve worker real miniature clean
 
+# PROFILE: one word for a base model with its tasks and sizes, see `make profile`; none: params.yaml as it stands.
 repro: $(VENV)/installed
+	@$(if $(PROFILE),python -m t2.profiles $(PROFILE) $(if $(FORCE),--force))
 	@dvc repro
 	@python -m t2.report.terminal
 
@@ -31,6 +34,14 @@ test-all: $(VENV)/installed
 
 lint: $(VENV)/installed
 	@ruff check . && ruff format --check . && mypy
+
+# Composes params.yaml from profiles/$(PROFILE).yaml, FORCE=1 over hand edits too; without PROFILE, lists them.
+profile: $(VENV)/installed
+	@python -m t2.profiles $(PROFILE) $(if $(FORCE),--force)
+
+# What a run will need: parameters, memory, operations, hours on a GPU; of params.yaml, or of PROFILE as it is composed.
+plan: $(VENV)/installed
+	@python -m t2.plan $(PROFILE) $(if $(GPU),--gpu $(GPU))
 
 ui: $(VENV)/installed
 	@mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root $(CURDIR)/mlartifacts
@@ -66,7 +77,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 DATA ?= data/sources
 real: $(VENV)/installed
 	@rm -rf .t2/real && mkdir -p .t2/real && git ls-files | tar cf - -T - | tar xf - -C .t2/real
-	@cp profiles/real.yaml .t2/real/params.yaml && rm -f .t2/real/dvc.lock
+	@python -m t2.profiles real --to .t2/real/params.yaml --force && rm -f .t2/real/dvc.lock
 	@cp -rL $(DATA)/. .t2/real/data/sources/
 	@cd .t2/real && git init -q && dvc repro && python -m t2.report.terminal
 

@@ -7,6 +7,7 @@ sections, and raises one :class:`ConfigError` that lists *all* that is wrong.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -27,8 +28,10 @@ Share = Annotated[float, Field(gt=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$")]
-Kind = Literal["math", "code", "choice"]
-Layout = Literal["miniature", "gsm8k", "mbpp", "arc"]
+Kind = Literal["math", "boxed", "code", "choice"]
+Layout = Literal["miniature", "gsm8k", "math", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus", "arc"]
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 OTHER = "other"
 """The category that no expert serves: its prompts are answered by the base model."""
@@ -61,6 +64,20 @@ class Base(Section):
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
+    @model_validator(mode="after")
+    def _pinned(self) -> Base:
+        if self.is_hub_id and not _COMMIT.fullmatch(self.revision or ""):
+            raise ValueError(
+                f"{self.path!r} is no folder here, so it is a Hugging Face id, whose files may change: set `revision` "
+                "to a commit of it (40 hexadecimal digits, on its page under Files, History)"
+            )
+        return self
+
+    @property
+    def is_hub_id(self) -> bool:
+        """Whether ``path`` is owner/name on the Hugging Face hub; a folder of that name comes first."""
+        return re.fullmatch(r"[\w.-]+/[\w.-]+", self.path) is not None and not Path(self.path).is_dir()
+
 
 class Sizes(Section):
     """Items drawn for each split of a task; a split of size 0 is an empty file."""
@@ -74,21 +91,32 @@ class Sizes(Section):
 class Source(Section):
     """Where a task's items come from.
 
-    ``miniature`` generates the named family; the other layouts read local files, ``train`` for the
-    train, valid and shots splits and ``test`` for the test split.
+    ``miniature`` generates the named family. The other layouts read rows: ``train`` for the train, valid and
+    shots splits and ``test`` for the test split. These name local files or, where ``hub`` is the id of a
+    data set on the Hugging Face hub, its splits.
     """
 
     layout: Layout
     family: str | None = None
     train: str | None = None
     test: str | None = None
+    hub: str | None = None
+    subset: str | None = None
+    revision: str | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Source:
-        if self.layout == "miniature" and (self.family is None or self.train or self.test):
-            raise ValueError("layout 'miniature' takes `family` and no files")
-        if self.layout != "miniature" and (self.family is not None or not (self.train and self.test)):
+        rows = (self.train, self.test, self.hub, self.subset, self.revision)
+        if self.layout == "miniature":
+            if self.family is None or any(rows):
+                raise ValueError("layout 'miniature' takes `family` and neither files nor `hub`")
+            return self
+        if self.family is not None or not (self.train and self.test):
             raise ValueError(f"layout {self.layout!r} takes the files `train` and `test` and no `family`")
+        if self.hub and not self.revision:
+            raise ValueError(f"hub data set {self.hub!r} needs `revision`, a commit that fixes what is read")
+        if not self.hub and (self.subset or self.revision):
+            raise ValueError("`subset` and `revision` belong to a `hub` data set, and `hub` is not set")
         return self
 
 
@@ -232,6 +260,18 @@ class Tracking(Section):
     experiment: str
 
 
+class Plan(Section):
+    """What ``make plan`` assumes, see :mod:`t2.plan`; no stage depends on it."""
+
+    gpu: str
+    compute: Share
+    bandwidth: Share
+    eigh: Share
+    layer_ms: PositiveFloat
+    prompt_tokens: PositiveInt
+    reply_share: Share
+
+
 class Params(Section):
     """All of ``params.yaml``."""
 
@@ -252,6 +292,7 @@ class Params(Section):
     sandbox: Sandbox
     execution: Execution
     tracking: Tracking
+    plan: Plan
 
     @property
     def tasks(self) -> dict[str, Task]:

@@ -9,17 +9,16 @@ from t2 import config
 
 ROOT = Path(__file__).parents[1]
 
+ROWS = {"layout": "gsm8k", "train": "a", "test": "b"}
+
 
 @pytest.fixture
 def raw() -> dict:
     return yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
-@pytest.mark.parametrize(
-    "path", [ROOT / "params.yaml", *sorted((ROOT / "profiles").glob("*.yaml"))], ids=lambda p: p.name
-)
-def test_every_shipped_parameter_file_is_valid(path: Path) -> None:
-    params = config.load(path)
+def test_the_committed_parameters_are_valid() -> None:
+    params = config.load(ROOT / "params.yaml")
     assert params.categories[-1] == config.OTHER
     assert set(params.experts) == set(params.trained)
 
@@ -53,6 +52,11 @@ def test_all_problems_are_listed_at_once(raw: dict) -> None:
         (lambda raw: raw["training"].update(seeds=[1, 1]), "training.seeds"),
         (lambda raw: raw["trained"]["math"]["source"].update(train="x.jsonl"), "trained.math.source"),
         (lambda raw: raw["trained"]["math"].update(source={"layout": "gsm8k", "train": "a"}), "trained.math.source"),
+        (lambda raw: raw["trained"]["math"]["source"].update(hub="openai/gsm8k"), "trained.math.source"),
+        (lambda raw: raw["trained"]["math"].update(source={**ROWS, "hub": "openai/gsm8k"}), "trained.math.source"),
+        (lambda raw: raw["trained"]["math"].update(source={**ROWS, "revision": "e53f048"}), "trained.math.source"),
+        (lambda raw: raw["trained"]["math"].update(source={**ROWS, "subset": "main"}), "trained.math.source"),
+        (lambda raw: raw["trained"]["math"].update(source={**ROWS, "family": "math"}), "trained.math.source"),
     ],
 )
 def test_each_relation_is_checked(raw: dict, change, where: str) -> None:
@@ -60,6 +64,12 @@ def test_each_relation_is_checked(raw: dict, change, where: str) -> None:
     with pytest.raises(config.ConfigError) as caught:
         config.parse(raw)
     assert where in {problem.split(":")[0] for problem in caught.value.problems}
+
+
+def test_rows_come_from_files_or_from_a_revision_on_the_hub(raw: dict) -> None:
+    for source in (ROWS, {**ROWS, "hub": "openai/gsm8k", "subset": "main", "revision": "e53f048"}):
+        raw["trained"]["math"]["source"] = source
+        assert config.parse(raw).trained["math"].source.train == "a"
 
 
 def test_a_missing_file_and_broken_yaml_say_so(tmp_path: Path) -> None:

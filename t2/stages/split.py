@@ -14,6 +14,7 @@ from t2.stages.paths import SPLITS
 from t2.stages.stage import open_stage
 from t2.tasks import sources, splits
 from t2.tasks.leaks import Passage
+from t2.tasks.sources import HubSplit
 
 _SPARE = 20
 """Generated beyond what the splits ask for, in place of problems that another task has drawn as well."""
@@ -69,9 +70,13 @@ def _pool(source: Source, sizes: Sizes, seed: int) -> splits.Pool:
         items = generate(str(source.family), n + _SPARE, seed)
         return splits.Pool(items, items)
     return splits.Pool(
-        train=sources.load(source.layout, str(source.train), "train"),
-        test=sources.load(source.layout, str(source.test), "test"),
+        train=sources.load(source.layout, _origin(source, str(source.train)), "train"),
+        test=sources.load(source.layout, _origin(source, str(source.test)), "test"),
     )
+
+
+def _origin(source: Source, name: str) -> Path | HubSplit:
+    return HubSplit(source.hub, str(source.revision), name, source.subset) if source.hub else Path(name)
 
 
 def _pretraining_files(bases: list[Base]) -> list[Path]:
@@ -90,11 +95,18 @@ def _provenance(source: Source) -> dict[str, Any]:
     origin = {"layout": source.layout, "version": sources.VERSIONS[source.layout]}
     if source.layout == "miniature":
         return {**origin, "family": source.family}
-    files = {"train": str(source.train), "test": str(source.test)}
-    return {**origin, **{part: {"file": path, "sha256": _digest(Path(path))} for part, path in files.items()}}
+    parts = {"train": str(source.train), "test": str(source.test)}
+    if source.hub:
+        return {**origin, "hub": source.hub, "subset": source.subset, "revision": source.revision, **parts}
+    return {**origin, **{part: {"file": path, "sha256": _digest(Path(path))} for part, path in parts.items()}}
 
 
 def _digest(path: Path) -> str:
+    """Of a file's bytes; of a folder's files, of their names and digests."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        listed = "".join(f"{_digest(file)} {file.relative_to(path).as_posix()}\n" for file in files)
+        return sha256(listed.encode()).hexdigest()
     return sha256(path.read_bytes()).hexdigest()
 
 

@@ -117,8 +117,10 @@ class SvfLinear(nn.Module, BaseTunerLayer):
                 "samples different ones with per_sample"
             )
         super().set_adapter(names, inference_mode=inference_mode)
-        self._active = here[0] if here else None
-        self._folded = None
+        active = here[0] if here else None
+        if active != self._active:
+            # Not always: PEFT comes here too when an adapter that was disabled for a pass is enabled again.
+            self._active, self._folded = active, None
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Removes an adapter; PEFT calls this."""

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from t2.tasks import choice, code, dispatch, math
+from t2.tasks import boxed, choice, code, dispatch, math
 from t2.tasks.item import Item
 from t2.tasks.sandbox import Sandbox
 
-KINDS = ("math", "code", "choice", "dispatch")
+KINDS = ("math", "boxed", "code", "choice", "dispatch")
 
 
 def grade(kind: str, items: Sequence[Item], replies: Sequence[str], sandbox: Sandbox | None = None) -> list[bool]:
     r"""Decides which replies are right. A reply whose answer cannot be read is wrong.
 
     Args:
-        kind: ``math``: the number on the last line ``#### n``. ``choice``: the last "the answer is (B)".
-            ``dispatch``: the category in ``\boxed{}``. ``code``: the program passes the item's unit tests.
+        kind: ``math``: the number on the last line ``#### n``. ``boxed``: the expression in the last ``\boxed{}``,
+            compared by its meaning. ``choice``: the last "the answer is (B)". ``dispatch``: the category in
+            ``\boxed{}``. ``code``: the program passes the item's unit tests.
         items: The problems.
         replies: One reply an item.
         sandbox: Where programs run; needed for ``code`` only.
@@ -36,6 +37,8 @@ def grade(kind: str, items: Sequence[Item], replies: Sequence[str], sandbox: San
     pairs = zip(items, replies, strict=True)
     if kind == "math":
         return [math.correct(item.answer, reply) for item, reply in pairs]
+    if kind == "boxed":
+        return [boxed.correct(item.answer, reply) for item, reply in pairs]
     if kind == "choice":
         return [choice.correct(item.answer, reply) for item, reply in pairs]
     if kind == "dispatch":

@@ -17,8 +17,8 @@ class Item:
     Attributes:
         id: Unique within its task.
         prompt: The problem as a user types it.
-        answer: What grading compares with: a number, an option's letter, a category; for code the
-            unit-test program, run after the reply's program.
+        answer: What grading compares with: a number, an expression, an option's letter, a category; for code
+            the unit-test program, run after the reply's program.
         reply: A worked reference reply, which next-token training imitates.
     """
 

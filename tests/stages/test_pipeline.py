@@ -22,6 +22,8 @@ import pytest
 import yaml
 from small_pipeline import copy_project, run, surroundings
 
+from t2 import profiles
+
 ROOT = Path(__file__).parents[2]
 REAL = Path(os.environ.get("T2_DATA", ROOT.parent / "shared" / "data"))
 SLOW = pytest.mark.slow
@@ -157,7 +159,7 @@ def test_a_queued_experiment_reaches_the_main_store(own: Path) -> None:
 @SLOW
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no benchmark files in {REAL}")
 def test_the_real_profile_runs_from_split_to_report_and_sees_its_files_change(tmp_path: Path) -> None:
-    params = yaml.safe_load((ROOT / "profiles" / "real.yaml").read_text())
+    params = yaml.safe_load(profiles.compose("real"))
     folder = copy_project(tmp_path / "real", params)
     shutil.copytree(REAL, folder / "data" / "sources", dirs_exist_ok=True)
     run(folder, "dvc", "repro", "-q")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from t2 import config
+from t2 import config, profiles
 from t2.miniature.corpus import write_prompts
 from t2.stages.split import make_splits
 from t2.tasks.item import read_items
@@ -44,6 +44,46 @@ def test_every_task_gets_its_splits_and_the_manifest_names_them(tmp_path: Path) 
             assert len(items) == SIZES[split] == manifest["files"][f"{task}/{split}.jsonl"]["n"]
     assert manifest["files"]["classifier/train.jsonl"]["n"] == 4 * SIZES["train"]
     assert manifest["sources"]["math"] == {"layout": "miniature", "family": "math", "version": VERSIONS["miniature"]}
+
+
+def with_math_from(params: config.Params, source: dict[str, str]) -> config.Params:
+    """The task ``math`` from rows in MATH's layout."""
+    task = params.trained["math"].model_copy(update={"source": config.Source(layout="math", **source), "kind": "boxed"})
+    return params.model_copy(update={"trained": {**params.trained, "math": task}})
+
+
+def problems(folder: Path, start: int) -> Path:
+    """Forty problems, a file each, as Hendrycks' MATH has them."""
+    folder.mkdir(parents=True)
+    for n in range(start, start + 40):
+        row = {"problem": f"What is {n} less one?", "level": "Level 1", "solution": f"It is \\boxed{{{n - 1}}}."}
+        (folder / f"{n}.json").write_text(json.dumps(row))
+    return folder
+
+
+def test_the_manifest_pins_the_files_of_a_folder(tmp_path: Path) -> None:
+    parts = {part: str(problems(tmp_path / part / "algebra", n).parent) for part, n in (("train", 100), ("test", 200))}
+    params = with_math_from(parameters(tmp_path), parts)
+    first = make_splits(params, tmp_path / "splits")["sources"]["math"]
+    assert {part: first[part]["file"] for part in parts} == parts
+    assert make_splits(params, tmp_path / "splits")["sources"]["math"] == first
+    renamed = tmp_path / "test" / "algebra" / "200.json"
+    renamed.rename(renamed.with_name("199.json"))
+    again = make_splits(params, tmp_path / "splits")["sources"]["math"]
+    assert again["train"] == first["train"] and again["test"] != first["test"]
+
+
+def test_the_manifest_pins_a_hub_data_set(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    hub = tmp_path / "hub"
+    for part, start in (("train", 100), ("test", 200)):
+        rows = [path.read_text() for path in sorted(problems(tmp_path / part / "algebra", start).iterdir())]
+        hub.mkdir(exist_ok=True)
+        (hub / f"{part}.jsonl").write_text("\n".join(rows))
+    source = {"hub": str(hub), "revision": "e53f048", "train": "train", "test": "test"}
+    manifest = make_splits(with_math_from(parameters(tmp_path), source), tmp_path / "splits")
+    assert manifest["sources"]["math"] == {"layout": "math", "version": VERSIONS["math"], "subset": None, **source}
+    assert "200 less" not in (tmp_path / "splits" / "math" / "train.jsonl").read_text()
 
 
 def test_a_test_prompt_that_the_base_has_read_is_refused(tmp_path: Path) -> None:
@@ -84,7 +124,7 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_real_files_are_read_from_where_the_parameters_say(tmp_path: Path) -> None:
-    params = config.load(ROOT / "profiles" / "real.yaml")
+    params = profiles.load("real")
     here = params.model_copy(
         update={
             "trained": {

@@ -142,6 +142,40 @@ def test_the_program_is_the_first_fenced_block_or_the_whole_reply(reply: str, pr
     assert code.program(reply) == program
 
 
+BEGUN = 'from typing import List\n\ndef half(x):\n    return x / 2\n\ndef mean(xs: List[float]):\n    """The mean."""\n'
+COMPLETE = Item(
+    "h-1", f"Complete this:\n```python\n{BEGUN}```\nCode only.", "assert mean([1, 3]) == 2\nassert half(4) == 2"
+)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "    return sum(xs) / len(xs)\n",
+        "\n\n    total = sum(xs)\n    return total / len(xs)",
+        "return sum(xs) / len(xs)",
+        "total = 0\n    for x in xs:\n        total += x\n    return total / len(xs)",
+        "total = 0\nfor x in xs:\n    total += x\nreturn total / len(xs)",
+        "```python\n    return sum(xs) / len(xs)\n```",
+        "Here:\n```python\ndef mean(xs: List[float]):\n    return 2 * half(sum(xs)) / len(xs)\n```\nDone.",
+        "```\nfrom __future__ import annotations\nimport math\ndef mean(xs):\n    return math.fsum(xs) / len(xs)\n```",
+        f"```python\n{BEGUN}    return sum(xs) / len(xs)\n```",
+        "class Sum:\n    pass\n\ndef mean(xs):\n    return sum(xs) / len(xs)",
+        "def add(ys):\n        return sum(ys)\n    return add(xs) / len(xs)",
+        "mean = lambda xs: sum(xs) / len(xs)",
+    ],
+)
+def test_a_prompts_beginning_is_continued_or_defined_anew(reply: str, sandbox: Sandbox) -> None:
+    assert grade("code", [COMPLETE], [reply], sandbox) == [True]
+
+
+@pytest.mark.parametrize(
+    "reply", ["", "pass", "    pass", "return 3", "def other(xs):\n    return 2", "I cannot.", BEGUN]
+)
+def test_a_beginning_alone_is_not_right(reply: str, sandbox: Sandbox) -> None:
+    assert grade("code", [COMPLETE], [reply], sandbox) == [False]
+
+
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox(config.load(ROOT / "params.yaml").sandbox) as opened:

@@ -4,7 +4,8 @@
 that server forks a *referee* (``referee``) into new user, pid, mount, net and ipc namespaces (``isolation``),
 and the referee forks the *player* (``player``), which alone runs the program, under a system-call filter
 (``seccomp``). The tests stay with the referee: it was forked before they arrived, sends the player plain data
-only (``wire``), and compares what comes back itself.
+only (``wire``), and compares what comes back itself, against a reference where the tests name one
+(``differential``).
 """
 
 from __future__ import annotations

@@ -1,0 +1,78 @@
+"""What a run will need, before it is started: parameters, memory, operations and hours, without any weights.
+
+A base model is built on the meta device from its configuration, the adapters are attached to it as the stages attach
+them, and the costs follow from the shapes. What is assumed beyond them stands in ``plan`` of the parameters, and in
+the plan's text.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from t2.config import Params
+from t2.plan.cost import Speed
+from t2.plan.gpus import GPUS, Gpu
+from t2.plan.pipeline import Stage, plan_stages
+from t2.plan.shapes import PlanError, Shapes, read_shapes
+
+__all__ = ["GPUS", "Plan", "PlanError", "Stage", "make_plan"]
+
+USABLE = 0.95
+"""The share of a GPU's memory that tensors may take: CUDA itself and fragmentation need the rest."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan; :func:`t2.plan.render.render` makes text of it.
+
+    Attributes:
+        params: What was planned.
+        shapes: Of the base model.
+        gpu: What it was planned for.
+        stages: In the order of the pipeline.
+    """
+
+    params: Params
+    shapes: Shapes
+    gpu: Gpu
+    stages: list[Stage]
+
+    @property
+    def peak(self) -> float:
+        """Bytes that the largest stage takes."""
+        return max(stage.total for stage in self.stages)
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs have that memory."""
+        return math.ceil(self.peak / (USABLE * self.gpu.memory))
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages on one GPU."""
+        return sum(stage.cost.seconds for stage in self.stages)
+
+
+def make_plan(params: Params) -> Plan:
+    """Plans all stages for the GPU that ``plan.gpu`` names.
+
+    Raises:
+        PlanError: The GPU is not known, or a base model's configuration cannot be found.
+        ValueError: ``svf.layers`` names a layer that the model does not have.
+    """
+    assumed = params.plan
+    if assumed.gpu not in GPUS:
+        raise PlanError(f"plan.gpu is {assumed.gpu!r}; known are {', '.join(GPUS)} (t2/plan/gpus.py)")
+    gpu = GPUS[assumed.gpu]
+    shapes = read_shapes(params, params.base)
+    speed = Speed.of(
+        gpu,
+        shapes.width,
+        compute=assumed.compute,
+        bandwidth=assumed.bandwidth,
+        eigh=assumed.eigh,
+        layer=assumed.layer_ms / 1000,
+    )
+    control = None if params.control is None else read_shapes(params, params.control)
+    return Plan(params, shapes, gpu, plan_stages(params, shapes, control, speed))

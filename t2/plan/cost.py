@@ -1,0 +1,302 @@
+"""Operations, memory and seconds of the few things that the pipeline does with a model.
+
+A product of (a, b) and (b, c) counts as 2abc operations; softmax, norms and the like are left out. Attention is
+counted over the whole square, as if it were not causal. T is a number of tokens, r the width of a basis.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from t2.plan.gpus import Gpu
+from t2.plan.shapes import Matrix, Shapes, basis_bytes
+
+Experts = Literal["none", "one", "many"]
+"""None; one for all samples, in a folded W'; or one a sample, factored along Q."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Operations and seconds; costs of things done one after the other add up."""
+
+    operations: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.operations + other.operations, self.seconds + other.seconds)
+
+    def __rmul__(self, times: float) -> Cost:
+        return Cost(times * self.operations, times * self.seconds)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a GPU reaches.
+
+    Attributes:
+        model: Operations a second in the dtype of the weights.
+        single: In float32.
+        double: In float64, of matrix products.
+        eigh: In float64, of eigenproblems.
+        bandwidth: Bytes a second.
+        layer: Seconds that a decoder layer takes at least, forward, however small: launching its kernels.
+    """
+
+    model: float
+    single: float
+    double: float
+    eigh: float
+    bandwidth: float
+    layer: float
+
+    @classmethod
+    def of(cls, gpu: Gpu, width: int, *, compute: float, bandwidth: float, eigh: float, layer: float) -> Speed:
+        """The shares of a GPU's peaks that are reached, for weights of ``width`` bytes."""
+        return cls(
+            model=compute * (gpu.model if width < 4 else gpu.single),
+            single=compute * gpu.single,
+            double=compute * gpu.double,
+            eigh=eigh * gpu.double,
+            bandwidth=bandwidth * gpu.bandwidth,
+            layer=layer,
+        )
+
+    def cost(
+        self,
+        *,
+        model: float = 0.0,
+        single: float = 0.0,
+        double: float = 0.0,
+        eigh: float = 0.0,
+        read: float = 0.0,
+        layers: float = 0.0,
+    ) -> Cost:
+        """Computing, reading memory and launching go on at once: the slowest of the three decides.
+
+        Args:
+            model: Operations in the dtype of the weights.
+            single: Operations in float32.
+            double: Operations in float64.
+            eigh: Operations of eigenproblems.
+            read: Bytes.
+            layers: Decoder layers that run, one after the other.
+        """
+        computing = model / self.model + single / self.single + double / self.double + eigh / self.eigh
+        seconds = max(computing, read / self.bandwidth, layers * self.layer)
+        return Cost(model + single + double + eigh, seconds)
+
+
+# Operations
+
+
+def forward(shapes: Shapes, tokens: float, length: float, logits: float) -> float:
+    """Of T tokens, each of which attends to ``length`` keys, of which ``logits`` reach the output layer."""
+    layers = 2 * sum(matrix.size for matrix in shapes.linears) + 4 * shapes.layers * shapes.queries * length
+    return tokens * layers + 2 * shapes.hidden * shapes.vocabulary * logits
+
+
+def backward(shapes: Shapes, tokens: float, length: float, logits: float, first: int) -> float:
+    """Gradients at the inputs of all layers from ``first`` up; frozen weights have none."""
+    layers = 2 * sum(matrix.size for matrix in shapes.linears if matrix.layer >= first)
+    attention = 8 * (shapes.layers - first) * shapes.queries * length
+    return tokens * (layers + attention) + 2 * shapes.hidden * shapes.vocabulary * logits
+
+
+def gradient_of_z(shapes: Shapes, tokens: float) -> float:
+    """Of all z, in float32, for one micro-batch (see :mod:`t2.svf.functional`)."""
+    return sum(4 * m.rank**2 * tokens if tokens < m.rank else 2 * m.rank**2 * (tokens + m.rank) for m in shapes.adapted)
+
+
+def fold(shapes: Shapes) -> float:
+    """Building W' of every adapted matrix, in float32."""
+    return sum(2 * m.rank**3 + 2 * m.size * m.rank for m in shapes.adapted)
+
+
+def factored(shapes: Shapes, tokens: float) -> float:
+    """What experts of their own for each sample add to a forward pass, in float32."""
+    return tokens * sum(4 * m.rank**2 for m in shapes.adapted)
+
+
+def lora(shapes: Shapes, tokens: float, rank: int) -> float:
+    """What a LoRA adds to a forward pass."""
+    return tokens * sum(2 * rank * (m.rows + m.columns) for m in shapes.lora_targets)
+
+
+def gram(matrix: Matrix) -> float:
+    """The narrow Gram matrix, in float64."""
+    return 2 * matrix.rank * matrix.size
+
+
+def eigenproblem(matrix: Matrix) -> float:
+    """All eigenvectors of the Gram matrix: about 9 r³ (Golub and Van Loan, section 8.3)."""
+    return 9 * matrix.rank**3
+
+
+# Costs
+
+
+def basis(shapes: Shapes, speed: Speed) -> Cost:
+    """Of all cached matrices."""
+    products, eigenproblems = sum(map(gram, shapes.cached)), sum(map(eigenproblem, shapes.cached))
+    return speed.cost(double=products) + speed.cost(eigh=eigenproblems)
+
+
+def generate(
+    shapes: Shapes,
+    speed: Speed,
+    count: float,
+    *,
+    prompt: float,
+    reply: float,
+    longest: float,
+    batch: int,
+    experts: Experts = "none",
+    builds_fold: bool = True,
+) -> Cost:
+    """Answering ``count`` prompts of ``prompt`` tokens with ``reply`` tokens on average, at most ``longest``.
+
+    Args:
+        shapes: Of the model.
+        speed: Of the GPU.
+        count: Prompts.
+        prompt: Tokens.
+        reply: Tokens.
+        longest: Tokens; each batch decodes so long.
+        batch: Prompts side by side.
+        experts: Whose W' run.
+        builds_fold: Whether the one expert's W' are built for this.
+    """
+    many = experts == "many"
+    tokens, batches, context = count * prompt, math.ceil(count / batch), prompt + reply / 2
+    total = speed.cost(single=fold(shapes)) if experts == "one" and builds_fold else Cost()
+    total += speed.cost(
+        model=forward(shapes, tokens, prompt, count),
+        single=factored(shapes, tokens) if many else 0.0,
+        layers=batches * shapes.layers,
+    )
+    # The first token of a reply comes with the prompt's pass.
+    written, steps = count * (reply - 1), batches * (longest - 1)
+    weights = shapes.width * (sum(matrix.size for matrix in shapes.linears) + shapes.hidden * shapes.vocabulary)
+    return total + speed.cost(
+        model=forward(shapes, written, context, written),
+        single=factored(shapes, written) if many else 0.0,
+        read=steps * (weights + (basis_of_adapted(shapes) if many else 0)) + written * context * cached_token(shapes),
+        layers=steps * shapes.layers,
+    )
+
+
+def step(
+    shapes: Shapes,
+    speed: Speed,
+    *,
+    batch: int,
+    micro_batch: int,
+    prompt: float,
+    reply: float,
+    divergence: bool,
+    lora_rank: int | None = None,
+) -> Cost:
+    """The gradient of a batch, rollouts and folding apart.
+
+    Args:
+        shapes: Of the model.
+        speed: Of the GPU.
+        batch: Samples.
+        micro_batch: Samples at once.
+        prompt: Tokens.
+        reply: Tokens on average, the end of sequence included.
+        divergence: Whether the base model runs too, for the KL.
+        lora_rank: Of a LoRA; None: z is learned.
+    """
+    total = Cost()
+    for start in range(0, batch, micro_batch):
+        samples = min(micro_batch, batch - start)
+        # The last token of a reply is not fed in.
+        length = prompt + reply - 1
+        tokens, answers = samples * length, samples * reply
+        first = shapes.first_adapted if lora_rank is None else 0
+        model = forward(shapes, tokens, length, answers) * (2 if divergence else 1)
+        model += backward(shapes, tokens, length, answers, first)
+        total += speed.cost(
+            # A LoRA's own gradients take twice its forward pass.
+            model=model if lora_rank is None else model + 3 * lora(shapes, tokens, lora_rank),
+            single=gradient_of_z(shapes, tokens) if lora_rank is None else 0.0,
+            layers=shapes.layers * (4 if divergence else 3),
+        )
+    return total
+
+
+# Bytes
+
+
+def basis_of_adapted(shapes: Shapes) -> int:
+    """Q and σ of the adapted matrices, as they lie beside the weights."""
+    return basis_bytes(shapes.adapted)
+
+
+def folded(shapes: Shapes) -> int:
+    """W' of the adapted matrices."""
+    return shapes.width * sum(m.size for m in shapes.adapted)
+
+
+def folding(shapes: Shapes) -> int:
+    """While one W' is built: W and W' in float32 and two products of Q."""
+    return max(8 * m.size + 8 * m.rank**2 for m in shapes.adapted)
+
+
+def decomposing(shapes: Shapes) -> int:
+    """While one matrix is decomposed: itself, its Gram matrix, the eigenvectors and as much again to work in."""
+    return max(shapes.width * m.size + 4 * 8 * m.rank**2 for m in shapes.cached)
+
+
+def cached_token(shapes: Shapes) -> int:
+    """Keys and values of one token."""
+    return 2 * shapes.layers * shapes.keys * shapes.width
+
+
+def answering(shapes: Shapes, batch: int, prompt: float, longest: float) -> float:
+    """Keys and values of a batch, and the larger of what prompts and logits need for a moment."""
+    prompts = batch * prompt * (3 * shapes.intermediate * shapes.width + 12 * shapes.hidden)
+    logits = batch * shapes.vocabulary * (shapes.width + 20)
+    return batch * (prompt + longest) * cached_token(shapes) + max(prompts, logits)
+
+
+def kept_by_layers(shapes: Shapes, first: int) -> float:
+    """What the backward pass needs of a token's way through the layers from ``first`` up, with fused attention.
+
+    In each: the inputs of its two norms in float32; queries, keys, values and the attention's output; the MLP's
+    gate, its activation and the other half. Nothing is recomputed.
+    """
+    inner = 2 * shapes.queries + 2 * shapes.keys + 3 * shapes.intermediate
+    return (shapes.layers - first) * (8 * shapes.hidden + shapes.width * inner)
+
+
+def kept_by_svf(shapes: Shapes) -> float:
+    """What it needs besides for z: a tall matrix's input (one block's share it), a wide one's output."""
+    inputs = {(m.name.rpartition(".")[0], m.columns) for m in shapes.adapted if m.rows >= m.columns}
+    # A value is kept by the attention already.
+    outputs = [m.rows for m in shapes.adapted if m.rows < m.columns and not m.name.endswith("v_proj")]
+    return shapes.width * (sum(columns for _, columns in inputs) + sum(outputs))
+
+
+def kept_by_lora(shapes: Shapes, rank: int) -> float:
+    """What it needs besides for a LoRA: each input after dropout in float32, the dropout's mask, and A's output."""
+    return sum(5 * m.columns + 4 * rank for m in shapes.lora_targets)
+
+
+def logits(shapes: Shapes, answers: float, divergence: bool) -> float:
+    """Logits of answer tokens and what the objective makes of them, at the start of the backward pass."""
+    return answers * shapes.vocabulary * (20 + 2 * shapes.width if divergence else 12)
+
+
+def gradients(shapes: Shapes, tokens: float) -> float:
+    """What the backward pass of one layer needs for a moment."""
+    return tokens * max(3 * shapes.intermediate * shapes.width, 22 * shapes.hidden)
+
+
+def learning(shapes: Shapes, kept: float, *, samples: int, prompt: float, reply: float, divergence: bool) -> float:
+    """The peak of a micro-batch's gradient, above the model; ``kept``: bytes a token."""
+    tokens = samples * (prompt + reply - 1)
+    return tokens * kept + max(logits(shapes, samples * reply, divergence), gradients(shapes, tokens))

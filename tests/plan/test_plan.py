@@ -1,0 +1,321 @@
+"""The plan's numbers against the paper's, against published ones, and against real runs of small models."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from t2 import config, profiles
+from t2.config import Base
+from t2.engine.attention import GROUPED_SDPA
+from t2.engine.base import Sampling
+from t2.engine.decode import decode, uniform_draws
+from t2.plan import GPUS, PlanError, cost, make_plan
+from t2.plan import __main__ as command
+from t2.plan.cost import Speed
+from t2.plan.render import render
+from t2.plan.shapes import Shapes, read_shapes
+from t2.svf import build_cache, checkpoint_weights
+from t2.training import reinforce
+from t2.training.adapters import build_adapter
+from t2.training.sequences import Batch, Pair, answer_logits, pad
+
+ATTENTION, MLP = ["q_proj", "v_proj"], ["gate_proj", "up_proj", "down_proj"]
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", *MLP]
+MODELS = ["smollm2-135m", "qwen2.5-0.5b", "llama3-8b", "mistral-7b", "llama3-70b"]
+COUNTING = Speed(model=1.0, single=1.0, double=1.0, eigh=1.0, bandwidth=1e30, layer=0.0)
+
+
+def choosing(params: config.Params, targets: list[str], **svf: Any) -> config.Params:
+    """Parameters with other adapted modules, for SVF and LoRA."""
+    return params.model_copy(
+        update={
+            "svf": params.svf.model_copy(update={"target_modules": targets, **svf}),
+            "lora": params.lora.model_copy(update={"target_modules": targets}),
+        }
+    )
+
+
+# Shapes
+
+
+@pytest.mark.parametrize(
+    ("profile", "targets", "svf", "lora", "printed"),
+    [
+        # Printed: the paper's table 4, in millions. It prints no counts for the other two models.
+        ("llama3-8b", MLP, 393_216, 28_311_552, (0.39, None)),
+        ("llama3-8b", ATTENTION, 163_840, 6_815_744, (0.16, 6.82)),
+        ("llama3-8b", ATTENTION + MLP, 557_056, 35_127_296, (0.58, 35.13)),
+        ("mistral-7b", MLP, 393_216, 28_311_552, (None, None)),
+        ("mistral-7b", ATTENTION, 163_840, 6_815_744, (None, None)),
+        ("mistral-7b", ATTENTION + MLP, 557_056, 35_127_296, (None, None)),
+        ("llama3-70b", MLP, 983_040, 141_557_760, (None, None)),  # SVF on half of the layers, LoRA on all
+        ("llama3-70b", ATTENTION, 368_640, 32_768_000, (None, None)),
+        ("llama3-70b", ATTENTION + MLP, 1_351_680, 174_325_760, (None, None)),
+    ],
+)
+def test_trainable_parameters_beside_the_paper_s(
+    profile: str, targets: list[str], svf: int, lora: int, printed: tuple[float | None, float | None]
+) -> None:
+    params = choosing(profiles.load(profile), targets)
+    shapes = read_shapes(params, params.base)
+    assert (shapes.svf, shapes.lora) == (svf, lora)
+    for ours, paper in zip((svf, lora), printed, strict=True):
+        # 557,056 is printed as 0.58M: rounded up from the sum of the parts, it seems.
+        assert paper is None or ours / 1e6 == pytest.approx(paper, abs=0.03)
+
+
+def test_the_basis_of_llama_3_8b_has_2_75_g_numbers_where_the_svd_has_9_7_g() -> None:
+    params = choosing(profiles.load("llama3-8b"), ALL)
+    shapes = read_shapes(params, params.base)
+    assert shapes.cache_bytes / 4e9 == pytest.approx(2.75, abs=0.005)
+    assert shapes.svd_numbers / 1e9 == pytest.approx(9.7, abs=0.05)
+
+
+def test_shipped_architectures_have_the_published_numbers_of_parameters() -> None:
+    published = [134_515_008, 494_032_768, 8_030_261_248, 7_248_023_552, 70_553_706_496]
+    found = []
+    for name in MODELS:
+        params = profiles.load(name)
+        shapes = read_shapes(params, params.base)
+        assert shapes.source.startswith("profiles/architectures/")
+        found.append(shapes.parameters)
+    assert found == published
+
+
+def test_the_miniature_s_basis_and_adapters_are_predicted_to_the_byte(tmp_path: Path) -> None:
+    params = profiles.load("miniature")
+    shapes = read_shapes(params, params.base)
+    weights = checkpoint_weights(params.base.path, params.svf.target_modules, torch.float32)
+    cache = build_cache(weights, tmp_path)
+    tensors = [tensor for name in cache for tensor in cache.load(name)[:2]]
+    assert shapes.cache_bytes == sum(tensor.nbytes for tensor in tensors)
+    for method, count in (("svf", shapes.svf), ("lora", shapes.lora)):
+        model = AutoModelForCausalLM.from_pretrained(params.base.path)
+        assert shapes.parameters == model.num_parameters()
+        adapted = build_adapter(model, method, svf=params.svf, lora=params.lora, seed=0, task="test")
+        assert count == adapted.get_nb_trainable_parameters()[0]
+
+
+def test_half_of_the_layers_are_the_upper_ones() -> None:
+    params = choosing(profiles.load("miniature"), ALL, layers="half")
+    shapes = read_shapes(params, params.base)
+    assert {matrix.layer for matrix in shapes.adapted} == {2, 3}
+    assert shapes.first_adapted == 2
+    assert len(shapes.cached) == 2 * len(shapes.adapted)
+
+
+# Operations and memory, against what a real step takes
+
+
+class Live(TorchDispatchMode):
+    """Bytes of the tensors that live, above those that were there before, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, torch.Tensor):
+                self.sizes.setdefault(tensor.untyped_storage()._cdata, 0)
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.sizes:
+                storage = tensor.untyped_storage()
+                self.sizes[storage._cdata] = storage.nbytes()
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self.drop, storage._cdata)
+        return result
+
+    def drop(self, key: int) -> None:
+        self.now -= self.sizes.pop(key, 0)
+
+
+class Case:
+    """A small Llama on disk's terms: the shapes as the plan reads them, and the model as a stage adapts it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        method: Any = "svf",
+        dtype: str = "float32",
+        layers: Any = "all",
+        attention: str = "eager",
+        **sizes: int,
+    ) -> None:
+        settings = LlamaConfig(
+            **{
+                "vocab_size": 61,
+                "hidden_size": 64,
+                "intermediate_size": 160,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                **sizes,
+            }
+        )
+        settings.save_pretrained(folder)
+        params = choosing(profiles.load("miniature"), ATTENTION + MLP, layers=layers, init_std=0.05)
+        self.params = params
+        self.shapes: Shapes = read_shapes(params, Base(name="case", path=str(folder), dtype=dtype))
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(settings).to(getattr(torch, dtype))
+        model.set_attn_implementation(attention)
+        self.model: PeftModel = build_adapter(model, method, svf=params.svf, lora=params.lora, seed=0, task="test")
+
+    def gradient(self, batch: Batch, samples: int, divergence: bool) -> None:
+        base = None
+        if divergence:
+            with torch.no_grad(), self.model.disable_adapter():
+                base = answer_logits(self.model, batch)
+        terms = reinforce.terms(
+            answer_logits(self.model, batch),
+            batch.tokens,
+            batch.sample,
+            torch.ones(samples),
+            temperature=1.0,
+            base_logits=base,
+        )
+        terms.loss(0.1, samples).backward()
+
+    def warm(self) -> None:
+        with torch.no_grad():
+            self.model(input_ids=torch.ones(1, 1, dtype=torch.long))
+
+
+@pytest.mark.parametrize("layers", ["all", "half"])
+@pytest.mark.parametrize("divergence", [True, False])
+@pytest.mark.parametrize("samples", [2, 16])  # fewer tokens than a basis is wide, and more
+def test_operations_of_a_training_step_are_those_that_torch_counts(
+    tmp_path: Path, layers: str, divergence: bool, samples: int
+) -> None:
+    case = Case(tmp_path, layers=layers)
+    batch = pad([Pair([1] * 10, [2] * 8)] * samples)
+    with FlopCounterMode(display=False) as folding:
+        case.warm()
+    assert folding.get_total_flops() == cost.fold(case.shapes) + cost.forward(case.shapes, 1, 1, 1)
+    with FlopCounterMode(display=False) as counted:
+        case.gradient(batch, samples, divergence)
+    planned = cost.step(
+        case.shapes, COUNTING, batch=samples, micro_batch=samples, prompt=10, reply=8, divergence=divergence
+    )
+    # Not told apart: which inputs of the lowest adapted layer need no gradient.
+    assert counted.get_total_flops() == pytest.approx(planned.operations, rel=0.03)
+
+
+@pytest.mark.parametrize("divergence", [True, False])
+def test_operations_of_a_lora_s_step_are_those_that_torch_counts(tmp_path: Path, divergence: bool) -> None:
+    case, samples, rank = Case(tmp_path, method="lora"), 16, 16
+    batch = pad([Pair([1] * 10, [2] * 8)] * samples)
+    with FlopCounterMode(display=False) as counted:
+        case.gradient(batch, samples, divergence)
+    planned = cost.step(
+        case.shapes, COUNTING, batch=samples, micro_batch=16, prompt=10, reply=8, divergence=divergence, lora_rank=rank
+    )
+    assert counted.get_total_flops() == pytest.approx(planned.operations, rel=0.03)
+
+
+@pytest.mark.parametrize("experts", ["none", "one", "many"])
+def test_operations_of_generation_are_those_that_torch_counts(tmp_path: Path, experts: cost.Experts) -> None:
+    case, samples, sampling = Case(tmp_path), 8, Sampling(6)
+    model: Any = case.model.eval()
+    table = {name: torch.full((2, layer.rank), 1.1) for name, layer in model.svf_layers().items()}
+    rows = {"none": [-1] * samples, "one": [0] * samples, "many": [0, 1] * (samples // 2)}[experts]
+    with model.per_sample(table, rows), FlopCounterMode(display=False) as counted:
+        decode(model, [[1] * 12] * samples, {-1}, sampling, uniform_draws(samples, sampling))
+    planned = cost.generate(
+        case.shapes, COUNTING, samples, prompt=12, reply=6, longest=6, batch=samples, experts=experts
+    )
+    assert counted.get_total_flops() == pytest.approx(planned.operations, rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("divergence", [True, False])
+@pytest.mark.parametrize("sizes", [{}, {"vocab_size": 3000}, {"intermediate_size": 320}, {"hidden_size": 128}])
+def test_peak_memory_of_a_gradient_is_what_its_tensors_take(
+    tmp_path: Path, dtype: str, divergence: bool, sizes: dict[str, int]
+) -> None:
+    case, samples = Case(tmp_path, dtype=dtype, attention=GROUPED_SDPA, **sizes), 16
+    batch = pad([Pair([1] * 10, [2] * 10)] * samples)
+    case.warm()
+    with Live() as live:
+        case.gradient(batch, samples, divergence)
+    kept = cost.kept_by_layers(case.shapes, 0) + cost.kept_by_svf(case.shapes)
+    planned = cost.learning(case.shapes, kept, samples=samples, prompt=10, reply=10, divergence=divergence)
+    assert live.peak == pytest.approx(planned, rel=0.03)
+
+
+# Plans
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_profile_has_a_plan(name: str) -> None:
+    plan = make_plan(profiles.load(name))
+    text = render(plan)
+    assert all(stage.name in text for stage in plan.stages)
+    assert all(stage.total > 0 and stage.cost.seconds > 0 for stage in plan.stages)
+    assert f"{plan.shapes.svf:,} trainable parameters" in text
+    assert plan.gpu.source in text and f"prompts of {plan.params.plan.prompt_tokens} tokens" in text
+    assert ("It fits one GPU." in text) == (name != "llama3-70b")
+
+
+def test_costs_follow_the_parameters() -> None:
+    params = profiles.load("qwen2.5-0.5b")
+
+    def seconds(changed: config.Params, stage: str) -> float:
+        return next(s.cost.seconds for s in make_plan(changed).stages if s.name == stage)
+
+    training = params.training
+    twice = params.model_copy(update={"training": training.model_copy(update={"seeds": [0, 1]})})
+    assert seconds(twice, "expert@gsm8k") == pytest.approx(2 * seconds(params, "expert@gsm8k"))
+    slower = params.model_copy(update={"plan": params.plan.model_copy(update={"gpu": "l4"})})
+    assert seconds(slower, "benchmark") > seconds(params, "benchmark")
+    smaller = params.model_copy(update={"training": training.model_copy(update={"micro_batch": 1})})
+    assert make_plan(smaller).peak < make_plan(params).peak
+    unknown = params.model_copy(update={"plan": params.plan.model_copy(update={"gpu": "abacus"})})
+    with pytest.raises(PlanError, match=r"'abacus'; known are h200, h100"):
+        make_plan(unknown)
+
+
+def test_the_command_plans_the_parameters_as_they_stand_or_a_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["t2.plan", *arguments])
+        command.main()
+        return capsys.readouterr().out
+
+    monkeypatch.chdir(tmp_path)
+    profiles.write("qwen2.5-0.5b", tmp_path / "params.yaml")
+    assert run("qwen2.5-0.5b") == run()
+    shown = run("llama3-8b", "--gpu", "h200")
+    assert "557,056 trainable parameters in 160 matrices" in shown
+    assert "\nGPU         h200, 141 GB" in shown and "\nexpert@gsm8k" in shown
+    with pytest.raises(SystemExit, match="no profile 'nobody'"):
+        run("nobody")
+
+
+def test_a_model_whose_configuration_is_nowhere_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    base = Base(name="mine", path="nobody/nothing", revision="0" * 40)
+    with pytest.raises(PlanError, match=r"nobody/nothing is not here.*nobody--nothing.json.*HF_HUB_OFFLINE=0"):
+        make_plan(profiles.load("miniature").model_copy(update={"base": base}))
+
+
+def test_gpus_say_where_their_numbers_are_from() -> None:
+    for gpu in GPUS.values():
+        assert gpu.source and gpu.model > gpu.single > gpu.double > 0
+        assert gpu.memory > 1e9 and gpu.bandwidth > 1e11
