@@ -9,11 +9,33 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import Tensor
 
 from t2.svf.basis import Basis, narrow_basis
 from t2.svf.cache import BasisCache, checkpoint_weights, fingerprint, weight_hash
 from t2.svf.experts import Expert
+
+BESIDE_WEIGHTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*")
+"""What a model folder holds besides weights: configuration, tokenizer, licence. No code and no other weights."""
+
+
+def checkpoint_folder(model: str, revision: str | None = None) -> Path:
+    """The folder of a base model; a Hugging Face id is fetched if the cache lacks it.
+
+    Args:
+        model: A local folder, or a Hugging Face id ("owner/name").
+        revision: The commit of a Hugging Face id.
+
+    Raises:
+        FileNotFoundError: ``model`` is neither.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or model.count("/") != 1:
+        raise FileNotFoundError(f"there is no model folder {model}; give a folder, or a Hugging Face id as owner/name")
+    return Path(snapshot_download(model, revision=revision, allow_patterns=["*.safetensors", *BESIDE_WEIGHTS]))
 
 
 @dataclass(frozen=True)
@@ -60,9 +82,7 @@ class Checkpoint:
                 other ones.
         """
         if "quantization_config" in json.loads((self.folder / "config.json").read_text()):
-            raise ValueError(
-                f"{self.folder} holds quantised weights; name the checkpoint that they were made from"
-            )
+            raise ValueError(f"{self.folder} holds quantised weights; name the checkpoint that they were made from")
         missing = [name for name in expert.z if name not in self.weights]
         if missing:
             raise ValueError(

@@ -23,11 +23,9 @@ from torch import Tensor
 
 from t2.files import temporary_name
 from t2.svf.basis import Basis, scaled_weight
-from t2.svf.checkpoint import Checkpoint
+from t2.svf.checkpoint import BESIDE_WEIGHTS, Checkpoint
 from t2.svf.experts import Expert, layers
 
-_BESIDE_WEIGHTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*")
-"""What a model folder holds besides weights: configuration, tokenizer, licence. No code and no other weights."""
 _INDEX = "model.safetensors.index.json"
 
 
@@ -54,7 +52,8 @@ def export_merged(expert: Expert, base: Checkpoint, out: str | Path) -> None:
         files = _weight_files(base.folder)
         for path in _beside_weights(base.folder):
             shutil.copy(path, folder / path.name)
-        total, weight_map = 0, {}
+        total = 0
+        weight_map: dict[str, str] = {}
         for file in files:
             tensors = {key: _merged(key, tensor, expert, base) for key, tensor in _tensors(base.folder / file)}
             # transformers refuses files whose metadata do not name a framework.
@@ -97,7 +96,7 @@ def _weight_files(folder: Path) -> list[str]:
 
 
 def _beside_weights(folder: Path) -> list[Path]:
-    return sorted({path for pattern in _BESIDE_WEIGHTS for path in folder.glob(pattern) if path.is_file()})
+    return sorted({path for pattern in BESIDE_WEIGHTS for path in folder.glob(pattern) if path.is_file()})
 
 
 # A LoRA
