@@ -94,7 +94,7 @@ class TwoPassSystem:
         self._classifier = None if classifier is None else load_expert(classifier).z
         self._alphas = {task: json.loads(path.read_text())["alpha"] for task, path in (alphas or {}).items()}
         config = SvfConfig.from_pretrained(str(next(iter(experts.values()))))
-        config.basis = settings.basis
+        config.basis, config.base_model_name_or_path = settings.basis, settings.base
         model, tokenizer = load_base(settings.base, settings.dtype, settings.revision)
         device = settings.device
         if device == "auto":

@@ -47,6 +47,8 @@ def ask(
     from t2 import config
 
     params = config.load()
+    if task and strategy != Strategy.fewshot:
+        raise ValueError(f"--task {task} names a found mix, which answers with --strategy fewshot only; add it")
     alphas = {task: library.found(task)} if strategy == Strategy.fewshot else {}
     # A found mix holds for the experts that it was searched with.
     seed = "".join(f"/seed-{json.loads(path.read_text())['expert_seed']}" for path in alphas.values())

@@ -77,7 +77,7 @@ def found(task: str) -> Path:
     if not task or not path.exists():
         there = ", ".join(sorted(draw.parent.name for draw in paths.ADAPTATION.glob("*/draw-0")))
         raise ValueError(
-            f"no mix was found for task {task!r}; "
+            (f"no mix was found for task {task!r}; " if task else "no --task is named whose found mix is meant; ")
             + (f"there is one for {there}" if there else f"{paths.ADAPTATION} holds none: `make repro` searches them")
         )
     return path

@@ -83,8 +83,9 @@ def select(terms: Sequence[str], task: str, given: Base) -> Selection:
         return _mix(named, given)
     entry = library.find(named)
     expert = load_expert(entry.folder)
-    base, where = _base_of(expert, given)
-    return Selection(expert, base, where | {"experts": {entry.name: str(entry.folder)}})
+    base = _base_of(expert, given)
+    made = Expert(expert.z, expert.provenance | _said(base))
+    return Selection(made, base.checkpoint(), _said(base) | {"experts": {entry.name: str(entry.folder)}})
 
 
 def _mix(alpha: Mapping[str, float | Sequence[float]], given: Base) -> Selection:
@@ -93,25 +94,28 @@ def _mix(alpha: Mapping[str, float | Sequence[float]], given: Base) -> Selection
     entries = {name: library.find(name) for name in alpha if name != library.BASE}
     if not entries:
         raise ValueError("the mix names the base alone, which needs no export; name an expert")
+    if len({entry.folder for entry in entries.values()}) < len(entries):
+        raise ValueError(f"two names of the mix mean one expert: {', '.join(entries)}; write each expert once")
     experts = {name: load_expert(entry.folder) for name, entry in entries.items()}
     first = next(iter(experts.values()))
     for name, expert in experts.items():
         if expert.provenance.get("basis_fingerprint") != first.provenance.get("basis_fingerprint"):
             raise ValueError(f"{name} and {next(iter(experts))} were made for different base weights; mix such of one")
-    base, where = _base_of(first, given)
+    base = _base_of(first, given)
+    checkpoint = base.checkpoint()
     sigma = None
     if settings.form == "free" and settings.renormalise:
-        sigma = {name: base.basis_of(name, base.weights[name]).sigma.cpu() for name in first.z}
+        sigma = {name: checkpoint.basis_of(name, checkpoint.weights[name]).sigma.cpu() for name in first.z}
     z = {name: expert.z for name, expert in experts.items()}
     mixed = mix_by_name(z, alpha, settings.form, sigma, settings.renormalise)
     provenance = {key: value for key, value in first.provenance.items() if key not in ("task", "seed")}
-    about = where | {
+    about = _said(base) | {
         "experts": {entry.name: str(entry.folder) for entry in entries.values()},
         "alpha": {entries[name].name if name in entries else name: weight for name, weight in alpha.items()},
         "form": settings.form,
         "renormalise": settings.renormalise,
     }
-    return Selection(Expert(mixed, provenance), base, about)
+    return Selection(Expert(mixed, provenance | _said(base)), checkpoint, about)
 
 
 def _found(task: str) -> dict[str, float | list[float]]:
@@ -121,18 +125,20 @@ def _found(task: str) -> dict[str, float | list[float]]:
     return {name if name == library.BASE else f"{name}/seed-{seed}": weight for name, weight in found["alpha"].items()}
 
 
-def _base_of(expert: Expert, given: Base) -> tuple[Checkpoint, dict[str, Any]]:
+def _base_of(expert: Expert, given: Base) -> Base:
     """The base model that the user names, else the one that the expert was made for."""
-    own = expert.provenance
-    named = given.model is not None
-    base = Base(
+    own, named = expert.provenance, given.model is not None
+    return Base(
         given.model if named else own.get("base_model_name_or_path"),
         given.revision if named else own.get("revision"),
         given.basis or own.get("basis"),
         given.dtype,
     )
-    checkpoint = base.checkpoint()
-    return checkpoint, {"base": base.model, "revision": base.revision}
+
+
+def _said(base: Base) -> dict[str, Any]:
+    """The base model as provenance has it."""
+    return {"base_model_name_or_path": base.model, "revision": base.revision}
 
 
 def _project_dtype(model: str) -> str | None:
