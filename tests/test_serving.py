@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from finished_project import ALPHA, finish_project
 from mlflow.pyfunc import PythonModelContext
 
-from finished_project import ALPHA, finish_project
 from t2 import config
 from t2.adaptation.system import Settings, TwoPassSystem
 from t2.engine.base import Sampling
@@ -57,7 +57,7 @@ def test_the_served_model_answers_as_the_system_does(settings: Settings, given: 
 def test_what_the_system_lacks_is_said(settings: Settings) -> None:
     experts, _, alphas = files()
     system = TwoPassSystem(settings, experts, alphas=alphas)
-    with pytest.raises(ValueError, match="has no classifier expert; .* 'prompt'"):
+    with pytest.raises(ValueError, match=r"has no classifier expert; .* 'prompt'"):
         system.answer(PROMPTS, Sampling(4))
     with pytest.raises(ValueError, match="strategy is 'guess'; allowed: classifier, prompt, fewshot"):
         system.answer(PROMPTS, Sampling(4), "guess")

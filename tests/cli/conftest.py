@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from finished_project import finish_project
 from typer.testing import CliRunner, Result
 
-from finished_project import finish_project
 from t2.cli import app
 
 
