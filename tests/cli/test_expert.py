@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from t2.cli import main
-from t2.svf import compare, load_expert, mix, save_expert
-
-T2 = Callable[..., object]
+from t2.svf import BasisCache, base_expert, compare, load_expert, mix, save_expert
 
 
 def logits(model: torch.nn.Module) -> Tensor:
@@ -116,6 +114,29 @@ def test_export_of_a_found_mix_takes_the_experts_that_it_was_found_for(project: 
     assert close(merged, svf(z, tmp_path / "svf"))
     about = json.loads((tmp_path / "out" / "export.json").read_text())
     assert about["alpha"] == {"math/seed-0": 0.9, "code/seed-0": -0.2, "reasoning/seed-0": 0.4}
+
+
+def test_a_mix_takes_the_projects_form_and_weights_a_layer(
+    project: Path, tmp_path: Path, t2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("base", "data/experts", "data/basis"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to((project / name).resolve())
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["adaptation"]["cem"] |= {"form": "free", "per_layer": True}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    draw = tmp_path / "data/adaptation/code_hard/draw-0"
+    draw.mkdir(parents=True)
+    alpha = {"math": [0.9, 0.2], "base": [0.3, -0.1]}
+    (draw / "alpha.json").write_text(json.dumps({"alpha": alpha, "expert_seed": 0}))
+    monkeypatch.chdir(tmp_path)
+    t2("expert", "export", "--task", "code_hard", "--out", "out")
+    z = load_expert("data/experts/math/seed-0").z
+    sigma = {name: BasisCache.open("data/basis/tiny").load(name).sigma for name in z}
+    expected = mix([z, base_expert(z)], torch.tensor(list(alpha.values())).T, "free", sigma)
+    assert close(logits(AutoModelForCausalLM.from_pretrained("out")), svf(expected, tmp_path / "svf"))
+    spoken = t2("ask", "How many?", "--strategy", "fewshot", "--task", "code_hard", "--max-new-tokens", 4).stderr
+    assert "a mix, math/seed-0=0.55 base=0.1: few-shot search found it for code_hard" in spoken
 
 
 def test_a_folder_is_exported_without_a_project(

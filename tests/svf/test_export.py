@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -221,20 +219,6 @@ def test_the_share_that_a_lora_discards_is_reported_by_layer(base: Path, tmp_pat
             assert row.share == pytest.approx(math.sqrt(left[layer] / whole[layer]), rel=1e-3, abs=1e-5)
         shares.append(rows[-1].share)
     assert 1 > shares[0] > shares[1] > shares[2] > shares[3] == 0
-
-
-def test_loras_are_the_same_bytes_in_every_process(base: Path, tmp_path: Path) -> None:
-    expert = random_expert(base)
-    save_expert(expert, tmp_path / "expert")
-    code = (
-        "import sys; from pathlib import Path; from t2.svf.export import export_lora\n"
-        "from t2.svf import load_expert; from t2.svf.checkpoint import Checkpoint\n"
-        "export_lora(load_expert(sys.argv[1]), Checkpoint(Path(sys.argv[2])), sys.argv[3], 4)"
-    )
-    arguments = [str(tmp_path / "expert"), str(base), str(tmp_path / "b")]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True)
-    export_lora(expert, Checkpoint(base), tmp_path / "a", 4)
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 # Both
