@@ -104,6 +104,9 @@ def weights(terms: Sequence[str]) -> dict[str, float] | str:
         if not sign or not name or name in alpha or not abs(number) < float("inf"):
             raise ValueError(f"{term!r} is no part of a mix; write each expert once, as NAME=WEIGHT: math=0.7 code=0.3")
         alpha[name] = number
+    if len(alpha) < 2:
+        # In the normalised form a single weight, whatever it is, comes to 1.
+        raise ValueError(f"a mix has two parts at least, got {' '.join(terms)}; half an expert is math=0.5 base=0.5")
     return alpha
 
 

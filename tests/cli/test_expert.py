@@ -172,7 +172,7 @@ def test_import_of_the_reference_codes_file(project: Path, tmp_path: Path, t2) -
         (["export", "math", "--task", "math_hard", "--out", "x"], "name either an expert or a mix"),
         (["export", "--task", "code_hard", "--out", "x"], "no mix was found for task 'code_hard'; .* math_hard"),
         (["export", "math=1", "math/seed-1=1", "--out", "x"], "two names of the mix mean one expert"),
-        (["export", "base=1", "--out", "x"], "the mix names the base alone"),
+        (["export", "math=1", "--out", "x"], "a mix has two parts at least"),
         (["export", "math", "--out", "data"], "exists already"),
         (["export", "math", "--dtype", "bfloat16", "--out", "x"], "made from other weights"),
         (["export", "math", "--base", "elsewhere", "--out", "x"], "no model folder elsewhere"),

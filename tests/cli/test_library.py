@@ -50,7 +50,9 @@ def test_a_curve_says_which_checkpoint_was_kept(project: Path) -> None:
 def test_weights_are_read(project: Path) -> None:
     assert library.weights(["math"]) == "math"
     assert library.weights(["math/seed-1=0.7", "base=-.3"]) == {"math/seed-1": 0.7, "base": -0.3}
-    assert library.weights(["math=1e-1"]) == {"math": 0.1}
+    assert library.weights(["math=1e-1", "code=1"]) == {"math": 0.1, "code": 1}
+    with pytest.raises(ValueError, match=r"two parts at least, got math=0\.5; half an expert is math=0\.5 base=0\.5"):
+        library.weights(["math=0.5"])
 
 
 @pytest.mark.parametrize("terms", [["math", "code"], ["math=x"], ["=1"], ["math=1", "math=2"], ["math=nan"]])
