@@ -41,7 +41,7 @@ profile: $(VENV)/installed
 
 # What a run will need: parameters, memory, operations, hours on a GPU; of params.yaml, or of PROFILE as it is composed.
 plan: $(VENV)/installed
-	@python -m t2.plan $(PROFILE) $(if $(GPU),--gpu $(GPU))
+	@python -m t2.cli plan $(PROFILE) $(if $(GPU),--gpu $(GPU))
 
 ui: $(VENV)/installed
 	@mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root $(CURDIR)/mlartifacts

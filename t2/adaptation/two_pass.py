@@ -23,12 +23,15 @@ class TwoPass:
         categories: What the first pass made of each prompt.
         first_seconds: Wall-clock time of the first pass.
         second_seconds: Wall-clock time of the second pass.
+        alpha: Where a found α answers and no first pass runs: the weight of each expert, or one a layer; the
+            categories are then ``mix``, and ``first_seconds`` is the time of mixing.
     """
 
     generations: list[Generation]
     categories: list[str]
     first_seconds: float
     second_seconds: float
+    alpha: Mapping[str, float | Sequence[float]] | None = None
 
 
 def generate_two_pass(

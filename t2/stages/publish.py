@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
-from pathlib import Path
 
 from t2 import tracking
+from t2.adaptation.system import Settings
 from t2.serving import log_two_pass
 from t2.stages import paths
 from t2.stages.stage import open_stage, project_root
@@ -26,7 +26,6 @@ def main() -> None:
         experts = {task: paths.seed(paths.EXPERTS / task, seed) for task in params.trained}
         classifier = paths.seed(paths.CLASSIFIER, seed)
         alphas = {task: paths.draw(task, 0) / "alpha.json" for task in params.unseen}
-        base = Path(params.base.path)
         log_two_pass(
             stage.run.run_id,
             uri=tracking.store_uri(params.tracking, project_root()),
@@ -34,17 +33,7 @@ def main() -> None:
             experts=experts,
             classifier=classifier,
             alphas=alphas,
-            settings={
-                "base": str(base.resolve()) if base.is_dir() else params.base.path,
-                "revision": params.base.revision,
-                "dtype": params.base.dtype,
-                "basis": str(paths.basis(params.base).resolve()),
-                "families": {task: declared.family for task, declared in params.trained.items()},
-                "dispatch_tokens": params.classifier.max_new_tokens,
-                "batch": params.benchmark.batch,
-                "form": params.adaptation.cem.form,
-                "renormalise": params.adaptation.cem.renormalise,
-            },
+            settings=Settings.of(params, paths.basis(params.base)),
         )
         parts = [
             *(folder / "adapter_model.safetensors" for folder in (*experts.values(), classifier)),

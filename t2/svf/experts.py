@@ -209,6 +209,33 @@ def mix(
     return {name: table[0] for name, table in tables.items()}
 
 
+def mix_by_name(
+    experts: Mapping[str, Mapping[str, Tensor]],
+    alpha: Mapping[str, float | Sequence[float]],
+    form: Form = "normalised",
+    sigma: Mapping[str, Tensor] | None = None,
+    renormalise: bool = True,
+) -> Z:
+    """Mixes experts as an ``alpha.json`` says; see :func:`mix`.
+
+    Args:
+        experts: z (r,) by module name, by the experts' names.
+        alpha: The weight of each expert, or one a layer. ``base`` is the base model, where no expert is called so.
+        form: ``"normalised"`` or ``"free"``.
+        sigma: Singular values by module name, for the free form.
+        renormalise: Whether the free form is rescaled.
+
+    Raises:
+        ValueError: ``alpha`` names an unknown expert, or see :func:`mix`.
+    """
+    known = {"base": base_expert(next(iter(experts.values()))), **experts} if experts else {}
+    unknown = [name for name in alpha if name not in known]
+    if unknown or not alpha:
+        raise ValueError(f"alpha names {unknown or 'no expert'}; it may name {', '.join(known)}")
+    weights = torch.tensor(list(alpha.values()), dtype=torch.float32).movedim(0, -1)
+    return mix([known[name] for name in alpha], weights, form, sigma, renormalise)
+
+
 def statistics(z: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     """Statistics of an expert, one row a matrix.
 

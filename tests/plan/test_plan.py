@@ -14,13 +14,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from t2 import config, profiles
+from t2 import cli, config, profiles
 from t2.config import Base
 from t2.engine.attention import GROUPED_SDPA
 from t2.engine.base import Sampling
 from t2.engine.decode import decode, uniform_draws
 from t2.plan import GPUS, PlanError, cost, make_plan
-from t2.plan import __main__ as command
 from t2.plan.cost import Speed
 from t2.plan.render import render
 from t2.plan.shapes import Shapes, read_shapes
@@ -294,8 +293,10 @@ def test_the_command_plans_the_parameters_as_they_stand_or_a_profile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*arguments: str) -> str:
-        monkeypatch.setattr("sys.argv", ["t2.plan", *arguments])
-        command.main()
+        monkeypatch.setattr("sys.argv", ["t2", "plan", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0
         return capsys.readouterr().out
 
     monkeypatch.chdir(tmp_path)
@@ -304,8 +305,9 @@ def test_the_command_plans_the_parameters_as_they_stand_or_a_profile(
     shown = run("llama3-8b", "--gpu", "h200")
     assert "557,056 trainable parameters in 160 matrices" in shown
     assert "\nGPU         h200, 141 GB" in shown and "\nexpert@gsm8k" in shown
+    monkeypatch.setattr("sys.argv", ["t2", "plan", "nobody"])
     with pytest.raises(SystemExit, match="no profile 'nobody'"):
-        run("nobody")
+        cli.main()
 
 
 def test_a_model_whose_configuration_is_nowhere_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

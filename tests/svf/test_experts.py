@@ -14,6 +14,7 @@ from t2.svf import (
     compare,
     load_expert,
     mix,
+    mix_by_name,
     mix_population,
     save_expert,
     stack,
@@ -180,3 +181,16 @@ def test_what_is_no_expert_is_refused(tmp_path: Path) -> None:
     save_file({"x": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(ValueError, match="holds a LORA adapter"):
         load_expert(tmp_path)
+
+
+def test_mixing_by_name_takes_what_an_alpha_file_holds() -> None:
+    a, b = experts(2)
+    named = {"math": a, "code": b}
+    mixed = mix_by_name(named, {"code": 0.2, "base": -0.1, "math": 0.7})
+    expected = mix([b, base_expert(a), a], torch.tensor([0.2, -0.1, 0.7]))
+    assert all(torch.equal(mixed[name], expected[name]) for name in NAMES)
+    by_layer = mix_by_name(named, {"math": [1, 0, 0.5], "code": [0, 1, 0.5]}, "free", SIGMA)
+    expected = mix([a, b], torch.tensor([[1, 0], [0, 1], [0.5, 0.5]]), "free", SIGMA)
+    assert all(torch.equal(by_layer[name], expected[name]) for name in NAMES)
+    with pytest.raises(ValueError, match=r"alpha names \['art'\]; it may name base, math, code"):
+        mix_by_name(named, {"art": 1})

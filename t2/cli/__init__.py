@@ -1,0 +1,30 @@
+"""``t2`` on the command line. Commands import what is heavy when they run, so that ``t2 --help`` answers at once."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from t2.cli import expert
+from t2.cli.ask import ask
+from t2.cli.plan import plan
+
+app = typer.Typer(
+    name="t2",
+    help="Transformer-Squared: experts of singular values, trained by reward, chosen or mixed for each prompt.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(ask)
+app.command()(plan)
+app.add_typer(expert.app, name="expert")
+
+
+def main() -> None:
+    """Runs a command; what it refuses is said in one line, without a traceback."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        sys.exit(f"t2: {error}")

@@ -1,0 +1,109 @@
+"""A base model's files, as experts from elsewhere meet them: is it theirs, and what are its matrices?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from torch import Tensor
+
+from t2.svf.basis import Basis, narrow_basis
+from t2.svf.cache import BasisCache, checkpoint_weights, fingerprint, weight_hash
+from t2.svf.experts import Expert
+
+BESIDE_WEIGHTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*")
+"""What a model folder holds besides weights: configuration, tokenizer, licence. No code and no other weights."""
+
+
+def checkpoint_folder(model: str, revision: str | None = None) -> Path:
+    """The folder of a base model; a Hugging Face id is fetched if the cache lacks it.
+
+    Args:
+        model: A local folder, or a Hugging Face id ("owner/name").
+        revision: The commit of a Hugging Face id.
+
+    Raises:
+        FileNotFoundError: ``model`` is neither.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or model.count("/") != 1:
+        raise FileNotFoundError(f"there is no model folder {model}; give a folder, or a Hugging Face id as owner/name")
+    return Path(snapshot_download(model, revision=revision, allow_patterns=["*.safetensors", *BESIDE_WEIGHTS]))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The base model on disk, as an expert meets it.
+
+    Attributes:
+        folder: With ``config.json``, tokenizer and safetensors files, in shards or one.
+        dtype: What the model runs in; None: as stored.
+        basis: The base's basis cache; None: each basis is computed when its turn comes.
+        device: Where matrices are multiplied.
+    """
+
+    folder: Path
+    dtype: torch.dtype | None = None
+    basis: BasisCache | None = None
+    device: str = "cpu"
+
+    @cached_property
+    def weights(self) -> Mapping[str, Tensor]:
+        """Its weights by module name; each is read when asked for."""
+        return checkpoint_weights(self.folder, r".*", self.dtype)
+
+    def basis_of(self, name: str, weight: Tensor) -> Basis:
+        """The basis of a matrix, on :attr:`device`.
+
+        Raises:
+            ValueError: The cache was made from other weights, or the weight has no basis.
+        """
+        if self.basis is None:
+            return narrow_basis(weight.to(self.device), name)
+        sigma, q, side = self.basis.load(name, weight)
+        return Basis(sigma.to(self.device), q.to(self.device), side)
+
+    def hash_of(self, name: str, weight: Tensor) -> str:
+        """What :attr:`t2.svf.SvfConfig.basis_fingerprint` is made of; with a cache, of the weight it was made from."""
+        return weight_hash(weight, name) if self.basis is None else self.basis.source_hash(name)
+
+    def check(self, expert: Expert) -> None:
+        """Whether an expert was made for this checkpoint.
+
+        Raises:
+            ValueError: The checkpoint is quantised or lacks a matrix, a z has another length, or the weights are
+                other ones.
+        """
+        if "quantization_config" in json.loads((self.folder / "config.json").read_text()):
+            raise ValueError(f"{self.folder} holds quantised weights; name the checkpoint that they were made from")
+        missing = [name for name in expert.z if name not in self.weights]
+        if missing:
+            raise ValueError(
+                f"{self.folder} holds no {missing[0]}.weight ({len(missing)} of the expert's {len(expert.z)} matrices "
+                "are missing): name the base model that the expert was made for, or, where the checkpoint calls its "
+                "weights differently from the model or ties them, save the model's merge_and_unload() instead"
+            )
+        hashes = {}
+        for name, z in expert.z.items():
+            weight = self.weights[name]
+            if z.shape != (min(weight.shape),):
+                raise ValueError(
+                    f"{name} is {tuple(weight.shape)} in {self.folder} and takes a z of {min(weight.shape)} numbers; "
+                    f"the expert's has {tuple(z.shape)}: name the base model that it was made for"
+                )
+            hashes[name] = self.hash_of(name, weight)
+        given, found = expert.provenance.get("basis_fingerprint"), fingerprint(hashes)
+        if given not in (None, found):
+            raise ValueError(
+                f"the expert was made for other base weights than those of {self.folder}"
+                f"{'' if self.dtype is None else f' in {self.dtype}'}: its fingerprint is {given}, theirs is {found}; "
+                f"name its own base model ({expert.provenance.get('base_model_name_or_path')}) and the dtype that it "
+                "was trained in"
+            )
