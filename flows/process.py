@@ -32,7 +32,7 @@ class Processes:
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
-        self._stopped = False
+        self._stopped = threading.Event()
 
     def run(
         self,
@@ -54,8 +54,7 @@ class Processes:
             Stopped: :meth:`stop` was called before it could start.
         """
         with self._lock:
-            if self._stopped:
-                raise Stopped("the flow is being stopped")
+            self.pause(0.0)
             # One group a command: a signal to the flow's own group must not reach it past its supervisor.
             process = subprocess.Popen(
                 [sys.executable, "-I", str(_SUPERVISOR), str(grace), *command],
@@ -84,16 +83,25 @@ class Processes:
             with self._lock:
                 self._running.discard(process)
 
+    def pause(self, seconds: float) -> None:
+        """Waits.
+
+        Raises:
+            Stopped: :meth:`stop` was called, before or meanwhile.
+        """
+        if self._stopped.wait(seconds):
+            raise Stopped("the flow is being stopped")
+
     def stop(self) -> None:
         """Asks every running command to end; none starts any more."""
         with self._lock:
-            self._stopped = True
+            self._stopped.set()
             for process in self._running:
                 process.terminate()
 
 
 class Stopped(RuntimeError):
-    """A command was not started, because the flow is ending."""
+    """A command was not started, or not waited for, because the flow is ending."""
 
 
 def _stream(out: IO[bytes], err: IO[bytes], on_line: Callable[[str, bool], None]) -> None:

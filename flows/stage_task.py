@@ -25,6 +25,8 @@ from flows.show import slug
 RETRIES = 5
 FIRST_DELAY = 2.0
 """Seconds before the first retry; each later one waits twice as long."""
+PAUSE = 2.0
+"""Seconds between two looks at a stage that another worker runs."""
 
 SKIPPED, NOT_REACHED = "Skipped", "NotReached"
 """Names of states: of a stage that there was no need to run, and of one behind a stage that did not complete."""
@@ -129,9 +131,14 @@ def run_stage(stage: Stage, changed: bool, execution: Execution) -> State[Any]:
 
     force = ["--force"] if execution.force else []
     if execution.shared:
-        with only_one(stage.name), execution.slot(stage):
-            run("repro", "--single-item", "--pull", *force, stage.name)
-            run("push", "--quiet", "--run-cache", stage.name)
+        mine = False
+        while not mine:
+            with execution.slot(stage), only_one(stage.name) as mine:
+                if mine:
+                    run("repro", "--single-item", "--pull", *force, stage.name)
+                    run("push", "--quiet", "--run-cache", stage.name)
+            if not mine:  # another worker has it: this one's other stages may go first
+                execution.running.pause(PAUSE)
     else:
         with execution.slot(stage):
             run("repro", "--single-item", *force, stage.name)

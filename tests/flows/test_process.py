@@ -78,6 +78,8 @@ def test_stopping_kills_a_group_that_ignores_the_request_after_its_grace() -> No
     wait_for(lambda: not any(map(alive, pids)), 5)
     with pytest.raises(Stopped):
         processes.run(command, on_line=lambda *_: None, grace=1.0)
+    with pytest.raises(Stopped):
+        processes.pause(60.0)
 
 
 def test_a_killed_holder_takes_the_whole_group_with_it() -> None:
