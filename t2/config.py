@@ -218,6 +218,40 @@ class Sandbox(Section):
     allow_unsafe: bool
 
 
+class Vllm(Section):
+    """How vLLM runs, and how experts live in it.
+
+    Attributes:
+        experts: ``folded``: an expert at a time, pushed as weights; for few experts and large batches.
+            ``per_request``: experts in adapter slots, side by side in a batch.
+        slots: Per request: different experts in one step; a whole CEM population should fit.
+        max_num_seqs: Prompts side by side.
+        max_num_batched_tokens: Tokens in one step; longer prompts are read in chunks. Null: vLLM's choice.
+        max_model_len: Tokens of prompt and reply. Null: what the model allows.
+        gpu_memory_utilisation: Share of the device's memory that vLLM takes, where ``kv_cache_gb`` is null.
+        kv_cache_gb: Memory for keys and values.
+        own_process: Whether the engine runs beside the caller, not in it.
+        eager: Run without compiled graphs; always so per request.
+    """
+
+    experts: Literal["folded", "per_request"]
+    slots: PositiveInt
+    max_num_seqs: PositiveInt
+    max_num_batched_tokens: PositiveInt | None
+    max_model_len: PositiveInt | None
+    gpu_memory_utilisation: Share
+    kv_cache_gb: PositiveFloat | None
+    own_process: bool
+    eager: bool
+
+
+class Engine(Section):
+    """What generates: transformers, or vLLM as ``vllm`` says."""
+
+    name: Literal["hf", "vllm"]
+    vllm: Vllm
+
+
 class Execution(Section):
     """Where the work runs; no result depends on it."""
 
@@ -250,6 +284,7 @@ class Params(Section):
     adaptation: Adaptation
     benchmark: Benchmark
     sandbox: Sandbox
+    engine: Engine
     execution: Execution
     tracking: Tracking
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 Progress = Callable[[int], None]
 """Told the number of prompts that were just finished."""
@@ -63,6 +64,17 @@ class Generation:
 class Engine(Protocol):
     """A model that answers prompts, each under its own expert."""
 
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def context(self) -> int:
+        """The most tokens that prompt and reply may have together."""
+        ...
+
+    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of prompts within the chat template, up to where the reply starts."""
+        ...
+
     def generate(
         self,
         prompts: Sequence[str],
@@ -82,3 +94,13 @@ class Engine(Protocol):
             progress: Called as prompts are finished.
         """
         ...
+
+
+def check_rows(
+    prompts: Sequence[str], experts: Mapping[str, Tensor] | None, rows: Sequence[int] | None
+) -> None:
+    """Raises ValueError unless experts come with one row a prompt, or neither comes."""
+    if (experts is None) != (rows is None):
+        raise ValueError("experts and rows go together: pass both, or neither for the model as it stands")
+    if rows is not None and len(rows) != len(prompts):
+        raise ValueError(f"rows must name one expert a prompt: got {len(rows)} for {len(prompts)} prompts")

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from t2.engine import chat
 from t2.engine.attention import GROUPED_SDPA
-from t2.engine.base import Generation, Progress, Sampling
+from t2.engine.base import Generation, Progress, Sampling, check_rows
 from t2.engine.decode import Decoded, decode, uniform_draws
 
 
@@ -35,7 +36,7 @@ class HfEngine:
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
-        self._ends = _end_tokens(model, tokenizer)
+        self._ends = chat.end_tokens(tokenizer, getattr(model, "generation_config", None))
 
     @property
     def context(self) -> int:
@@ -44,11 +45,7 @@ class HfEngine:
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts within the chat template, up to where the reply starts."""
-        if not prompts:
-            return []
-        chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        encoded: Any = self.tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)
-        return list(encoded["input_ids"])
+        return chat.encode(self.tokenizer, prompts)
 
     def generate(
         self,
@@ -65,11 +62,7 @@ class HfEngine:
             ValueError: ``experts`` and ``rows`` do not come together, there is not one row a prompt, or the
                 model has no SVF to run experts with.
         """
-        if (experts is None) != (rows is None):
-            raise ValueError("experts and rows go together: pass both, or neither for the model as it stands")
-        if rows is not None and len(rows) != len(prompts):
-            raise ValueError(f"rows must name one expert a prompt: got {len(rows)} for {len(prompts)} prompts")
-
+        check_rows(prompts, experts, rows)
         encoded = self.encode(prompts)
         results = [Generation("", (), (), False, len(ids), too_long=True) for ids in encoded]
         fitting = [i for i, ids in enumerate(encoded) if len(ids) + sampling.max_new_tokens <= self.context]
@@ -123,7 +116,7 @@ class HfEngine:
         rows = decoded.tokens.tolist()
         ends = [next((at for at, token in enumerate(row) if token in self._ends), None) for row in rows]
         tokens = [row if end is None else row[: end + 1] for row, end in zip(rows, ends, strict=True)]
-        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        texts = chat.decode(self.tokenizer, tokens)
         for prompt, text, ids, logprobs, end in zip(
             prompts, texts, tokens, decoded.logprobs.tolist(), ends, strict=True
         ):
@@ -153,9 +146,7 @@ def load_base(
         raise FileNotFoundError(
             f"there is no model folder {path}; give a local folder, or a Hugging Face id as owner/name"
         )
-    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-    if not tokenizer.chat_template:
-        raise ValueError(f"the tokenizer of {path} has no chat template; use a model that was tuned to chat")
+    tokenizer = chat.load_tokenizer(path, revision)
     model = AutoModelForCausalLM.from_pretrained(
         path, dtype=dtype, revision=revision, use_safetensors=True, attn_implementation=GROUPED_SDPA
     )
@@ -167,15 +158,6 @@ def _check_folder(folder: Path) -> None:
     lacking = [f"{what} ({pattern})" for what, pattern in needed.items() if not any(folder.glob(pattern))]
     if lacking:
         raise FileNotFoundError(f"{folder} is no whole model folder: it lacks {', '.join(lacking)}")
-
-
-def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokenizer's EOS, and what the model's generation settings name besides, as Llama 3's do."""
-    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
-    if not ends:
-        raise ValueError("neither tokenizer nor model names an end-of-sequence token; set tokenizer.eos_token")
-    return frozenset(ends)
 
 
 @contextmanager
