@@ -96,9 +96,7 @@ class Engine(Protocol):
         ...
 
 
-def check_rows(
-    prompts: Sequence[str], experts: Mapping[str, Tensor] | None, rows: Sequence[int] | None
-) -> None:
+def check_rows(prompts: Sequence[str], experts: Mapping[str, Tensor] | None, rows: Sequence[int] | None) -> None:
     """Raises ValueError unless experts come with one row a prompt, or neither comes."""
     if (experts is None) != (rows is None):
         raise ValueError("experts and rows go together: pass both, or neither for the model as it stands")

@@ -40,9 +40,7 @@ class Draws(LogitsProcessor):
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Follows requests through the rows of the batch."""
 
-        def draws_of(
-            params: SamplingParams, _: Any, output: list[int]
-        ) -> tuple[list[float], float, list[int]] | None:
+        def draws_of(params: SamplingParams, _: Any, output: list[int]) -> tuple[list[float], float, list[int]] | None:
             given = params.extra_args or {}
             return (given[DRAWS], given[TEMPERATURE], output) if DRAWS in given else None
 

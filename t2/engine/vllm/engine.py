@@ -167,9 +167,7 @@ class VllmEngine:
             raise ValueError(f"the basis cache holds no {unknown[:3]}; it holds {sorted(known)[:3]}, …")
         for name, table in experts.items():
             if table.ndim != 2 or table.shape[1] != self._basis.rank(name):
-                raise ValueError(
-                    f"the table of {name} must be (E, {self._basis.rank(name)}), got {tuple(table.shape)}"
-                )
+                raise ValueError(f"the table of {name} must be (E, {self._basis.rank(name)}), got {tuple(table.shape)}")
         sizes = {len(table) for table in experts.values()} or {0}
         if len(sizes) > 1 or any(not -1 <= row < min(sizes) for row in rows):
             raise ValueError(

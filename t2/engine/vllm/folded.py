@@ -44,7 +44,7 @@ class Folded:
             with safe_open(path, framework="pt") as shard:
                 self._files |= dict.fromkeys(shard.keys(), path)
         self._bases: dict[str, Basis] = {}
-        self._live: str | None = ""
+        self._live: str | None = digest({})
         self._changed: set[str] = set()
 
     def options(self) -> dict[str, Any]:
@@ -56,9 +56,7 @@ class Folded:
         self._llm = llm
         self._fused: dict[str, list[str]] = llm.collective_rpc("fused_modules")[0]
 
-    def batches(
-        self, experts: Mapping[str, Tensor], rows: Sequence[int]
-    ) -> Iterator[tuple[list[int], None]]:
+    def batches(self, experts: Mapping[str, Tensor], rows: Sequence[int]) -> Iterator[tuple[list[int], None]]:
         """Pushes one expert after the other; yields the indices of its rows while it is live."""
         experts_in = sorted(set(rows))
         z = {row: {name: table[row] for name, table in experts.items()} if row >= 0 else {} for row in experts_in}
@@ -81,7 +79,14 @@ class Folded:
         # Until the engine has answered, nobody knows what it holds.
         self._live, self._changed = None, self._changed | z.keys()
         modules = self._whole(self._changed)
-        weights = (item for module in modules for item in self._tensors(module, z.get(module)))
+        self._send(item for module in modules for item in self._tensors(module, z.get(module)))
+        # A cached prompt would otherwise be continued from keys and values of the old weights.
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM did not reset its prefix cache: requests are still running; push between calls")
+        self._live, self._changed = name, set(z)
+
+    def _send(self, weights: Tensors) -> None:
+        """Hands tensors to the worker, which checks that they arrived."""
         if self._own_process:
             with tempfile.TemporaryDirectory(prefix="t2-push-") as folder:
                 for number, (key, tensor) in enumerate(weights):
@@ -89,10 +94,6 @@ class Folded:
                 self._llm.collective_rpc("push", args=(folder,))
         else:
             self._llm.collective_rpc("push", args=(weights,))
-        # A cached prompt would otherwise be continued from keys and values of the old weights.
-        if not self._llm.reset_prefix_cache():
-            raise RuntimeError("vLLM did not reset its prefix cache: requests are still running; push between calls")
-        self._live, self._changed = name, set(z)
 
     def _whole(self, modules: Iterable[str]) -> list[str]:
         """With the modules that vLLM holds in one matrix with them: part of such a matrix would be void."""
@@ -142,37 +143,40 @@ class Pushing:
 
         def watched() -> Iterator[tuple[str, Tensor]]:
             for key, tensor in _read(source) if isinstance(source, str) else source:
-                if key.endswith(".weight"):
-                    expected[key.removesuffix(".weight")] = tensor.float() @ _probe(tensor).float()
+                wide = tensor.float().cpu()
+                expected[key] = wide if key.endswith(".bias") else wide @ _probe(tensor.shape[1], tensor.dtype)
                 yield key, tensor
 
         with _quiet("vllm.model_executor.model_loader.reload"):
             self.reload_weights(weights_iterator=watched())
-        self._check(expected)
+        for module in {key.rpartition(".")[0] for key in expected}:
+            self._check(module, expected)
 
-    def _check(self, expected: Mapping[str, Tensor]) -> None:
-        """Compares what every pushed module makes of a probe with what its new weight makes of it.
+    def _check(self, module: str, expected: Mapping[str, Tensor]) -> None:
+        """Compares what a module makes of a probe with what its new tensors make of it.
 
-        vLLM packs and fuses weights, so that the tensors themselves cannot be compared.
+        The tensors themselves cannot be compared: vLLM packs and fuses weights.
         """
-        model = self.model_runner.get_model()
+        parent, _, child = module.rpartition(".")
         fused = {part: (whole, parts) for whole, parts in self.fused_modules().items() for part in parts}
-        for name, wanted in expected.items():
-            parent, _, child = name.rpartition(".")
-            whole, parts = fused.get(child, (child, [child]))
-            layer = model.get_submodule(f"{parent}.{whole}")
-            probe = _probe_like(layer.input_size, self.model_runner.model_config.dtype).to(wanted.device)
-            with torch.inference_mode():
-                output = layer.quant_method.apply(layer, probe[None].to(self.model_runner.device))[0].float().cpu()
-            sizes = layer.output_sizes if len(parts) > 1 else [len(output)]
-            found = output.split(sizes)[parts.index(child)]
-            error = float((found - wanted.cpu()).norm() / wanted.norm())
-            # Sums of products in the model's dtype: what is right differs by the rounding of the result.
-            if not error <= max(2 * torch.finfo(probe.dtype).eps, 1e-5):
-                raise RuntimeError(
-                    f"{name} did not arrive in the engine: its output is off by {error:.1e} (relative); push again, "
-                    "all modules of one fused matrix together"
-                )
+        whole, parts = fused.get(child, (child, [child]))
+        layer = self.model_runner.get_model().get_submodule(f"{parent}.{whole}")
+        tensors = ["weight"] if layer.bias is None else ["weight", "bias"]
+        if missing := [f"{parent}.{p}.{t}" for p in parts for t in tensors if f"{parent}.{p}.{t}" not in expected]:
+            raise RuntimeError(f"{module} was pushed without {missing}, which vLLM holds with it; push them together")
+        dtype = self.model_runner.model_config.dtype
+        probe = _probe(layer.input_size, dtype).to(self.model_runner.device, dtype)
+        with torch.inference_mode():
+            output = layer.quant_method.apply(layer, probe[None], layer.bias)[0].float().cpu()
+        sizes = layer.output_sizes if len(parts) > 1 else [len(output)]
+        found = output.split(sizes)[parts.index(child)]
+        wanted = sum(expected[f"{module}.{tensor}"] for tensor in tensors)
+        error = float((found - wanted).norm() / wanted.norm())
+        # What is right differs by the rounding of the result to the model's type.
+        if not error <= max(torch.finfo(dtype).eps, 1e-5):
+            raise RuntimeError(
+                f"{module} did not arrive in the engine: its output is off by {error:.1e} (relative); push it again"
+            )
 
 
 def _read(folder: str) -> Iterator[tuple[str, Tensor]]:
@@ -180,12 +184,9 @@ def _read(folder: str) -> Iterator[tuple[str, Tensor]]:
         yield from load_file(path).items()
 
 
-def _probe(weight: Tensor) -> Tensor:
-    return _probe_like(weight.shape[1], weight.dtype).to(weight.device)
-
-
-def _probe_like(size: int, dtype: torch.dtype) -> Tensor:
-    return torch.randn(size, generator=torch.Generator().manual_seed(size)).to(dtype)
+def _probe(size: int, dtype: torch.dtype) -> Tensor:
+    """The same numbers on both sides of a comparison, (size,) float32 that ``dtype`` can hold."""
+    return torch.randn(size, generator=torch.Generator().manual_seed(size)).to(dtype).float()
 
 
 @contextlib.contextmanager
