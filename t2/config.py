@@ -393,6 +393,13 @@ def _relations(valid: dict[str, Any]) -> Iterator[str]:
                     f"unseen.{name}.sizes.shots: {task.sizes.shots} items cannot give a draw of "
                     f"adaptation.shots = {valid['adaptation'].shots}"
                 )
+    if has("engine", "execution") and valid["engine"].name == "vllm":
+        vllm, workers = valid["engine"].vllm, valid["execution"].workers
+        if vllm.kv_cache_gb is None and workers * vllm.gpu_memory_utilisation > 1:
+            yield (
+                f"engine.vllm.gpu_memory_utilisation: {workers} engines side by side (execution.workers) would take "
+                f"{workers} times {vllm.gpu_memory_utilisation} of the memory; lower one of them, or set kv_cache_gb"
+            )
     if has("base", "control") and valid["control"] and valid["base"].name == valid["control"].name:
         yield f"control.name: {valid['control'].name!r} is also the base's name; scores are keyed by it"
     if has("training"):

@@ -125,7 +125,7 @@ class BasisCache:
         return iter(self._matrices)
 
     def rank(self, name: str) -> int:
-        """r = min(m, n) of a matrix, the width of its z."""
+        """The rank r = min(m, n) of a matrix, which is the width of its z."""
         return min(self._entry(name)["shape"])
 
     def load(self, name: str, weight: Tensor | None = None) -> Basis:

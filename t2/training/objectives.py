@@ -10,8 +10,7 @@ import torch
 from peft import PeftModel
 
 from t2.config import Recipe, Training
-from t2.engine.base import Sampling
-from t2.engine.hf import HfEngine
+from t2.engine.base import Engine, Sampling
 from t2.tasks.item import Item
 from t2.training import next_token, reinforce
 from t2.training.sequences import Batch, Pair, answer_logits, micro_batches, pad
@@ -42,7 +41,7 @@ class Reinforce:
     """
 
     model: PeftModel
-    engine: HfEngine
+    engine: Engine
     grade: Grade
     recipe: Recipe
     training: Training
@@ -104,7 +103,7 @@ class NextToken:
     """Imitates the items' worked replies."""
 
     model: PeftModel
-    engine: HfEngine
+    engine: Engine
     training: Training
 
     def accumulate(self, items: Sequence[Item]) -> Row:

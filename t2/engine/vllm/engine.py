@@ -141,7 +141,7 @@ class VllmEngine:
         return results
 
     def _parameters(self, sampling: Sampling, draws: list[float]) -> Any:
-        """vLLM's parameters for one prompt; drawing is greedy for vLLM, see :class:`t2.engine.vllm.draws.Draws`."""
+        """What vLLM samples one prompt with: greedily also where draws decide, see :mod:`t2.engine.vllm.draws`."""
         from vllm import SamplingParams
 
         from t2.engine.vllm.draws import DRAWS, TEMPERATURE

@@ -170,7 +170,7 @@ class Pushing:
             output = layer.quant_method.apply(layer, probe[None], layer.bias)[0].float().cpu()
         sizes = layer.output_sizes if len(parts) > 1 else [len(output)]
         found = output.split(sizes)[parts.index(child)]
-        wanted = sum(expected[f"{module}.{tensor}"] for tensor in tensors)
+        wanted = torch.stack([expected[f"{module}.{tensor}"] for tensor in tensors]).sum(0)
         error = float((found - wanted).norm() / wanted.norm())
         # What is right differs by the rounding of the result to the model's type.
         if not error <= max(torch.finfo(dtype).eps, 1e-5):

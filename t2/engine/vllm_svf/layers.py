@@ -31,7 +31,7 @@ class _Part(NamedTuple):
     changes: Tensor
 
     def add(self, x: Tensor, slots: Tensor) -> Tensor:
-        """x + Q ((z − 1) ⊙ Qᵀx) for x (tokens, r), with the row of z − 1 in each token's slot."""
+        """Adds Q ((z − 1) ⊙ Qᵀx) to x (tokens, r), with the row of z − 1 in each token's slot."""
         if self.q is None:
             return x
         wide = x.to(self.q.dtype)
@@ -47,7 +47,7 @@ class _SvfLinear(BaseLayerWithLoRA):
 
     @classmethod
     def can_replace_layer(
-        cls, source_layer: nn.Module, lora_config: Any, packed_modules_list: list[str], model_config: Any = None
+        cls, source_layer: Any, lora_config: Any, packed_modules_list: list[str], model_config: Any = None
     ) -> bool:
         """Any layer of the kind, in an engine that was given a basis cache."""
         if _basis_folder() is None or not isinstance(source_layer, cls.kind):
