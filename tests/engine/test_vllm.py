@@ -179,11 +179,11 @@ def test_a_push_that_is_not_whole_is_noticed_and_mended(setting):
     rows = [0] * len(PROMPTS)
     wanted = tokens(setting.hf.generate(PROMPTS, Sampling(20), experts=experts, rows=rows))
     gate, up = "model.layers.1.mlp.gate_proj", "model.layers.1.mlp.up_proj"
-    base = {key: tensor for module in (gate, up) for key, tensor in engine._way._tensors(module, None)}
+    base = {key: tensor for module in (gate, up) for key, tensor in engine.way._tensors(module, None)}
     assert engine.generate(PROMPTS, Sampling(20), experts=experts, rows=rows)
     with pytest.raises(RuntimeError, match=rf"{gate} was pushed without \['{up}"):
-        engine._way._send(item for item in base.items() if item[0].startswith(gate))
-    engine._way._live = None
+        engine.way._send(item for item in base.items() if item[0].startswith(gate))
+    engine.way._live = None
     assert tokens(engine.generate(PROMPTS, Sampling(20), experts=experts, rows=rows)) == wanted
 
 

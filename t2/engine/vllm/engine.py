@@ -80,13 +80,13 @@ class VllmEngine:
         self.policy = policy
         self._basis = BasisCache.open(basis)
         self._ends = sorted(chat.end_tokens(self.tokenizer, _generation_config(folder)))
-        self._way: _Way = (
+        self.way: _Way = (
             Folded(folder, self._basis, getattr(torch, dtype), own_process=settings.own_process)
             if settings.experts == "folded"
             else PerRequest(self._basis, slots=settings.slots)
         )
-        self._llm = _start(folder, dtype, settings, self._way.options())
-        self._way.start(self._llm)
+        self._llm = _start(folder, dtype, settings, self.way.options())
+        self.way.start(self._llm)
 
     @property
     def context(self) -> int:
@@ -126,7 +126,7 @@ class VllmEngine:
         if progress and len(fitting) < len(prompts):
             progress(len(prompts) - len(fitting))
         draws = uniform_draws(len(prompts), sampling)
-        for indices, adapters in self._way.batches(experts, [rows[i] for i in fitting]):
+        for indices, adapters in self.way.batches(experts, [rows[i] for i in fitting]):
             batch = [fitting[index] for index in indices]
             outputs = self._llm.generate(
                 [TokensPrompt(prompt_token_ids=encoded[i]) for i in batch],

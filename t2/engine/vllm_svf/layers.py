@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from vllm.config import get_current_vllm_config
 from vllm.lora.layers import BaseLayerWithLoRA, ColumnParallelLinearWithLoRA, RowParallelLinearWithLoRA
 from vllm.model_executor.layers.linear import ColumnParallelLinear, RowParallelLinear
@@ -41,7 +41,7 @@ class _Part(NamedTuple):
 class _SvfLinear(BaseLayerWithLoRA):
     """What both kinds of layer share; ``forward`` is vLLM's."""
 
-    kind: ClassVar[type[nn.Module]]
+    kind: ClassVar[Any]
     base_layer: Any
     device: torch.device
 
