@@ -1,8 +1,8 @@
 """Experts in vLLM: tokens a second of each way, seconds for a push, and memory over many experts.
 
 Run ``python benchmarks/vllm_experts.py [--base data/miniature/base] [--items 96] [--threads 1] [--rounds 200]`` where
-vLLM is installed. All ways decode the same prompts greedily and in turns, every reply to its full length, and the best
-time counts. The baseline of each ratio is *hf mixed*, the transformers engine with all experts in one batch; *vllm
+vLLM is installed. All ways decode the same prompts greedily and in turns, after a warm-up, and the best time counts.
+The baseline of each ratio is *hf mixed*, the transformers engine with all experts in one batch; *vllm
 base* is vLLM on the base alone, which is what experts cost nothing against. ``--hidden 512 --layers 8`` takes a random
 Llama of that size instead of the miniature.
 """
@@ -65,6 +65,8 @@ def compare(
     """Prints a table: a row an engine, a column a number of experts."""
     for count in (1, 3, 12):
         experts, rows = random_experts(sigmas, count), [index % count for index in range(len(prompts))]
+        for engine in engines.values():
+            engine.generate(prompts[:count], Sampling(2), experts=experts, rows=rows[:count])
         best: dict[str, float] = {}
         replies: dict[str, list[Generation]] = {}
         for _ in range(repeats):
