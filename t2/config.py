@@ -28,6 +28,7 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$")]
 Kind = Literal["math", "code", "choice"]
+Reading = Literal["generation", "likelihood"]
 Layout = Literal["miniature", "gsm8k", "mbpp", "arc"]
 
 OTHER = "other"
@@ -199,11 +200,12 @@ class Adaptation(Section):
 
 
 class Benchmark(Section):
-    """How scores are measured and compared."""
+    """How scores are measured and compared; ``dispatch``: how the first pass of two is read."""
 
     batch: PositiveInt
     bootstrap: PositiveInt
     seed: Count
+    dispatch: Reading
 
 
 class Sandbox(Section):

@@ -95,6 +95,27 @@ class Engine(Protocol):
         """
         ...
 
+    def score(
+        self,
+        prompts: Sequence[str],
+        replies: Sequence[str],
+        *,
+        experts: Mapping[str, Tensor] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> list[float]:
+        """The log-likelihood of a reply to each prompt, EOS included, without decoding.
+
+        Args:
+            prompts: Texts as a user types them.
+            replies: One a prompt.
+            experts: As in :meth:`generate`.
+            rows: As in :meth:`generate`.
+
+        Returns:
+            Log-probabilities at temperature 1, summed over tokens, in nats; −∞ for what the context cannot hold.
+        """
+        ...
+
 
 def check_rows(prompts: Sequence[str], experts: Mapping[str, Tensor] | None, rows: Sequence[int] | None) -> None:
     """Raises ValueError unless experts come with one row a prompt, or neither comes."""

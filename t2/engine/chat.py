@@ -30,6 +30,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[l
     return list(encoded["input_ids"])
 
 
+def encode_reply(tokenizer: PreTrainedTokenizerBase, reply: str) -> list[int]:
+    """Token ids of a whole reply, EOS included."""
+    return [*tokenizer.encode(reply, add_special_tokens=False), tokenizer.eos_token_id]
+
+
 def decode(tokenizer: PreTrainedTokenizerBase, replies: Sequence[Sequence[int]]) -> list[str]:
     """The texts of replies given as token ids."""
     texts: Any = tokenizer.batch_decode(

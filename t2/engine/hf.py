@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from t2.engine import chat
 from t2.engine.attention import GROUPED_SDPA
 from t2.engine.base import Generation, Progress, Sampling, check_rows
 from t2.engine.decode import Decoded, decode, uniform_draws
+from t2.engine.likelihood import loglikelihoods
+
+_Result = TypeVar("_Result")
 
 
 class HfEngine:
@@ -68,48 +72,82 @@ class HfEngine:
         fitting = [i for i, ids in enumerate(encoded) if len(ids) + sampling.max_new_tokens <= self.context]
         if progress and len(fitting) < len(prompts):
             progress(len(prompts) - len(fitting))
-        # Neighbours in length share a batch, which keeps padding small. The longest come first, so that a
-        # batch size which memory does not allow shows at once.
-        order = sorted(fitting, key=lambda i: -len(encoded[i]))
         draws = uniform_draws(len(prompts), sampling)
+
+        def run(batch: list[int]) -> Decoded:
+            with self._under(experts, rows, batch) as on_drop:
+                return decode(self.model, [encoded[i] for i in batch], self._ends, sampling, draws[batch], on_drop)
+
+        for batch, decoded in self._batches(sorted(fitting, key=lambda i: -len(encoded[i])), run):
+            for i, generation in zip(batch, self._read(decoded, [encoded[i] for i in batch]), strict=True):
+                results[i] = generation
+            if progress:
+                progress(len(batch))
+        return results
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        replies: Sequence[str],
+        *,
+        experts: Mapping[str, Tensor] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> list[float]:
+        """Log-likelihoods of replies; see :meth:`t2.engine.base.Engine.score`.
+
+        Raises:
+            ValueError: As :meth:`generate`, and if there is not one reply a prompt.
+        """
+        check_rows(prompts, experts, rows)
+        pairs = list(zip(self.encode(prompts), (chat.encode_reply(self.tokenizer, r) for r in replies), strict=True))
+        lengths = [len(prompt) + len(reply) for prompt, reply in pairs]
+        results = [-math.inf] * len(pairs)
+
+        def run(batch: list[int]) -> list[float]:
+            with self._under(experts, rows, batch):
+                scores: list[float] = loglikelihoods(self.model, *zip(*(pairs[i] for i in batch), strict=True)).tolist()
+                return scores
+
+        fitting = [i for i, length in enumerate(lengths) if length <= self.context]
+        for batch, scores in self._batches(sorted(fitting, key=lambda i: -lengths[i]), run):
+            for i, score in zip(batch, scores, strict=True):
+                results[i] = score
+        return results
+
+    def _batches(
+        self, order: Sequence[int], run: Callable[[list[int]], _Result]
+    ) -> Iterator[tuple[list[int], _Result]]:
+        """Runs batch after batch of ``order``, in which neighbours have like lengths, which keeps padding small.
+
+        The longest come first, so that a batch size which memory does not allow shows at once.
+        """
         start, size = 0, self.batch_size
         while start < len(order):
-            batch = order[start : start + size]
+            batch = list(order[start : start + size])
             try:
-                decoded = self._run(
-                    [encoded[i] for i in batch],
-                    sampling,
-                    draws[batch],
-                    experts,
-                    torch.tensor([rows[i] for i in batch]) if rows is not None else None,
-                )
+                result = run(batch)
             except torch.OutOfMemoryError:
                 if len(batch) == 1:
                     raise
                 size = len(batch) // 2
                 continue
-            for i, generation in zip(batch, self._read(decoded, [encoded[i] for i in batch]), strict=True):
-                results[i] = generation
+            yield batch, result
             start += len(batch)
-            if progress:
-                progress(len(batch))
-        return results
 
-    def _run(
-        self,
-        prompts: Sequence[Sequence[int]],
-        sampling: Sampling,
-        draws: Tensor,
-        experts: Mapping[str, Tensor] | None,
-        rows: Tensor | None,
-    ) -> Decoded:
+    @contextmanager
+    def _under(
+        self, experts: Mapping[str, Tensor] | None, rows: Sequence[int] | None, batch: Sequence[int]
+    ) -> Iterator[Callable[[Tensor], object] | None]:
+        """The model in evaluation mode with the batch's experts; yields what to call when samples leave."""
         with _evaluating(self.model):
             if experts is None or rows is None:
-                return decode(self.model, prompts, self._ends, sampling, draws)
+                yield None
+                return
             if not hasattr(self.model, "per_sample"):
                 raise ValueError(f"a {type(self.model).__name__} cannot run experts; attach SVF to it (t2.svf.attach)")
-            with self.model.per_sample(experts, rows) as svf:
-                return decode(self.model, prompts, self._ends, sampling, draws, lambda alive: svf.set_rows(rows[alive]))
+            own = torch.tensor([rows[i] for i in batch])
+            with self.model.per_sample(experts, own) as svf:
+                yield lambda alive: svf.set_rows(own[alive])
 
     def _read(self, decoded: Decoded, prompts: Sequence[Sequence[int]]) -> Iterator[Generation]:
         """Cuts replies behind their end token and turns them into text."""

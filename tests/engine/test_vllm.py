@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import replace
 
 import pytest
@@ -20,11 +21,11 @@ from tests.engine.vllm_setting import (
     WAYS,
     make_setting,
     tokens,
-    vllm_settings,
     write_biased_llama,
 )
 
-needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason=MISSING)
+if importlib.util.find_spec("vllm") is None:
+    pytest.skip(MISSING, allow_module_level=True)
 
 
 @pytest.fixture(scope="module", params=["miniature", "biased"])
@@ -54,7 +55,6 @@ def cached(engine, monkeypatch):
     return found
 
 
-@needs_vllm
 def test_a_mixed_batch_equals_transformers(setting, engine):
     experts, rows = setting.experts(3), [n % 4 - 1 for n in range(len(PROMPTS))]
     wanted = setting.hf.generate(PROMPTS, Sampling(40), experts=experts, rows=rows)
@@ -67,7 +67,6 @@ def test_a_mixed_batch_equals_transformers(setting, engine):
     assert engine.context == setting.hf.context
 
 
-@needs_vllm
 def test_one_expert_after_the_other_and_back_on_the_base(setting, engine):
     experts = setting.experts(2)
     before = engine.generate(PROMPTS, Sampling(30))
@@ -79,7 +78,6 @@ def test_one_expert_after_the_other_and_back_on_the_base(setting, engine):
     assert engine.generate(PROMPTS, Sampling(30)) == before
 
 
-@needs_vllm
 def test_long_prompts_cold_and_cached_never_meet_another_experts_cache(setting, engine, cached):
     experts = setting.experts(2)
     assert min(map(len, engine.encode(LONG))) > 256
@@ -89,7 +87,6 @@ def test_long_prompts_cold_and_cached_never_meet_another_experts_cache(setting, 
     assert cached[0] == 0 and cached[1] > 256
 
 
-@needs_vllm
 def test_seeded_draws_are_those_of_transformers(setting, engine):
     experts, rows = setting.experts(2), [n % 3 - 1 for n in range(len(PROMPTS))]
     for sampling in (Sampling(20, temperature=1.0, seed=3), Sampling(20, temperature=0.6, seed=4)):
@@ -100,7 +97,16 @@ def test_seeded_draws_are_those_of_transformers(setting, engine):
     assert tokens(found) != tokens(engine.generate(PROMPTS, replace(sampling, seed=5), experts=experts, rows=rows))
 
 
-@needs_vllm
+def test_scores_are_those_of_transformers(setting, engine):
+    experts, rows = setting.experts(2), [n % 3 - 1 for n in range(len(PROMPTS))]
+    replies = [f"#### {n * 'a long way '}{n}" for n in range(len(PROMPTS))]
+    prompts = [*PROMPTS[:-1], PROMPTS[-1] + "\x00" * engine.context]
+    for _ in range(2):
+        found = engine.score(prompts, replies, experts=experts, rows=rows)
+        assert found == pytest.approx(setting.hf.score(prompts, replies, experts=experts, rows=rows), abs=1e-3)
+    assert found[-1] == -math.inf and min(found[:-1]) > -math.inf
+
+
 def test_a_mix_made_at_run_time(setting, engine):
     experts = setting.experts(2)
     one, other = ({name: table[row] for name, table in experts.items()} for row in (0, 1))
@@ -110,7 +116,6 @@ def test_a_mix_made_at_run_time(setting, engine):
     assert tokens(found) == tokens(setting.hf.generate(PROMPTS, Sampling(20), experts=table, rows=rows))
 
 
-@needs_vllm
 def test_a_policy_in_training_is_what_a_call_without_experts_runs(setting, engine, monkeypatch):
     z = {name: table[0] for name, table in setting.experts(1, seed=8).items()}
     monkeypatch.setattr(engine, "policy", lambda: z)
@@ -121,7 +126,6 @@ def test_a_policy_in_training_is_what_a_call_without_experts_runs(setting, engin
         assert tokens(engine.generate(PROMPTS, Sampling(12))) == tokens(wanted)
 
 
-@needs_vllm
 def test_a_prompt_without_room_for_the_reply_is_not_run(engine):
     counted = []
     prompts = ["apples", "apples" + "\x00" * engine.context, "pears"]
@@ -132,7 +136,6 @@ def test_a_prompt_without_room_for_the_reply_is_not_run(engine):
     assert engine.generate([], Sampling(4)) == []
 
 
-@needs_vllm
 def test_wrong_experts_are_named(setting, engine):
     experts = setting.experts(2)
     name = next(iter(experts))
@@ -146,7 +149,6 @@ def test_wrong_experts_are_named(setting, engine):
         engine.generate(PROMPTS[:1], Sampling(4), experts=experts, rows=[2])
 
 
-@needs_vllm
 @pytest.mark.parametrize("way", WAYS)
 def test_experts_of_query_and_value_only(way, tiny_tokenizer, tmp_path):
     """Key shares a matrix of vLLM with them, and stays the base's."""
@@ -160,7 +162,6 @@ def test_experts_of_query_and_value_only(way, tiny_tokenizer, tmp_path):
         assert tokens(found) == tokens(setting.hf.generate(PROMPTS, Sampling(20), experts=experts, rows=rows))
 
 
-@needs_vllm
 def test_more_experts_than_slots_and_prompts_in_chunks(setting):
     """A whole CEM population, evicted and read again, beside the base."""
     engine = setting.vllm("per_request", slots=3, max_num_seqs=16, max_num_batched_tokens=128)
@@ -173,7 +174,6 @@ def test_more_experts_than_slots_and_prompts_in_chunks(setting):
     assert tokens(found) == tokens(setting.hf.generate(prompts, Sampling(12), experts=population, rows=rows))
 
 
-@needs_vllm
 def test_a_push_that_is_not_whole_is_noticed_and_mended(setting):
     engine, experts = setting.vllm("folded"), setting.experts(1)
     rows = [0] * len(PROMPTS)
@@ -187,7 +187,6 @@ def test_a_push_that_is_not_whole_is_noticed_and_mended(setting):
     assert tokens(engine.generate(PROMPTS, Sampling(20), experts=experts, rows=rows)) == wanted
 
 
-@needs_vllm
 def test_a_push_that_the_engine_alters_is_noticed(setting, monkeypatch):
     engine, experts = setting.vllm("folded"), setting.experts(1)
     worker = engine._llm.llm_engine.model_executor.driver_worker.worker
@@ -204,7 +203,6 @@ def test_a_push_that_the_engine_alters_is_noticed(setting, monkeypatch):
         engine.generate(PROMPTS[:1], Sampling(4), experts=experts, rows=[0])
 
 
-@needs_vllm
 @pytest.mark.parametrize("way", WAYS)
 def test_a_basis_of_other_weights_is_refused(way, setting, tmp_path):
     other = {name: 2 * layer.base_layer.weight for name, layer in setting.hf.model.svf_layers().items()}
@@ -214,7 +212,6 @@ def test_a_basis_of_other_weights_is_refused(way, setting, tmp_path):
         strange.vllm(way).generate(PROMPTS[:1], Sampling(4), experts=setting.experts(1), rows=[0])
 
 
-@needs_vllm
 def test_a_true_lora_cannot_take_a_slot(setting, tmp_path):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -230,16 +227,9 @@ def test_a_true_lora_cannot_take_a_slot(setting, tmp_path):
         engine._llm.llm_engine.add_lora(LoRARequest("lora", 7, str(tmp_path / "lora")))
 
 
-@needs_vllm
 def test_a_matrix_without_a_slot_is_an_error(setting, monkeypatch):
     options = vllm_engine.PerRequest.options
     fewer = ["q_proj", "o_proj", "down_proj"]
     monkeypatch.setattr(vllm_engine.PerRequest, "options", lambda way: options(way) | {"lora_target_modules": fewer})
     with pytest.raises(ValueError, match="gave no adapter slots"):
         setting.vllm("per_request")
-
-
-def test_without_vllm_the_error_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="pip install 'vllm"):
-        vllm_engine.VllmEngine(MINIATURE, vllm_settings(), basis=tmp_path)

@@ -34,10 +34,9 @@ from tests.engine.vllm_setting import (
     write_biased_llama,
 )
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason=MISSING),
-]
+pytestmark = pytest.mark.slow
+if importlib.util.find_spec("vllm") is None:
+    pytest.skip(MISSING, allow_module_level=True)
 
 
 @pytest.mark.parametrize("way", WAYS)

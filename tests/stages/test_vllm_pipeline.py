@@ -12,10 +12,9 @@ import yaml
 from tests.engine.vllm_setting import MISSING, WAYS
 from tests.small_pipeline import ROOT, copy_project, run, small
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason=MISSING),
-]
+pytestmark = pytest.mark.slow
+if importlib.util.find_spec("vllm") is None:
+    pytest.skip(MISSING, allow_module_level=True)
 
 
 @pytest.mark.parametrize("way", WAYS)

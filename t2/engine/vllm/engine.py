@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -111,34 +112,77 @@ class VllmEngine:
         Raises:
             ValueError: ``experts`` and ``rows`` do not come together or do not fit each other or the model.
         """
-        from vllm import TokensPrompt
-
-        check_rows(prompts, experts, rows)
-        if experts is None or rows is None:
-            policy = self.policy() if self.policy is not None else {}
-            experts = {name: z[None] for name, z in policy.items()}
-            rows = [0 if policy else -1] * len(prompts)
-        self._check_experts(experts, rows)
-
+        given, rows = self._experts(prompts, experts, rows)
         encoded = self.encode(prompts)
         results = [Generation("", (), (), False, len(ids), too_long=True) for ids in encoded]
         fitting = [i for i, ids in enumerate(encoded) if len(ids) + sampling.max_new_tokens <= self.context]
         if progress and len(fitting) < len(prompts):
             progress(len(prompts) - len(fitting))
         draws = uniform_draws(len(prompts), sampling)
-        for indices, adapters in self.way.batches(experts, [rows[i] for i in fitting]):
-            batch = [fitting[index] for index in indices]
-            outputs = self._llm.generate(
-                [TokensPrompt(prompt_token_ids=encoded[i]) for i in batch],
-                [self._parameters(sampling, draws[i].tolist()) for i in batch],
-                lora_request=adapters,
-                use_tqdm=False,
-            )
+        parameters = [self._parameters(sampling, row) for row in draws.tolist()]
+        for batch, outputs in self._run(encoded, parameters, given, rows, fitting):
             for i, output in zip(batch, outputs, strict=True):
                 results[i] = self._read(output.outputs[0], len(encoded[i]))
             if progress:
                 progress(len(batch))
         return results
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        replies: Sequence[str],
+        *,
+        experts: Mapping[str, Tensor] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> list[float]:
+        """Log-likelihoods of replies; see :meth:`t2.engine.base.Engine.score`.
+
+        Raises:
+            ValueError: As :meth:`generate`, and if there is not one reply a prompt.
+        """
+        from vllm import SamplingParams
+
+        given, rows = self._experts(prompts, experts, rows)
+        ends = [chat.encode_reply(self.tokenizer, reply) for reply in replies]
+        whole = [[*prompt, *end] for prompt, end in zip(self.encode(prompts), ends, strict=True)]
+        results = [-math.inf] * len(whole)
+        # vLLM always decodes one token, for which there must be room.
+        fitting = [i for i, ids in enumerate(whole) if len(ids) < self.context]
+        parameters = [SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)] * len(whole)
+        for batch, outputs in self._run(whole, parameters, given, rows, fitting):
+            for i, output in zip(batch, outputs, strict=True):
+                of_reply = output.prompt_logprobs[-len(ends[i]) :]
+                results[i] = sum(at[token].logprob for at, token in zip(of_reply, ends[i], strict=True))
+        return results
+
+    def _run(
+        self,
+        encoded: Sequence[list[int]],
+        parameters: Sequence[Any],
+        experts: Mapping[str, Tensor],
+        rows: Sequence[int],
+        indices: Sequence[int],
+    ) -> Iterator[tuple[list[int], list[Any]]]:
+        """Runs the prompts of ``indices``; yields those that ran together, with vLLM's outputs."""
+        from vllm import TokensPrompt
+
+        for together, adapters in self.way.batches(experts, [rows[i] for i in indices]):
+            batch = [indices[index] for index in together]
+            prompts = [TokensPrompt(prompt_token_ids=encoded[i]) for i in batch]
+            chosen = [parameters[i] for i in batch]
+            yield batch, self._llm.generate(prompts, chosen, lora_request=adapters, use_tqdm=False)
+
+    def _experts(
+        self, prompts: Sequence[str], experts: Mapping[str, Tensor] | None, rows: Sequence[int] | None
+    ) -> tuple[Mapping[str, Tensor], Sequence[int]]:
+        """What a call runs: experts and rows as they were given, or the policy."""
+        check_rows(prompts, experts, rows)
+        if experts is None or rows is None:
+            policy = self.policy() if self.policy is not None else {}
+            experts = {name: z[None] for name, z in policy.items()}
+            rows = [0 if policy else -1] * len(prompts)
+        self._check_experts(experts, rows)
+        return experts, rows
 
     def _parameters(self, sampling: Sampling, draws: list[float]) -> Any:
         """What vLLM samples one prompt with: greedily also where draws decide, see :mod:`t2.engine.vllm.draws`."""
