@@ -99,18 +99,35 @@ class HfEngine:
             ValueError: As :meth:`generate`, and if there is not one reply a prompt.
         """
         check_rows(prompts, experts, rows)
-        pairs = list(zip(self.encode(prompts), (chat.encode_reply(self.tokenizer, r) for r in replies), strict=True))
-        lengths = [len(prompt) + len(reply) for prompt, reply in pairs]
-        results = [-math.inf] * len(pairs)
+        ends = [chat.encode_reply(self.tokenizer, reply) for reply in replies]
+        asked: dict[tuple[str, int | None], list[int]] = {}
+        for i, (prompt, _) in enumerate(zip(prompts, replies, strict=True)):
+            asked.setdefault((prompt, None if rows is None else rows[i]), []).append(i)
+        # Replies to one prompt under one expert share the pass over it.
+        together = list(asked.values())
+        encoded = self.encode([prompt for prompt, _ in asked])
+        results = [-math.inf] * len(ends)
+        fitting = [
+            [i for i in group if len(ids) + len(ends[i]) <= self.context]
+            for ids, group in zip(encoded, together, strict=True)
+        ]
 
         def run(batch: list[int]) -> list[float]:
-            with self._under(experts, rows, batch):
-                scores: list[float] = loglikelihoods(self.model, *zip(*(pairs[i] for i in batch), strict=True)).tolist()
-                return scores
+            answered = [i for group in batch for i in fitting[group]]
+            prompt_of = [at for at, group in enumerate(batch) for _ in fitting[group]]
+            with self._under(experts, rows, [fitting[group][0] for group in batch]) as choose:
+                scores: list[float] = loglikelihoods(
+                    self.model,
+                    [encoded[group] for group in batch],
+                    [ends[i] for i in answered],
+                    prompt_of,
+                    (lambda: choose(torch.tensor(prompt_of))) if choose else None,
+                ).tolist()
+            return scores
 
-        fitting = [i for i, length in enumerate(lengths) if length <= self.context]
-        for batch, scores in self._batches(sorted(fitting, key=lambda i: -lengths[i]), run):
-            for i, score in zip(batch, scores, strict=True):
+        order = sorted((group for group, some in enumerate(fitting) if some), key=lambda group: -len(encoded[group]))
+        for batch, scores in self._batches(order, run):
+            for i, score in zip((i for group in batch for i in fitting[group]), scores, strict=True):
                 results[i] = score
         return results
 
@@ -138,7 +155,10 @@ class HfEngine:
     def _under(
         self, experts: Mapping[str, Tensor] | None, rows: Sequence[int] | None, batch: Sequence[int]
     ) -> Iterator[Callable[[Tensor], object] | None]:
-        """The model in evaluation mode with the batch's experts; yields what to call when samples leave."""
+        """The model in evaluation mode with the batch's experts; yields what to call when it changes.
+
+        That takes the indices in the batch, int64 on the CPU, of the samples that are there from then on.
+        """
         with _evaluating(self.model):
             if experts is None or rows is None:
                 yield None

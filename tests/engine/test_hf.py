@@ -185,11 +185,12 @@ def test_the_models_mode_returns(engine):
 
 
 def test_scores_are_the_sums_of_what_the_model_gives_each_token_of_the_reply(svf_engine):
-    replies = [f"#### {n * 'a long way '}{n}" for n in range(len(PROMPTS))]
-    tables, rows = random_tables(svf_engine, 2), [n % 3 - 1 for n in range(len(PROMPTS))]
+    prompts = [*PROMPTS, *PROMPTS[:12], *PROMPTS[1:2]]  # several replies to one prompt, under one expert and two
+    replies = [f"#### {(n % 30) * 'a long way '}{n}" for n in range(len(prompts))]
+    tables, rows = random_tables(svf_engine, 2), [n % 3 - 1 for n in range(len(prompts))]
     svf_engine.batch_size = 7
-    found = svf_engine.score(PROMPTS, replies, experts=tables, rows=rows)
-    for prompt, reply, row, score in zip(PROMPTS, replies, rows, found, strict=True):
+    found = svf_engine.score(prompts, replies, experts=tables, rows=rows)
+    for prompt, reply, row, score in zip(prompts, replies, rows, found, strict=True):
         (ids,) = svf_engine.encode([prompt])
         own = [*svf_engine.tokenizer.encode(reply, add_special_tokens=False), svf_engine.tokenizer.eos_token_id]
         if len(ids) + len(own) > svf_engine.context:
