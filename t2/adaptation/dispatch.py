@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
-from t2.config import OTHER
+from t2.config import OTHER, Reading
 from t2.engine.base import Engine, Progress, Sampling
 from t2.svf import stack
-from t2.tasks.dispatch import category, classification_prompt
+from t2.tasks.dispatch import category, classification_prompt, classification_reply
 
 
 def dispatch(
@@ -19,32 +20,55 @@ def dispatch(
     *,
     max_new_tokens: int,
     classifier: Mapping[str, Tensor] | None = None,
+    reading: Reading = "generation",
     progress: Progress | None = None,
 ) -> list[str]:
-    """Asks the model for the category of each prompt, greedily.
+    """Asks the model for the category of each prompt.
 
     Args:
         engine: Runs the model.
         prompts: The prompts to classify, as users type them.
         categories: What may be answered: the experts' families, and ``other``.
-        max_new_tokens: The longest answer.
+        max_new_tokens: The longest answer that is generated.
         classifier: z (r,) by module name of the classifier expert, under which the model is asked; None: the
             base model is asked.
+        reading: ``generation``: the model answers greedily. ``likelihood``: the category whose reply is the
+            likeliest, in one pass over prompts and replies and without decoding.
         progress: Called as prompts are finished.
 
     Returns:
-        One of ``categories`` for each prompt; an answer that names none of them counts as ``other``.
+        One of ``categories`` for each prompt; a generated answer that names none of them counts as ``other``.
 
     Raises:
         ValueError: ``categories`` lacks ``other``.
     """
     if OTHER not in categories:
         raise ValueError(f"categories must hold {OTHER!r}, for prompts that no expert serves; got {categories}")
+    questions = [classification_prompt(prompt, categories) for prompt in prompts]
+    experts = {} if classifier is None else stack([classifier])
+    row = -1 if classifier is None else 0
+    if reading == "likelihood":
+        return _likeliest(engine, questions, categories, experts, row, progress)
     answers = engine.generate(
-        [classification_prompt(prompt, categories) for prompt in prompts],
-        Sampling(max_new_tokens),
-        experts={} if classifier is None else stack([classifier]),
-        rows=[-1 if classifier is None else 0] * len(prompts),
-        progress=progress,
+        questions, Sampling(max_new_tokens), experts=experts, rows=[row] * len(prompts), progress=progress
     )
     return [category(answer.text, categories) or OTHER for answer in answers]
+
+
+def _likeliest(
+    engine: Engine,
+    questions: Sequence[str],
+    categories: Sequence[str],
+    experts: Mapping[str, Tensor],
+    row: int,
+    progress: Progress | None,
+) -> list[str]:
+    """The category with the likeliest reply to each question; ``other`` where none fits into the context."""
+    asked = [question for question in questions for _ in categories]
+    replies = [classification_reply(name) for name in categories] * len(questions)
+    scores = torch.tensor(engine.score(asked, replies, experts=experts, rows=[row] * len(asked)))
+    if progress:
+        progress(len(questions))
+    best = scores.reshape(len(questions), len(categories)).max(1)
+    pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    return [OTHER if value == -torch.inf else categories[index] for value, index in pairs]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from t2.adaptation.dispatch import dispatch
-from t2.config import OTHER
+from t2.config import OTHER, Reading
 from t2.engine.base import Engine, Generation, Progress, Sampling
 from t2.svf import stack
 
@@ -42,6 +42,7 @@ def generate_two_pass(
     *,
     dispatch_tokens: int,
     classifier: Mapping[str, Tensor] | None = None,
+    reading: Reading = "generation",
     progress: Progress | None = None,
 ) -> TwoPass:
     """Answers each prompt under the expert that the first pass chose for it.
@@ -56,6 +57,7 @@ def generate_two_pass(
         experts: z (r,) by module name of each expert, by family.
         dispatch_tokens: The longest answer of the first pass.
         classifier: The expert under which the first pass runs; None: the base model runs it.
+        reading: How the first pass is read, see :func:`t2.adaptation.dispatch.dispatch`.
         progress: Called as prompts are finished, once in each pass.
     """
     families = list(experts)
@@ -66,6 +68,7 @@ def generate_two_pass(
         [*families, OTHER],
         max_new_tokens=dispatch_tokens,
         classifier=classifier,
+        reading=reading,
         progress=progress,
     )
     between = time.perf_counter()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 Progress = Callable[[int], None]
 """Told the number of prompts that were just finished."""
@@ -63,6 +64,17 @@ class Generation:
 class Engine(Protocol):
     """A model that answers prompts, each under its own expert."""
 
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def context(self) -> int:
+        """The most tokens that prompt and reply may have together."""
+        ...
+
+    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of prompts within the chat template, up to where the reply starts."""
+        ...
+
     def generate(
         self,
         prompts: Sequence[str],
@@ -82,3 +94,32 @@ class Engine(Protocol):
             progress: Called as prompts are finished.
         """
         ...
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        replies: Sequence[str],
+        *,
+        experts: Mapping[str, Tensor] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> list[float]:
+        """The log-likelihood of a reply to each prompt, EOS included, without decoding.
+
+        Args:
+            prompts: Texts as a user types them.
+            replies: One a prompt.
+            experts: As in :meth:`generate`.
+            rows: As in :meth:`generate`.
+
+        Returns:
+            Log-probabilities at temperature 1, summed over tokens, in nats; −∞ for what the context cannot hold.
+        """
+        ...
+
+
+def check_rows(prompts: Sequence[str], experts: Mapping[str, Tensor] | None, rows: Sequence[int] | None) -> None:
+    """Raises ValueError unless experts come with one row a prompt, or neither comes."""
+    if (experts is None) != (rows is None):
+        raise ValueError("experts and rows go together: pass both, or neither for the model as it stands")
+    if rows is not None and len(rows) != len(prompts):
+        raise ValueError(f"rows must name one expert a prompt: got {len(rows)} for {len(prompts)} prompts")

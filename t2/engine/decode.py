@@ -103,9 +103,12 @@ def decode(
 
 
 def _choose(logits: Tensor, temperature: float, draws: Tensor) -> Tensor:
-    """The next token of each sample (B,) from logits (B, V); a draw in [0, 1) is looked up in the CDF."""
-    if temperature == 0:
-        return logits.argmax(1)
-    cdf = (logits / temperature).softmax(1).cumsum(1, dtype=torch.float64)
+    """The next token of each sample (B,) from logits (B, V): the likeliest, or what its draw (B, 1) falls on."""
+    return logits.argmax(1) if temperature == 0 else look_up(logits / temperature, draws)
+
+
+def look_up(logits: Tensor, draws: Tensor) -> Tensor:
+    """Where draws (B, 1), float64 in [0, 1), fall in the distributions of logits (B, V): tokens (B,)."""
+    cdf = logits.softmax(1).cumsum(1, dtype=torch.float64)
     chosen = torch.searchsorted(cdf, draws * cdf[:, -1:], right=True)[:, 0]
     return chosen.clamp(max=logits.shape[1] - 1)

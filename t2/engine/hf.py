@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from t2.engine import chat
 from t2.engine.attention import GROUPED_SDPA
-from t2.engine.base import Generation, Progress, Sampling
+from t2.engine.base import Generation, Progress, Sampling, check_rows
 from t2.engine.decode import Decoded, decode, uniform_draws
+from t2.engine.likelihood import loglikelihoods
+
+_Result = TypeVar("_Result")
 
 
 class HfEngine:
@@ -35,7 +40,7 @@ class HfEngine:
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
-        self._ends = _end_tokens(model, tokenizer)
+        self._ends = chat.end_tokens(tokenizer, getattr(model, "generation_config", None))
 
     @property
     def context(self) -> int:
@@ -44,11 +49,7 @@ class HfEngine:
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts within the chat template, up to where the reply starts."""
-        if not prompts:
-            return []
-        chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        encoded: Any = self.tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)
-        return list(encoded["input_ids"])
+        return chat.encode(self.tokenizer, prompts)
 
     def generate(
         self,
@@ -65,65 +66,115 @@ class HfEngine:
             ValueError: ``experts`` and ``rows`` do not come together, there is not one row a prompt, or the
                 model has no SVF to run experts with.
         """
-        if (experts is None) != (rows is None):
-            raise ValueError("experts and rows go together: pass both, or neither for the model as it stands")
-        if rows is not None and len(rows) != len(prompts):
-            raise ValueError(f"rows must name one expert a prompt: got {len(rows)} for {len(prompts)} prompts")
-
+        check_rows(prompts, experts, rows)
         encoded = self.encode(prompts)
         results = [Generation("", (), (), False, len(ids), too_long=True) for ids in encoded]
         fitting = [i for i, ids in enumerate(encoded) if len(ids) + sampling.max_new_tokens <= self.context]
         if progress and len(fitting) < len(prompts):
             progress(len(prompts) - len(fitting))
-        # Neighbours in length share a batch, which keeps padding small. The longest come first, so that a
-        # batch size which memory does not allow shows at once.
-        order = sorted(fitting, key=lambda i: -len(encoded[i]))
         draws = uniform_draws(len(prompts), sampling)
+
+        def run(batch: list[int]) -> Decoded:
+            with self._under(experts, rows, batch) as on_drop:
+                return decode(self.model, [encoded[i] for i in batch], self._ends, sampling, draws[batch], on_drop)
+
+        for batch, decoded in self._batches(sorted(fitting, key=lambda i: -len(encoded[i])), run):
+            for i, generation in zip(batch, self._read(decoded, [encoded[i] for i in batch]), strict=True):
+                results[i] = generation
+            if progress:
+                progress(len(batch))
+        return results
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        replies: Sequence[str],
+        *,
+        experts: Mapping[str, Tensor] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> list[float]:
+        """Log-likelihoods of replies; see :meth:`t2.engine.base.Engine.score`.
+
+        Raises:
+            ValueError: As :meth:`generate`, and if there is not one reply a prompt.
+        """
+        check_rows(prompts, experts, rows)
+        ends = [chat.encode_reply(self.tokenizer, reply) for reply in replies]
+        asked: dict[tuple[str, int | None], list[int]] = {}
+        for i, (prompt, _) in enumerate(zip(prompts, replies, strict=True)):
+            asked.setdefault((prompt, None if rows is None else rows[i]), []).append(i)
+        # Replies to one prompt under one expert share the pass over it.
+        together = list(asked.values())
+        encoded = self.encode([prompt for prompt, _ in asked])
+        results = [-math.inf] * len(ends)
+        fitting = [
+            [i for i in group if len(ids) + len(ends[i]) <= self.context]
+            for ids, group in zip(encoded, together, strict=True)
+        ]
+
+        def run(batch: list[int]) -> list[float]:
+            answered = [i for group in batch for i in fitting[group]]
+            prompt_of = [at for at, group in enumerate(batch) for _ in fitting[group]]
+            with self._under(experts, rows, [fitting[group][0] for group in batch]) as choose:
+                scores: list[float] = loglikelihoods(
+                    self.model,
+                    [encoded[group] for group in batch],
+                    [ends[i] for i in answered],
+                    prompt_of,
+                    (lambda: choose(torch.tensor(prompt_of))) if choose else None,
+                ).tolist()
+            return scores
+
+        order = sorted((group for group, some in enumerate(fitting) if some), key=lambda group: -len(encoded[group]))
+        for batch, scores in self._batches(order, run):
+            for i, score in zip((i for group in batch for i in fitting[group]), scores, strict=True):
+                results[i] = score
+        return results
+
+    def _batches(
+        self, order: Sequence[int], run: Callable[[list[int]], _Result]
+    ) -> Iterator[tuple[list[int], _Result]]:
+        """Runs batch after batch of ``order``, in which neighbours have like lengths, which keeps padding small.
+
+        The longest come first, so that a batch size which memory does not allow shows at once.
+        """
         start, size = 0, self.batch_size
         while start < len(order):
-            batch = order[start : start + size]
+            batch = list(order[start : start + size])
             try:
-                decoded = self._run(
-                    [encoded[i] for i in batch],
-                    sampling,
-                    draws[batch],
-                    experts,
-                    torch.tensor([rows[i] for i in batch]) if rows is not None else None,
-                )
+                result = run(batch)
             except torch.OutOfMemoryError:
                 if len(batch) == 1:
                     raise
                 size = len(batch) // 2
                 continue
-            for i, generation in zip(batch, self._read(decoded, [encoded[i] for i in batch]), strict=True):
-                results[i] = generation
+            yield batch, result
             start += len(batch)
-            if progress:
-                progress(len(batch))
-        return results
 
-    def _run(
-        self,
-        prompts: Sequence[Sequence[int]],
-        sampling: Sampling,
-        draws: Tensor,
-        experts: Mapping[str, Tensor] | None,
-        rows: Tensor | None,
-    ) -> Decoded:
+    @contextmanager
+    def _under(
+        self, experts: Mapping[str, Tensor] | None, rows: Sequence[int] | None, batch: Sequence[int]
+    ) -> Iterator[Callable[[Tensor], object] | None]:
+        """The model in evaluation mode with the batch's experts; yields what to call when it changes.
+
+        That takes the indices in the batch, int64 on the CPU, of the samples that are there from then on.
+        """
         with _evaluating(self.model):
             if experts is None or rows is None:
-                return decode(self.model, prompts, self._ends, sampling, draws)
+                yield None
+                return
             if not hasattr(self.model, "per_sample"):
                 raise ValueError(f"a {type(self.model).__name__} cannot run experts; attach SVF to it (t2.svf.attach)")
-            with self.model.per_sample(experts, rows) as svf:
-                return decode(self.model, prompts, self._ends, sampling, draws, lambda alive: svf.set_rows(rows[alive]))
+            own = torch.tensor([rows[i] for i in batch])
+            with self.model.per_sample(experts, own) as svf:
+                yield lambda alive: svf.set_rows(own[alive])
 
     def _read(self, decoded: Decoded, prompts: Sequence[Sequence[int]]) -> Iterator[Generation]:
         """Cuts replies behind their end token and turns them into text."""
         rows = decoded.tokens.tolist()
         ends = [next((at for at, token in enumerate(row) if token in self._ends), None) for row in rows]
         tokens = [row if end is None else row[: end + 1] for row, end in zip(rows, ends, strict=True)]
-        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        texts = chat.decode(self.tokenizer, tokens)
         for prompt, text, ids, logprobs, end in zip(
             prompts, texts, tokens, decoded.logprobs.tolist(), ends, strict=True
         ):
@@ -153,9 +204,7 @@ def load_base(
         raise FileNotFoundError(
             f"there is no model folder {path}; give a local folder, or a Hugging Face id as owner/name"
         )
-    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-    if not tokenizer.chat_template:
-        raise ValueError(f"the tokenizer of {path} has no chat template; use a model that was tuned to chat")
+    tokenizer = chat.load_tokenizer(path, revision)
     model = AutoModelForCausalLM.from_pretrained(
         path, dtype=dtype, revision=revision, use_safetensors=True, attn_implementation=GROUPED_SDPA
     )
@@ -167,15 +216,6 @@ def _check_folder(folder: Path) -> None:
     lacking = [f"{what} ({pattern})" for what, pattern in needed.items() if not any(folder.glob(pattern))]
     if lacking:
         raise FileNotFoundError(f"{folder} is no whole model folder: it lacks {', '.join(lacking)}")
-
-
-def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokenizer's EOS, and what the model's generation settings name besides, as Llama 3's do."""
-    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
-    if not ends:
-        raise ValueError("neither tokenizer nor model names an end-of-sequence token; set tokenizer.eos_token")
-    return frozenset(ends)
 
 
 @contextmanager

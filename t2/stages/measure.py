@@ -145,6 +145,7 @@ def _two_passes(params: Params, task: str, report: Report) -> Measured:
                 {params.trained[name].family: z for name, z in trained_experts(params, seed).items()},
                 dispatch_tokens=params.classifier.max_new_tokens,
                 classifier=classifier,
+                reading=params.benchmark.dispatch,
             )
             right = grade(declared.kind, items, [reply.text for reply in outcome.generations], sandbox)
             predictions = evaluate_items(items, outcome.generations, right, categories=outcome.categories)
@@ -179,6 +180,7 @@ def _dispatchers(params: Params, report: Report) -> Measured:
             params.categories,
             max_new_tokens=params.classifier.max_new_tokens,
             classifier=classifier,
+            reading=params.benchmark.dispatch,
         )
         predictions = tuple(
             Prediction(item.id, called == OTHER, category=called) for item, called in zip(items, named, strict=True)

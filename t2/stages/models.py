@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -10,7 +11,9 @@ from peft import PeftModel
 from transformers.utils.logging import disable_progress_bar
 
 from t2.config import Base, Params
+from t2.engine.base import Engine
 from t2.engine.hf import HfEngine, load_base
+from t2.engine.vllm.engine import VllmEngine
 from t2.stages import paths
 from t2.svf import BasisCache, SvfConfig, attach, base_expert, load_expert
 from t2.svf.experts import Z
@@ -39,8 +42,21 @@ def _load(params: Params, base: Base) -> tuple[Any, Any]:
     return cast(Any, model).to(device), tokenizer
 
 
-def svf_engine(params: Params, base: Base) -> HfEngine:
+def _vllm(params: Params, base: Base, policy: Callable[[], Z] | None = None) -> VllmEngine:
+    return VllmEngine(
+        base.path,
+        params.engine.vllm,
+        basis=paths.basis(base),
+        dtype=base.dtype,
+        revision=base.revision,
+        policy=policy,
+    )
+
+
+def svf_engine(params: Params, base: Base) -> Engine:
     """An engine that runs each sample under an expert of its own."""
+    if params.engine.name == "vllm":
+        return _vllm(params, base)
     model, tokenizer = _load(params, base)
     config = SvfConfig(
         target_modules=params.svf.target_modules,
@@ -67,8 +83,13 @@ def ingredients(params: Params, seed: int) -> Ingredients:
     return Ingredients(experts, {name: basis.load(name).sigma for name in modules})
 
 
-def trainable_engine(params: Params, base: Base, method: Literal["svf", "lora"], *, seed: int, task: str) -> HfEngine:
-    """An engine around a fresh adapter of ``method``."""
+def trainable_engine(
+    params: Params, base: Base, method: Literal["svf", "lora"], *, seed: int, task: str
+) -> tuple[PeftModel, Engine]:
+    """A fresh adapter of ``method`` on its base, and an engine that runs it as it is at each call.
+
+    vLLM runs SVF only, beside the model that learns; other methods generate with that model itself.
+    """
     model, tokenizer = _load(params, base)
     adapted = build_adapter(
         model,
@@ -79,11 +100,13 @@ def trainable_engine(params: Params, base: Base, method: Literal["svf", "lora"],
         task=task,
         basis=paths.basis(base),
     )
-    return HfEngine(adapted, tokenizer, batch_size=params.benchmark.batch)
+    if method == "svf" and params.engine.name == "vllm":
+        return adapted, _vllm(params, base, policy=adapted.z)
+    return adapted, HfEngine(adapted, tokenizer, batch_size=params.benchmark.batch)
 
 
 def trained_engine(params: Params, base: Base, adapter: Path) -> HfEngine:
-    """An engine around an adapter that a stage trained."""
+    """An engine around an adapter of any method that a stage trained, with transformers."""
     model, tokenizer = _load(params, base)
     adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
     return HfEngine(adapted, tokenizer, batch_size=params.benchmark.batch)

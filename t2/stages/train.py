@@ -126,10 +126,10 @@ def _train(job: Job, params: Params, scratch: Path, fingerprint: str, report: Re
     """Trains one adapter into ``scratch/<job>/adapter``; runs in a process of its own."""
     torch.set_num_threads(params.training.threads)
     folder = scratch / job.name
-    engine = trainable_engine(params, job.base, job.recipe.method, seed=job.seed, task=job.task)
+    model, engine = trainable_engine(params, job.base, job.recipe.method, seed=job.seed, task=job.task)
     with Sandbox(params.sandbox) as sandbox:
         result = train(
-            engine.model,
+            model,
             engine,
             job.recipe,
             params.training,
@@ -142,7 +142,7 @@ def _train(job: Job, params: Params, scratch: Path, fingerprint: str, report: Re
             fingerprint=fingerprint,
             on_step=report,
         )
-    engine.model.save_pretrained(str(folder / "adapter"))
+    model.save_pretrained(str(folder / "adapter"))
     (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     return result
 

@@ -124,6 +124,10 @@ class BasisCache:
     def __iter__(self) -> Iterator[str]:
         return iter(self._matrices)
 
+    def rank(self, name: str) -> int:
+        """The rank r = min(m, n) of a matrix, which is the width of its z."""
+        return min(self._entry(name)["shape"])
+
     def load(self, name: str, weight: Tensor | None = None) -> Basis:
         """Reads the basis of one matrix.
 

@@ -12,8 +12,7 @@ import torch
 from peft import PeftModel
 
 from t2.config import Recipe, Training
-from t2.engine.base import Sampling
-from t2.engine.hf import HfEngine
+from t2.engine.base import Engine, Sampling
 from t2.tasks.item import Item
 from t2.training import checkpoint
 from t2.training.objectives import Grade, NextToken, Objective, Reinforce
@@ -43,7 +42,7 @@ class Result:
 
 def train(
     model: PeftModel,
-    engine: HfEngine,
+    engine: Engine,
     recipe: Recipe,
     training: Training,
     *,
@@ -64,7 +63,7 @@ def train(
 
     Args:
         model: With a fresh adapter of any PEFT method.
-        engine: Generates with that same model.
+        engine: Generates with the model's active adapter as it stands at each call.
         recipe: Objective, steps, learning rate, clip and λ.
         training: Batches, rollouts, rewards, validation, checkpoints.
         train_items: Items to learn from.
@@ -158,7 +157,7 @@ def _start(model: PeftModel, recipe: Recipe, training: Training, items: int, see
 
 def _objective(
     model: PeftModel,
-    engine: HfEngine,
+    engine: Engine,
     grade: Grade,
     recipe: Recipe,
     training: Training,
@@ -185,7 +184,7 @@ def _update(state: TrainingState, lr: float, clip: float) -> float:
     return norm
 
 
-def _validate(engine: HfEngine, items: Sequence[Item], grade: Grade, max_new_tokens: int) -> float:
+def _validate(engine: Engine, items: Sequence[Item], grade: Grade, max_new_tokens: int) -> float:
     """The share of items that greedy decoding gets right."""
     answers = engine.generate([item.prompt for item in items], Sampling(max_new_tokens))
     return sum(grade(items, [answer.text for answer in answers])) / len(items)

@@ -10,8 +10,8 @@ import torch
 from peft import PeftModel
 
 from t2.config import Recipe, Training
-from t2.engine.base import Sampling
-from t2.engine.hf import HfEngine
+from t2.engine import chat
+from t2.engine.base import Engine, Sampling
 from t2.tasks.item import Item
 from t2.training import next_token, reinforce
 from t2.training.sequences import Batch, Pair, answer_logits, micro_batches, pad
@@ -42,7 +42,7 @@ class Reinforce:
     """
 
     model: PeftModel
-    engine: HfEngine
+    engine: Engine
     grade: Grade
     recipe: Recipe
     training: Training
@@ -104,7 +104,7 @@ class NextToken:
     """Imitates the items' worked replies."""
 
     model: PeftModel
-    engine: HfEngine
+    engine: Engine
     training: Training
 
     def accumulate(self, items: Sequence[Item]) -> Row:
@@ -133,7 +133,6 @@ class NextToken:
             raise ValueError(
                 f"item {item.id} has no reply to imitate; give it one, or train with objective 'reinforce'"
             )
-        tokenizer = self.engine.tokenizer
-        answer = [*tokenizer.encode(item.reply, add_special_tokens=False), tokenizer.eos_token_id]
+        answer = chat.encode_reply(self.engine.tokenizer, item.reply)
         fits = len(prompt) + len(answer) <= self.engine.context
         return Pair(prompt, answer if fits else ())

@@ -14,7 +14,7 @@ from t2.adaptation.two_pass import generate_two_pass
 from t2.engine.base import Engine, Generation, Sampling
 from t2.engine.hf import HfEngine
 from t2.svf import SvfConfig, attach
-from t2.tasks.dispatch import classification_prompt
+from t2.tasks.dispatch import classification_prompt, classification_reply
 
 CATEGORIES = ["math", "code", "other"]
 PROMPTS = [f"{word} {n}?" for n in range(4) for word in ("Add", "Write", "Sing", "Mumble")]
@@ -91,6 +91,27 @@ def test_dispatch_runs_on_a_model_whatever_adapter_is_active(engine):
     assert engine.generate(PROMPTS, Sampling(8), experts={}, rows=[-1] * len(PROMPTS)) == first
     assert engine.generate(PROMPTS, Sampling(8)) != first
     assert dispatch(engine, PROMPTS, CATEGORIES, max_new_tokens=4) == before == ["other"] * len(PROMPTS)
+
+
+def test_by_likelihood_the_category_with_the_likeliest_reply_is_taken(engine, experts):
+    """Also where generation names none, as with this model."""
+    z = experts["math"]
+    for classifier, row in ((None, -1), (z, 0)):
+        tables = {} if classifier is None else {name: values[None] for name, values in z.items()}
+        wanted = []
+        for prompt in PROMPTS:
+            asked = [classification_prompt(prompt, CATEGORIES)] * len(CATEGORIES)
+            replies = [classification_reply(name) for name in CATEGORIES]
+            scores = engine.score(asked, replies, experts=tables, rows=[row] * len(asked))
+            wanted.append(CATEGORIES[scores.index(max(scores))])
+        found = dispatch(engine, PROMPTS, CATEGORIES, max_new_tokens=1, classifier=classifier, reading="likelihood")
+        assert found == wanted
+        assert set(found) != {"other"}
+
+
+def test_by_likelihood_a_prompt_that_does_not_fit_is_other(engine):
+    prompts = ["Add 1?", "\x00" * engine.context]
+    assert dispatch(engine, prompts, CATEGORIES, max_new_tokens=1, reading="likelihood")[1] == "other"
 
 
 def test_categories_need_other():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -183,8 +184,28 @@ def test_the_models_mode_returns(engine):
     assert engine.model.training
 
 
+def test_scores_are_the_sums_of_what_the_model_gives_each_token_of_the_reply(svf_engine):
+    prompts = [*PROMPTS, *PROMPTS[:12], *PROMPTS[1:2]]  # several replies to one prompt, under one expert and two
+    replies = [f"#### {(n % 30) * 'a long way '}{n}" for n in range(len(prompts))]
+    tables, rows = random_tables(svf_engine, 2), [n % 3 - 1 for n in range(len(prompts))]
+    svf_engine.batch_size = 7
+    found = svf_engine.score(prompts, replies, experts=tables, rows=rows)
+    for prompt, reply, row, score in zip(prompts, replies, rows, found, strict=True):
+        (ids,) = svf_engine.encode([prompt])
+        own = [*svf_engine.tokenizer.encode(reply, add_special_tokens=False), svf_engine.tokenizer.eos_token_id]
+        if len(ids) + len(own) > svf_engine.context:
+            assert score == -math.inf
+            continue
+        with torch.no_grad(), svf_engine.model.per_sample(tables, [row]):
+            logits = svf_engine.model(torch.tensor([[*ids, *own]])).logits[0, len(ids) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(1, torch.tensor(own)[:, None]).sum()
+        assert score == pytest.approx(float(expected), rel=1e-4)
+    assert -math.inf in found and sum(score > -math.inf for score in found) > 5
+
+
 def test_no_prompts(engine):
     assert engine.generate([], Sampling(4)) == []
+    assert engine.score([], []) == []
 
 
 def test_wrong_arguments_are_named(engine, svf_engine):

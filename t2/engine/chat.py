@@ -1,0 +1,56 @@
+"""A chat model's tokenizer as engines use it: prompts within the template, replies without special tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+
+def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a base model.
+
+    Raises:
+        ValueError: It has no chat template.
+    """
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, revision=revision)
+    if not tokenizer.chat_template:
+        raise ValueError(f"the tokenizer of {path} has no chat template; use a model that was tuned to chat")
+    return tokenizer
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of prompts within the chat template, up to where the reply starts."""
+    if not prompts:
+        return []
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    encoded: Any = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)
+    return list(encoded["input_ids"])
+
+
+def encode_reply(tokenizer: PreTrainedTokenizerBase, reply: str) -> list[int]:
+    """Token ids of a whole reply, EOS included."""
+    return [*tokenizer.encode(reply, add_special_tokens=False), tokenizer.eos_token_id]
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, replies: Sequence[Sequence[int]]) -> list[str]:
+    """The texts of replies given as token ids."""
+    texts: Any = tokenizer.batch_decode(
+        [list(reply) for reply in replies], skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return list(texts)
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase, generation_config: Any) -> frozenset[int]:
+    """The tokenizer's EOS, and what the model's generation settings name besides, as Llama 3's do.
+
+    Raises:
+        ValueError: Neither names an end token.
+    """
+    named = getattr(generation_config, "eos_token_id", None)
+    ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
+    if not ends:
+        raise ValueError("neither tokenizer nor model names an end-of-sequence token; set tokenizer.eos_token")
+    return frozenset(ends)

