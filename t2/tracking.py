@@ -519,12 +519,21 @@ def _change_figure(statistics: pd.DataFrame) -> Figure:
     grid = statistics.pivot_table(index="layer", columns="module", values="change")[modules]
     figure = Figure(figsize=(2.0 + 0.55 * len(modules), 1.6 + 0.28 * len(grid)), layout="constrained")
     axes = figure.subplots()
-    picture = axes.imshow(grid.to_numpy(), cmap="viridis", aspect="auto", vmin=0.0)
+    top = _round_up(float(grid.to_numpy().max()))
+    picture = axes.imshow(grid.to_numpy(), cmap="viridis", aspect="auto", vmin=0.0, vmax=top)
     axes.set_xticks(range(len(modules)), modules, rotation=45, ha="right")
     axes.set_yticks(range(len(grid)), [str(layer) for layer in grid.index])
     axes.set_ylabel("layer")
     figure.colorbar(picture, ax=axes, label="mean |z − 1|")
     return figure
+
+
+def _round_up(value: float) -> float:
+    """The next of 1, 2, 5, 10, …, so that pictures of like experts have the same colours."""
+    if value <= 0.0:
+        return 1.0
+    unit = 10.0 ** math.floor(math.log10(value))
+    return unit * next(step for step in (1, 2, 5, 10) if step * unit >= value)
 
 
 def _search_figure(history: pd.DataFrame, experts: Sequence[str]) -> Figure:

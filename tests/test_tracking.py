@@ -294,3 +294,8 @@ def test_a_flows_parent_holds_its_stages_and_is_removed_if_there_are_none(root, 
         raise KeyError("stop")
     states = {run.info.run_name: run.info.status for run in runs(root)}
     assert states == {"flow a": "FINISHED", "flow c": "FAILED", "expert@math": "FINISHED"}
+
+
+@pytest.mark.parametrize(("value", "top"), [(0.0, 1.0), (0.09, 0.1), (0.104, 0.2), (0.2, 0.2), (3.0, 5.0), (0.6, 1.0)])
+def test_pictures_of_like_experts_have_the_same_colours(value, top):
+    assert tracking._round_up(value) == pytest.approx(top)
