@@ -10,7 +10,9 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from httpx import HTTPStatusError
 from prefect.client.orchestration import get_client
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 
 from flows.dag import dvc
@@ -18,8 +20,12 @@ from t2.stages.fingerprint import fingerprint
 
 LEASE = 60.0
 """Seconds after which the slot of a worker that died is free again; Prefect allows no shorter lease."""
-_PATIENCE = 1.0
-"""Seconds to ask for a slot; whoever does not get it lets another of its stages go first."""
+_LOCKED = 423
+"""HTTP's status where all slots are taken."""
+
+
+class SharingError(RuntimeError):
+    """Results could not be uploaded; computed as they are, another try uploads them."""
 
 
 def has_remote() -> bool:
@@ -40,9 +46,40 @@ def only_one(stage: str) -> Iterator[bool]:
         client.upsert_global_concurrency_limit_by_name(name, 1)
     with ExitStack() as stack:
         try:
-            held = concurrency(name, occupy=1, timeout_seconds=_PATIENCE, lease_duration=LEASE, strict=True)
-            stack.enter_context(held)
-        except TimeoutError:
-            yield False
-        else:
-            yield True
+            # No time-out: a request that is given up may be granted all the same, and holds the slot for a lease.
+            stack.enter_context(concurrency(name, max_retries=0, lease_duration=LEASE, strict=True))
+            mine = True
+        except ConcurrencySlotAcquisitionError as error:
+            if not (isinstance(error.__cause__, HTTPStatusError) and error.__cause__.response.status_code == _LOCKED):
+                raise
+            mine = False
+        yield mine
+
+
+def share(stage: str) -> None:
+    """Uploads a stage's results, and the run cache that says which inputs they came from, to the default remote.
+
+    ``dvc push --run-cache`` would leave out the files that git keeps (``cache: false``), without which another
+    checkout finds the entry in the run cache and cannot use it.
+
+    Args:
+        stage: Its name; ``dvc.lock`` holds it as it stands in the workspace.
+
+    Raises:
+        SharingError: The remote did not take everything.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.stage.serialize import to_single_stage_lockfile
+
+    try:
+        with Repo() as repo:
+            (done,) = repo.stage.collect(stage)
+            # As the run cache describes it, where every output is cached.
+            entry = repo.stage_cache._create_stage(to_single_stage_lockfile(done), wdir=done.wdir)
+            for objects in entry.get_used_objs().values():
+                if failed := repo.cloud.push(objects).failed:
+                    raise SharingError(f"{stage}: the remote did not take {len(failed)} of {len(objects)} objects")
+            repo.stage_cache.push(None)
+    except (DvcException, OSError) as error:
+        raise SharingError(f"{stage}: its results could not be uploaded: {error}") from error

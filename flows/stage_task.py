@@ -19,7 +19,7 @@ from prefect.tasks import exponential_backoff
 
 from flows.dag import Stage, dvc, environment
 from flows.process import Processes
-from flows.sharing import only_one
+from flows.sharing import SharingError, only_one, share
 from flows.show import slug
 
 RETRIES = 5
@@ -136,7 +136,10 @@ def run_stage(stage: Stage, changed: bool, execution: Execution) -> State[Any]:
             with execution.slot(stage), only_one(stage.name) as mine:
                 if mine:
                     run("repro", "--single-item", "--pull", *force, stage.name)
-                    run("push", "--quiet", "--run-cache", stage.name)
+                    try:
+                        share(stage.name)
+                    except SharingError as error:
+                        raise StageBusy(str(error)) from error
             if not mine:  # another worker has it: this one's other stages may go first
                 execution.running.pause(PAUSE)
     else:

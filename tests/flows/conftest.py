@@ -39,7 +39,9 @@ stages:
   join:
     cmd: python work.py join
     deps: [work.py, out/left, out/right]
-    outs: [out/join]
+    outs:
+      - out/join
+      - report: {cache: false}
 """
 
 # `told/<stage>` says how long a stage works and whether it fails; it counts what it has done in `kept/<stage>`,
@@ -68,6 +70,8 @@ if orders.get("fail"):
     sys.exit("the very reason")
 pathlib.Path("out").mkdir(exist_ok=True)
 pathlib.Path("out", name).write_text(f"{name} after {done}")
+if name == "join":
+    pathlib.Path("report").write_text("kept by git")
 note("end")
 """
 
