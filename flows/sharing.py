@@ -59,8 +59,8 @@ def only_one(stage: str) -> Iterator[bool]:
 def share(stage: str) -> None:
     """Uploads a stage's results, and the run cache that says which inputs they came from, to the default remote.
 
-    ``dvc push --run-cache`` would leave out the files that git keeps (``cache: false``), without which another
-    checkout finds the entry in the run cache and cannot use it.
+    ``dvc repro`` makes no entry in the run cache for a stage with an output that git keeps (``cache: false``), and
+    ``dvc push --run-cache`` leaves such outputs out: another checkout would compute the stage again.
 
     Args:
         stage: Its name; ``dvc.lock`` holds it as it stands in the workspace.
@@ -75,7 +75,8 @@ def share(stage: str) -> None:
     try:
         with Repo() as repo:
             (done,) = repo.stage.collect(stage)
-            # As the run cache describes it, where every output is cached.
+            repo.stage_cache.save(done)
+            # As the run cache describes the stage, every output is cached.
             entry = repo.stage_cache._create_stage(to_single_stage_lockfile(done), wdir=done.wdir)
             for objects in entry.get_used_objs().values():
                 if failed := repo.cloud.push(objects).failed:
