@@ -39,8 +39,9 @@ def main(task: str) -> None:
             folder.mkdir(parents=True)
             (folder / "alpha.json").write_text(json.dumps(alpha, indent=1, sort_keys=True) + "\n")
             write_csv(folder / "history.csv", history)
-            run = stage.run.child(folder.name, seed=alpha["expert_seed"], tags={"task": task, "draw": draw})
-            run.log_params({"adaptation": stage.params.adaptation.model_dump()})
+            name = folder.relative_to("data").as_posix()
+            run = stage.run.child(name, seed=alpha["expert_seed"], tags={"task": task, "draw": draw})
+            run.log_params({"task": task, "draw": draw, "adaptation": stage.params.adaptation.model_dump()})
             run.log_alpha(alpha["alpha"], history)
             run.log_metrics({"shots_score": alpha["accuracy"]})
 

@@ -62,11 +62,11 @@ def digest(folder: Path) -> dict[str, str]:
 
 def test_every_stage_leaves_one_run_under_one_parent(finished: Path) -> None:
     names = [name for _, name in mlflow_runs(finished)]
-    stages = [name for name in names if not name.startswith(("pipeline", "draw")) and "/" not in name]
+    stages = [name for name in names if not name.startswith("pipeline") and "/" not in name]
     declared = run(finished, "dvc", "stage", "list", "--name-only").stdout.split()
     assert sorted(stages) == sorted(declared)
     assert sum(name.startswith("pipeline") for name in names) == 1
-    assert {"experts/reasoning/seed-0", "classifier/seed-0", "draw-0"} <= set(names)
+    assert {"experts/reasoning/seed-0", "classifier/seed-0", "adaptation/reasoning_hard/draw-0"} <= set(names)
 
 
 def test_scores_have_the_promised_columns_and_no_trace_of_the_run(finished: Path) -> None:
