@@ -6,6 +6,7 @@ concurrency slot named after the stage's fingerprint; whoever comes later finds 
 
 from __future__ import annotations
 
+import logging
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,8 @@ from t2.stages.fingerprint import fingerprint
 
 LEASE = 60.0
 """Seconds after which the slot of a worker that died is free again; Prefect allows no shorter lease."""
+# It calls a slot that is taken an error, each time that it is asked for.
+logging.getLogger("prefect._internal.concurrency").setLevel(logging.CRITICAL)
 _LOCKED = 423
 """HTTP's status where all slots are taken."""
 
