@@ -12,9 +12,10 @@ from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from t2.stages import paths
+
 REPORTS = Path("reports")
 ADAPTATION = Path("data/adaptation")
-RUNS = Path("data/runs")
 MLFLOW_UI = "http://127.0.0.1:5000"
 """Where `make ui` shows the store."""
 
@@ -90,7 +91,7 @@ def show_alphas() -> None:
 
 def show_mlflow_runs(ran: Sequence[str], store: str, experiment_id: str) -> None:
     """Links to the MLflow runs of the executed stages."""
-    records = {name: RUNS / f"{name.replace('@', '-')}.json" for name in ran}
+    records = {name: paths.run(name) for name in ran}
     run_ids = {name: json.loads(path.read_text())["run_id"] for name, path in records.items() if path.is_file()}
     lines = [f"- [{name}]({mlflow_run_address(store, experiment_id, run_id)})" for name, run_id in run_ids.items()]
     create_markdown_artifact(

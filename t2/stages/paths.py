@@ -39,5 +39,8 @@ def draw(task: str, number: int) -> Path:
 
 
 def run(stage: str) -> Path:
-    """The MLflow run id and the seconds of a stage."""
-    return RUNS / f"{stage.replace('@', '-')}.json"
+    """The MLflow run id and the seconds of a stage.
+
+    The report reads those of all other stages, so that its own must not lie among them.
+    """
+    return REPORT / "run.json" if stage == "report" else RUNS / f"{stage.replace('@', '-')}.json"

@@ -55,7 +55,7 @@ def project_root() -> Path:
 
 @contextmanager
 def open_stage(name: str) -> Iterator[Stage]:
-    """Validates, locks, opens the MLflow run; on success writes ``data/runs/<name>.json`` and cleans up.
+    """Validates, locks, opens the MLflow run; on success writes its run file and cleans up.
 
     Args:
         name: As DVC calls the stage.
@@ -85,6 +85,6 @@ def open_stage(name: str) -> Iterator[Stage]:
             yield stage
         stage.seconds["stage"] = time.perf_counter() - start
         record = {"stage": name, "run_id": run.run_id, "seconds": stage.seconds, "timings": stage.timings}
-        paths.RUNS.mkdir(parents=True, exist_ok=True)
+        paths.run(name).parent.mkdir(parents=True, exist_ok=True)
         paths.run(name).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
         shutil.rmtree(scratch)

@@ -66,6 +66,10 @@ def test_every_stage_leaves_one_run_under_one_parent(finished: Path) -> None:
     declared = run(finished, "dvc", "stage", "list", "--name-only").stdout.split()
     assert sorted(stages) == sorted(declared)
     assert sum(name.startswith("pipeline") for name in names) == 1
+    # No stage writes below what it depends on: the report reads all of these.
+    assert {path.stem for path in (finished / "data" / "runs").iterdir()} == {
+        name.replace("@", "-") for name in declared if name != "report"
+    }
     assert {"experts/reasoning/seed-0", "classifier/seed-0", "adaptation/reasoning_hard/draw-0"} <= set(names)
 
 
