@@ -97,6 +97,9 @@ def train(
         "training": training.model_dump(exclude={"seeds", "threads", "checkpoint_every"}),
         **checkpoint.environment(model.device),
     }
+    if training.gradient_checkpointing:
+        # Reentrant checkpoints would need a gradient at the frozen embedding's output.
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     seed_everything(seed)
     state = _start(model, recipe, training, len(train_items), seed)
     objective = _objective(model, engine, grade, recipe, training, max_new_tokens, state.rollouts)

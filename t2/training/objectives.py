@@ -14,7 +14,8 @@ from t2.engine import chat
 from t2.engine.base import Engine, Sampling
 from t2.tasks.item import Item
 from t2.training import next_token, reinforce
-from t2.training.sequences import Batch, Pair, answer_logits, micro_batches, pad
+from t2.training.logits import answer_chunks, base_logits
+from t2.training.sequences import Pair, micro_batches, pad
 from t2.training.state import Row
 
 Grade = Callable[[Sequence[Item], Sequence[str]], list[bool]]
@@ -75,28 +76,25 @@ class Reinforce:
     def _backward(self, pairs: Sequence[Pair], advantages: torch.Tensor) -> Row:
         loss_sum = kl_sum = 0.0
         self.model.train()
-        for rows in micro_batches(pairs, self.training.micro_batch):
+        for rows in micro_batches(pairs, self.training.micro_batch, self.training.micro_tokens):
             batch = pad([pairs[row] for row in rows], self.model.device)
-            # Before the policy's pass: PEFT freezes the adapter for as long as it is disabled.
-            base_logits = self._base_logits(batch) if self.recipe.kl > 0 else None
-            terms = reinforce.terms(
-                answer_logits(self.model, batch),
-                batch.tokens,
-                batch.sample,
-                advantages[rows].to(self.model.device),
-                temperature=self.training.temperature,
-                base_logits=base_logits,
-                direction=self.training.kl_direction,
-            )
-            loss = terms.loss(self.recipe.kl, len(pairs))
-            loss.backward()
-            loss_sum += loss.item()
-            kl_sum += 0.0 if terms.kl is None else terms.kl.item()
+            chunk = self.training.logit_chunk
+            base = base_logits(self.model, batch, chunk) if self.recipe.kl > 0 else None
+            for tokens, logits in answer_chunks(self.model, batch, chunk):
+                terms = reinforce.terms(
+                    logits,
+                    batch.tokens[tokens],
+                    batch.sample[tokens],
+                    advantages[rows].to(self.model.device),
+                    temperature=self.training.temperature,
+                    base_logits=None if base is None else base(tokens),
+                    direction=self.training.kl_direction,
+                )
+                loss = terms.loss(self.recipe.kl, len(pairs))
+                loss.backward()
+                loss_sum += loss.item()
+                kl_sum += 0.0 if terms.kl is None else terms.kl.item()
         return {"loss": loss_sum, "kl": kl_sum / len(pairs) if self.recipe.kl > 0 else None}
-
-    def _base_logits(self, batch: Batch) -> torch.Tensor:
-        with torch.no_grad(), self.model.disable_adapter():
-            return answer_logits(self.model, batch)
 
 
 @dataclass(frozen=True)
@@ -111,20 +109,21 @@ class NextToken:
         """See :meth:`Objective.accumulate`."""
         prompts = self.engine.encode([item.prompt for item in items])
         pairs = [self._pair(prompt, item) for prompt, item in zip(prompts, items, strict=True)]
-        tokens = sum(len(pair.answer) for pair in pairs)
+        total = sum(len(pair.answer) for pair in pairs)
         loss_sum = 0.0
         self.model.train()
-        for rows in micro_batches(pairs, self.training.micro_batch):
+        for rows in micro_batches(pairs, self.training.micro_batch, self.training.micro_tokens):
             batch = pad([pairs[row] for row in rows], self.model.device)
-            loss = next_token.loss(answer_logits(self.model, batch), batch.tokens, tokens)
-            loss.backward()
-            loss_sum += loss.item()
+            for tokens, logits in answer_chunks(self.model, batch, self.training.logit_chunk):
+                loss = next_token.loss(logits, batch.tokens[tokens], total)
+                loss.backward()
+                loss_sum += loss.item()
         return {
             "reward": None,
             "correct": None,
             "loss": loss_sum,
             "kl": None,
-            "tokens": tokens,
+            "tokens": total,
             "too_long": sum(not pair.answer for pair in pairs),
         }
 

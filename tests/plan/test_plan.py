@@ -26,7 +26,8 @@ from t2.plan.shapes import Shapes, read_shapes
 from t2.svf import build_cache, checkpoint_weights
 from t2.training import reinforce
 from t2.training.adapters import build_adapter
-from t2.training.sequences import Batch, Pair, answer_logits, pad
+from t2.training.logits import answer_logits
+from t2.training.sequences import Batch, Pair, pad
 
 ATTENTION, MLP = ["q_proj", "v_proj"], ["gate_proj", "up_proj", "down_proj"]
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", *MLP]

@@ -3,7 +3,8 @@ from __future__ import annotations
 import torch
 from transformers import LlamaForCausalLM
 
-from t2.training.sequences import Pair, answer_logits, micro_batches, pad
+from t2.training.logits import answer_logits
+from t2.training.sequences import Pair, micro_batches, pad
 
 PAIRS = [Pair([5, 6, 7], [8, 9]), Pair([10], [11, 12, 13, 14]), Pair([20, 21], ()), Pair([3] * 6, [4])]
 

@@ -1,0 +1,118 @@
+"""Logits of answers' tokens from one forward pass: all at once, or a chunk of tokens after the other.
+
+N tokens of a large vocabulary V are the largest tensors of a training step, several of them (N, V) in float32. In
+chunks only the hidden states (N, H) in front of the output layer exist as a whole. A loss that is a sum over tokens
+has the same gradient either way: each chunk's part goes back to the hidden states at once, while its logits are
+there, and from all of these on through the model together. Nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from t2.training.sequences import Batch
+
+
+def answer_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """The logits (N, V) from which each answer token would be drawn.
+
+    The output layer, whose work grows with the vocabulary, sees those N positions alone.
+    """
+    with _output_layer_gets(model, lambda states: states.flatten(0, 1)[batch.positions]):
+        logits: Tensor = model(input_ids=batch.ids, use_cache=False).logits
+    return logits
+
+
+def answer_chunks(model: nn.Module, batch: Batch, size: int | None) -> Iterator[tuple[slice, Tensor]]:
+    """The logits of :func:`answer_logits` in chunks, to learn from.
+
+    Each chunk's loss must run backward before the next chunk is asked for, and the iterator must be exhausted: behind
+    the last chunk the gradient of all of them goes through the model.
+
+    Args:
+        model: With trainable parameters in front of its output layer.
+        batch: N answer tokens.
+        size: Tokens in a chunk; None: all N in one, and ``backward`` goes through the model itself.
+
+    Yields:
+        Which of the N tokens, and their logits (n, V).
+
+    Raises:
+        ValueError: The model changes its logits behind the output layer.
+    """
+    if size is None:
+        yield slice(None), answer_logits(model, batch)
+        return
+    states, output = _answer_states(model, batch), _output_layer(model)
+    chunks = [chunk.detach().requires_grad_() for chunk in states.split(size)]
+    for index, chunk in enumerate(chunks):
+        yield slice(index * size, index * size + len(chunk)), output(chunk)
+    states.backward(torch.cat([chunk.grad for chunk in chunks if chunk.grad is not None]))
+
+
+def base_logits(model: PeftModel, batch: Batch, size: int | None) -> Callable[[slice], Tensor]:
+    """The base model's logits without gradient, for chunks of at most ``size`` tokens as they are asked for.
+
+    The pass over the batch is made here, before the policy's: PEFT freezes the adapter for as long as it is disabled.
+
+    Returns:
+        Gives the logits (n, V) of a slice of the N tokens.
+
+    Raises:
+        ValueError: The model changes its logits behind the output layer, and ``size`` is not None.
+    """
+    with torch.no_grad(), model.disable_adapter():
+        if size is None:
+            logits = answer_logits(model, batch)
+            return lambda tokens: logits[tokens]
+        states, output = _answer_states(model, batch), _output_layer(model)
+    plain = output.get_base_layer() if isinstance(output, BaseTunerLayer) else output
+
+    def of(tokens: slice) -> Tensor:
+        with torch.no_grad():
+            chunk: Tensor = plain(states[tokens])
+        return chunk
+
+    return of
+
+
+def _answer_states(model: nn.Module, batch: Batch) -> Tensor:
+    """The hidden states (N, H) that the output layer makes the answers' logits of."""
+    taken: list[Tensor] = []
+
+    def take(states: Tensor) -> Tensor:
+        taken.append(states.flatten(0, 1)[batch.positions])
+        return taken[0][:1]
+
+    with _output_layer_gets(model, take):
+        first = model(input_ids=batch.ids, use_cache=False).logits
+    with torch.no_grad():
+        alone = _output_layer(model)(taken[0][:1])
+    if not torch.allclose(alone, first, rtol=0, atol=0, equal_nan=True):
+        raise ValueError(
+            "this model changes its logits behind the output layer (by a cap or a scale, as Gemma 2 and Cohere do), "
+            "which chunks of logits would miss; set training.logit_chunk to null"
+        )
+    return taken[0]
+
+
+@contextmanager
+def _output_layer_gets(model: nn.Module, choose: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Hands the output layer what ``choose`` makes of the hidden states (B, S, H)."""
+    handle = _output_layer(model).register_forward_pre_hook(lambda _, args: (choose(args[0]),))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _output_layer(model: Any) -> nn.Module:
+    layer: nn.Module = model.get_output_embeddings()
+    return layer
