@@ -30,35 +30,40 @@ def answer_logits(model: nn.Module, batch: Batch) -> Tensor:
     return logits
 
 
-def answer_chunks(model: nn.Module, batch: Batch, size: int | None) -> Iterator[tuple[slice, Tensor]]:
-    """The logits of :func:`answer_logits` in chunks, to learn from.
-
-    Each chunk's loss must run backward before the next chunk is asked for, and the iterator must be exhausted: behind
-    the last chunk the gradient of all of them goes through the model.
+def learn(model: nn.Module, batch: Batch, loss: Callable[[Tensor, slice], Tensor], chunk: int | None) -> float:
+    """Adds the gradient of a loss that is a sum over answer tokens to the trainable parameters.
 
     Args:
         model: With trainable parameters in front of its output layer.
         batch: N answer tokens.
-        size: Tokens in a chunk; None: all N in one, and ``backward`` goes through the model itself.
+        loss: The part of some of the tokens: takes their logits (n, V) and which of the N they are.
+        chunk: Tokens whose logits exist at once; None: all N, and the gradient goes through the model's own pass.
 
-    Yields:
-        Which of the N tokens, and their logits (n, V).
+    Returns:
+        The loss.
 
     Raises:
-        ValueError: The model changes its logits behind the output layer.
+        ValueError: The model changes its logits behind the output layer, and ``chunk`` is not None.
     """
-    if size is None:
-        yield slice(None), answer_logits(model, batch)
-        return
+    if chunk is None:
+        whole = loss(answer_logits(model, batch), slice(None))
+        whole.backward()
+        return whole.item()
     states, output = _answer_states(model, batch), _output_layer(model)
-    chunks = [chunk.detach().requires_grad_() for chunk in states.split(size)]
-    for index, chunk in enumerate(chunks):
-        yield slice(index * size, index * size + len(chunk)), output(chunk)
-    states.backward(torch.cat([chunk.grad for chunk in chunks if chunk.grad is not None]))
+    total = 0.0
+    gradient = torch.empty_like(states)
+    for start in range(0, len(states), chunk):
+        leaf = states[start : start + chunk].detach().requires_grad_()
+        part = loss(output(leaf), slice(start, start + chunk))
+        part.backward()
+        total += part.item()
+        gradient[start : start + chunk] = leaf.grad
+    states.backward(gradient)
+    return total
 
 
-def base_logits(model: PeftModel, batch: Batch, size: int | None) -> Callable[[slice], Tensor]:
-    """The base model's logits without gradient, for chunks of at most ``size`` tokens as they are asked for.
+def base_logits(model: PeftModel, batch: Batch, chunk: int | None) -> Callable[[slice], Tensor]:
+    """The base model's logits without gradient, for :func:`learn` with the same ``chunk``.
 
     The pass over the batch is made here, before the policy's: PEFT freezes the adapter for as long as it is disabled.
 
@@ -66,10 +71,10 @@ def base_logits(model: PeftModel, batch: Batch, size: int | None) -> Callable[[s
         Gives the logits (n, V) of a slice of the N tokens.
 
     Raises:
-        ValueError: The model changes its logits behind the output layer, and ``size`` is not None.
+        ValueError: The model changes its logits behind the output layer, and ``chunk`` is not None.
     """
     with torch.no_grad(), model.disable_adapter():
-        if size is None:
+        if chunk is None:
             logits = answer_logits(model, batch)
             return lambda tokens: logits[tokens]
         states, output = _answer_states(model, batch), _output_layer(model)
@@ -77,8 +82,8 @@ def base_logits(model: PeftModel, batch: Batch, size: int | None) -> Callable[[s
 
     def of(tokens: slice) -> Tensor:
         with torch.no_grad():
-            chunk: Tensor = plain(states[tokens])
-        return chunk
+            logits: Tensor = plain(states[tokens])
+        return logits
 
     return of
 
@@ -94,7 +99,7 @@ def _answer_states(model: nn.Module, batch: Batch) -> Tensor:
     with _output_layer_gets(model, take):
         first = model(input_ids=batch.ids, use_cache=False).logits
     with torch.no_grad():
-        alone = _output_layer(model)(taken[0][:1])
+        alone = _output_layer(model)(taken[0][:1].detach())
     if not torch.allclose(alone, first, rtol=0, atol=0, equal_nan=True):
         raise ValueError(
             "this model changes its logits behind the output layer (by a cap or a scale, as Gemma 2 and Cohere do), "

@@ -14,7 +14,7 @@ from t2.engine import chat
 from t2.engine.base import Engine, Sampling
 from t2.tasks.item import Item
 from t2.training import next_token, reinforce
-from t2.training.logits import answer_chunks, base_logits
+from t2.training.logits import base_logits, learn
 from t2.training.sequences import Pair, micro_batches, pad
 from t2.training.state import Row
 
@@ -77,24 +77,32 @@ class Reinforce:
         loss_sum = kl_sum = 0.0
         self.model.train()
         for rows in micro_batches(pairs, self.training.micro_batch, self.training.micro_tokens):
-            batch = pad([pairs[row] for row in rows], self.model.device)
-            chunk = self.training.logit_chunk
-            base = base_logits(self.model, batch, chunk) if self.recipe.kl > 0 else None
-            for tokens, logits in answer_chunks(self.model, batch, chunk):
-                terms = reinforce.terms(
-                    logits,
-                    batch.tokens[tokens],
-                    batch.sample[tokens],
-                    advantages[rows].to(self.model.device),
-                    temperature=self.training.temperature,
-                    base_logits=None if base is None else base(tokens),
-                    direction=self.training.kl_direction,
-                )
-                loss = terms.loss(self.recipe.kl, len(pairs))
-                loss.backward()
-                loss_sum += loss.item()
-                kl_sum += 0.0 if terms.kl is None else terms.kl.item()
+            loss, kl = self._learn([pairs[row] for row in rows], advantages[rows], len(pairs))
+            loss_sum += loss
+            kl_sum += kl
         return {"loss": loss_sum, "kl": kl_sum / len(pairs) if self.recipe.kl > 0 else None}
+
+    def _learn(self, pairs: Sequence[Pair], advantages: torch.Tensor, samples: int) -> tuple[float, float]:
+        """Adds a micro-batch's gradient; returns its part of the loss and the sum of its divergences."""
+        batch, advantages = pad(pairs, self.model.device), advantages.to(self.model.device)
+        base = base_logits(self.model, batch, self.training.logit_chunk) if self.recipe.kl > 0 else None
+        divergences: list[float] = []
+
+        def loss(logits: torch.Tensor, tokens: slice) -> torch.Tensor:
+            terms = reinforce.terms(
+                logits,
+                batch.tokens[tokens],
+                batch.sample[tokens],
+                advantages,
+                temperature=self.training.temperature,
+                base_logits=None if base is None else base(tokens),
+                direction=self.training.kl_direction,
+            )
+            if terms.kl is not None:
+                divergences.append(terms.kl.item())
+            return terms.loss(self.recipe.kl, samples)
+
+        return learn(self.model, batch, loss, self.training.logit_chunk), sum(divergences)
 
 
 @dataclass(frozen=True)
@@ -109,23 +117,28 @@ class NextToken:
         """See :meth:`Objective.accumulate`."""
         prompts = self.engine.encode([item.prompt for item in items])
         pairs = [self._pair(prompt, item) for prompt, item in zip(prompts, items, strict=True)]
-        total = sum(len(pair.answer) for pair in pairs)
+        tokens = sum(len(pair.answer) for pair in pairs)
         loss_sum = 0.0
         self.model.train()
         for rows in micro_batches(pairs, self.training.micro_batch, self.training.micro_tokens):
-            batch = pad([pairs[row] for row in rows], self.model.device)
-            for tokens, logits in answer_chunks(self.model, batch, self.training.logit_chunk):
-                loss = next_token.loss(logits, batch.tokens[tokens], total)
-                loss.backward()
-                loss_sum += loss.item()
+            loss_sum += self._learn([pairs[row] for row in rows], tokens)
         return {
             "reward": None,
             "correct": None,
             "loss": loss_sum,
             "kl": None,
-            "tokens": total,
+            "tokens": tokens,
             "too_long": sum(not pair.answer for pair in pairs),
         }
+
+    def _learn(self, pairs: Sequence[Pair], batch_tokens: int) -> float:
+        """Adds a micro-batch's gradient; returns its part of the loss."""
+        batch = pad(pairs, self.model.device)
+
+        def loss(logits: torch.Tensor, tokens: slice) -> torch.Tensor:
+            return next_token.loss(logits, batch.tokens[tokens], batch_tokens)
+
+        return learn(self.model, batch, loss, self.training.logit_chunk)
 
     def _pair(self, prompt: Sequence[int], item: Item) -> Pair:
         if not item.reply:

@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM
 
-from t2.training import reinforce
-from t2.training.logits import answer_chunks, answer_logits, base_logits
+from t2.training import next_token, reinforce
+from t2.training.logits import answer_logits, base_logits, learn
 from t2.training.sequences import Batch, Pair, pad
 
 from .setting import adapted
@@ -44,24 +44,23 @@ def _moved(model: Any) -> Any:
     return model
 
 
-def _learn(model: Any, batch: Batch, size: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _learn(model: Any, batch: Batch, size: int | None) -> tuple[float, torch.Tensor]:
     """Loss and gradient of REINFORCE with its divergence, by chunks."""
     model.zero_grad()
-    loss = torch.zeros((), dtype=torch.float64)
     base = base_logits(model, batch, size)
-    for tokens, logits in answer_chunks(model, batch, size):
-        terms = reinforce.terms(
+
+    def loss(logits: torch.Tensor, tokens: slice) -> torch.Tensor:
+        return reinforce.terms(
             logits,
             batch.tokens[tokens],
             batch.sample[tokens],
             torch.tensor([1.0, -1.0, 0.5]),
             temperature=0.7,
             base_logits=base(tokens),
-        )
-        part = terms.loss(0.3, 3)
-        part.backward()
-        loss += part.detach()
-    return loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        ).loss(0.3, 3)
+
+    total = learn(model, batch, loss, size)
+    return total, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings")
@@ -80,7 +79,7 @@ def test_chunks_have_the_gradient_of_the_whole(
     loss, gradient = _learn(model, batch, None)
     in_chunks, gradient_of_chunks = _learn(model, batch, size)
     assert gradient.dtype == torch.float64 and gradient.norm() > 1e-2
-    torch.testing.assert_close(in_chunks, loss, rtol=1e-6, atol=1e-6)
+    assert in_chunks == pytest.approx(loss, rel=1e-6)
     torch.testing.assert_close(gradient_of_chunks, gradient, rtol=1e-6, atol=1e-8)
 
 
@@ -114,8 +113,7 @@ def test_no_more_logits_exist_than_those_of_a_chunk(tiny_model: LlamaForCausalLM
 
 
 def _learn_next(model: Any, batch: Batch, size: int | None) -> None:
-    for tokens, logits in answer_chunks(model, batch, size):
-        torch.nn.functional.cross_entropy(logits, batch.tokens[tokens], reduction="sum").backward()
+    learn(model, batch, lambda logits, tokens: next_token.loss(logits, batch.tokens[tokens], 1), size)
 
 
 def test_a_model_that_caps_its_logits_is_learned_from_whole_only() -> None:
