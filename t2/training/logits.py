@@ -51,14 +51,14 @@ def learn(model: nn.Module, batch: Batch, loss: Callable[[Tensor, slice], Tensor
         return whole.item()
     states, output = _answer_states(model, batch), _output_layer(model)
     total = 0.0
-    gradient = torch.empty_like(states)
+    gradients: list[Any] = []
     for start in range(0, len(states), chunk):
         leaf = states[start : start + chunk].detach().requires_grad_()
         part = loss(output(leaf), slice(start, start + chunk))
         part.backward()
         total += part.item()
-        gradient[start : start + chunk] = leaf.grad
-    states.backward(gradient)
+        gradients.append(leaf.grad)
+    states.backward(torch.cat(gradients))
     return total
 
 
