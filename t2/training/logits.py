@@ -91,16 +91,20 @@ def base_logits(model: PeftModel, batch: Batch, chunk: int | None) -> Callable[[
 def _answer_states(model: nn.Module, batch: Batch) -> Tensor:
     """The hidden states (N, H) that the output layer makes the answers' logits of."""
     taken: list[Tensor] = []
+    made: list[Tensor] = []
 
     def take(states: Tensor) -> Tensor:
         taken.append(states.flatten(0, 1)[batch.positions])
         return taken[0][:1]
 
-    with _output_layer_gets(model, take):
-        first = model(input_ids=batch.ids, use_cache=False).logits
-    with torch.no_grad():
-        alone = _output_layer(model)(taken[0][:1].detach())
-    if not torch.allclose(alone, first, rtol=0, atol=0, equal_nan=True):
+    # Of the first token alone, to see whether what the output layer makes is what the model returns.
+    handle = _output_layer(model).register_forward_hook(lambda _, __, logits: made.append(logits.detach().clone()))
+    try:
+        with _output_layer_gets(model, take):
+            returned = model(input_ids=batch.ids, use_cache=False).logits
+    finally:
+        handle.remove()
+    if not torch.allclose(made[0], returned, rtol=0, atol=0, equal_nan=True):
         raise ValueError(
             "this model changes its logits behind the output layer (by a cap or a scale, as Gemma 2 and Cohere do), "
             "which chunks of logits would miss; set training.logit_chunk to null"
