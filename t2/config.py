@@ -166,11 +166,25 @@ class Lora(Section):
 
 
 class Training(Section):
-    """What every trained adapter shares: optimiser, rollouts, reward and selection (paper, appendix A.1)."""
+    """What every trained adapter shares: optimiser, rollouts, reward and selection (paper, appendix A.1).
+
+    A batch is learned from in micro-batches. Their sizes, checkpointing and chunks decide about memory and time; the
+    gradient is the same, but for its last bits.
+
+    Attributes:
+        micro_batch: The most samples at once.
+        micro_tokens: The most tokens at once: prompts, answers and padding. A sample of more is alone. Null: no limit.
+        gradient_checkpointing: Keep only each decoder layer's input for the backward pass, and run the layer again
+            there.
+        logit_chunk: Answer tokens whose logits over the vocabulary exist at once. Null: all of a micro-batch.
+    """
 
     seeds: list[Count] = Field(min_length=1)
     batch: PositiveInt
     micro_batch: PositiveInt
+    micro_tokens: PositiveInt | None
+    gradient_checkpointing: bool
+    logit_chunk: PositiveInt | None
     weight_decay: NonNegative
     warmup_steps: Count
     temperature: NonNegative

@@ -104,6 +104,12 @@ def backward(shapes: Shapes, tokens: float, length: float, logits: float, first:
     return tokens * (layers + attention) + 2 * shapes.hidden * shapes.vocabulary * logits
 
 
+def recomputation(shapes: Shapes, tokens: float, length: float, first: int) -> float:
+    """The layers from ``first`` up once more, in the backward pass."""
+    layers = 2 * sum(matrix.size for matrix in shapes.linears if matrix.layer >= first)
+    return tokens * (layers + 4 * (shapes.layers - first) * shapes.queries * length)
+
+
 def gradient_of_z(shapes: Shapes, tokens: float) -> float:
     """Of all z, in float32, for one micro-batch (see :mod:`t2.svf.functional`)."""
     return sum(4 * m.rank**2 * tokens if tokens < m.rank else 2 * m.rank**2 * (tokens + m.rank) for m in shapes.adapted)
@@ -197,6 +203,7 @@ def step(
     reply: float,
     divergence: bool,
     lora_rank: int | None = None,
+    recompute: bool = False,
 ) -> Cost:
     """The gradient of a batch, rollouts and folding apart.
 
@@ -209,6 +216,7 @@ def step(
         reply: Tokens on average, the end of sequence included.
         divergence: Whether the base model runs too, for the KL.
         lora_rank: Of a LoRA; None: z is learned.
+        recompute: Whether layers run again in the backward pass.
     """
     total = Cost()
     for start in range(0, batch, micro_batch):
@@ -219,11 +227,15 @@ def step(
         first = shapes.first_adapted if lora_rank is None else 0
         model = forward(shapes, tokens, length, answers) * (2 if divergence else 1)
         model += backward(shapes, tokens, length, answers, first)
-        total += speed.cost(
+        if recompute:
+            model += recomputation(shapes, tokens, length, first)
+        if lora_rank is not None:
             # A LoRA's own gradients take twice its forward pass.
-            model=model if lora_rank is None else model + 3 * lora(shapes, tokens, lora_rank),
+            model += (4 if recompute else 3) * lora(shapes, tokens, lora_rank)
+        total += speed.cost(
+            model=model,
             single=gradient_of_z(shapes, tokens) if lora_rank is None else 0.0,
-            layers=shapes.layers * (4 if divergence else 3),
+            layers=shapes.layers * (4 if divergence else 3) + (shapes.layers - first if recompute else 0),
         )
     return total
 
@@ -267,7 +279,7 @@ def kept_by_layers(shapes: Shapes, first: int) -> float:
     """What the backward pass needs of a token's way through the layers from ``first`` up, with fused attention.
 
     In each: the inputs of its two norms in float32; queries, keys, values and the attention's output; the MLP's
-    gate, its activation and the other half. Nothing is recomputed.
+    gate, its activation and the other half.
     """
     inner = 2 * shapes.queries + 2 * shapes.keys + 3 * shapes.intermediate
     return (shapes.layers - first) * (8 * shapes.hidden + shapes.width * inner)
@@ -286,9 +298,21 @@ def kept_by_lora(shapes: Shapes, rank: int) -> float:
     return sum(5 * m.columns + 4 * rank for m in shapes.lora_targets)
 
 
-def logits(shapes: Shapes, answers: float, divergence: bool) -> float:
-    """Logits of answer tokens and what the objective makes of them, at the start of the backward pass."""
-    return answers * shapes.vocabulary * (20 + 2 * shapes.width if divergence else 12)
+def kept_inputs(shapes: Shapes, first: int) -> float:
+    """What is kept of a token where layers run again in the backward pass: the input of each from ``first`` up."""
+    return (shapes.layers - first) * shapes.hidden * shapes.width
+
+
+def logits(shapes: Shapes, answers: float, divergence: bool, chunk: int | None = None) -> float:
+    """Logits of answer tokens and what the objective makes of them, at the start of the backward pass.
+
+    In chunks, the hidden states of all answers stay, with their gradient.
+    """
+    each = shapes.vocabulary * (20 + 2 * shapes.width if divergence else 12)
+    if chunk is None:
+        return answers * each
+    states = answers * shapes.hidden * shapes.width * (3 if divergence else 2)
+    return min(chunk, answers) * each + states
 
 
 def gradients(shapes: Shapes, tokens: float) -> float:
@@ -296,7 +320,29 @@ def gradients(shapes: Shapes, tokens: float) -> float:
     return tokens * max(3 * shapes.intermediate * shapes.width, 22 * shapes.hidden)
 
 
-def learning(shapes: Shapes, kept: float, *, samples: int, prompt: float, reply: float, divergence: bool) -> float:
-    """The peak of a micro-batch's gradient, above the model; ``kept``: bytes a token."""
+def learning(
+    shapes: Shapes,
+    kept: float,
+    *,
+    samples: float,
+    prompt: float,
+    reply: float,
+    divergence: bool,
+    recomputed: float = 0.0,
+    chunk: int | None = None,
+) -> float:
+    """The peak of a micro-batch's gradient, above the model.
+
+    Args:
+        shapes: Of the model.
+        kept: Bytes a token, from the forward pass to the backward pass.
+        samples: At once.
+        prompt: Tokens.
+        reply: Tokens.
+        divergence: Whether the base model runs too, for the KL.
+        recomputed: Bytes a token that a layer makes anew when its turn in the backward pass comes.
+        chunk: Answer tokens whose logits exist at once; None: all.
+    """
     tokens = samples * (prompt + reply - 1)
-    return tokens * kept + max(logits(shapes, samples * reply, divergence), gradients(shapes, tokens))
+    backward = tokens * recomputed + gradients(shapes, tokens)
+    return tokens * kept + max(logits(shapes, samples * reply, divergence, chunk), backward)

@@ -144,6 +144,13 @@ class _Model:
     def _reply(self, longest: int) -> float:
         return max(1.0, self.params.plan.reply_share * longest)
 
+    def _samples_at_once(self, reply: float) -> float:
+        """Of a micro-batch, filled to the last token."""
+        training = self.params.training
+        if training.micro_tokens is None:
+            return training.micro_batch
+        return min(training.micro_batch, max(1.0, training.micro_tokens / (self.params.plan.prompt_tokens + reply)))
+
     def _training_cost(self, recipe: Recipe, valid: int, longest: int) -> Cost:
         training, svf = self.params.training, recipe.method == "svf"
         experts: Experts = "one" if svf else "none"
@@ -151,11 +158,12 @@ class _Model:
             self.shapes,
             self.speed,
             batch=training.batch,
-            micro_batch=training.micro_batch,
+            micro_batch=int(self._samples_at_once(self._reply(longest))),
             prompt=self.params.plan.prompt_tokens,
             reply=self._reply(longest),
             divergence=recipe.kl > 0,
             lora_rank=None if svf else self.params.lora.rank,
+            recompute=training.gradient_checkpointing,
         )
         if recipe.objective == "reinforce":
             step += self._answers(training.batch, longest, experts)
@@ -167,17 +175,21 @@ class _Model:
 
     def _training_memory(self, recipe: Recipe, longest: int) -> dict[str, float]:
         shapes, training, svf = self.shapes, self.params.training, recipe.method == "svf"
-        if svf:
-            kept = cost.kept_by_layers(shapes, shapes.first_adapted) + cost.kept_by_svf(shapes)
-        else:
-            kept = cost.kept_by_layers(shapes, 0) + cost.kept_by_lora(shapes, self.params.lora.rank)
+        first = shapes.first_adapted if svf else 0
+        kept = cost.kept_by_layers(shapes, first)
+        kept += cost.kept_by_svf(shapes) if svf else cost.kept_by_lora(shapes, self.params.lora.rank)
+        recomputed = 0.0
+        if training.gradient_checkpointing:
+            kept, recomputed = cost.kept_inputs(shapes, first), kept / (shapes.layers - first)
         gradient = cost.learning(
             shapes,
             kept,
-            samples=training.micro_batch,
+            samples=self._samples_at_once(longest),
             prompt=self.params.plan.prompt_tokens,
             reply=longest,
             divergence=recipe.kl > 0,
+            recomputed=recomputed,
+            chunk=training.logit_chunk,
         )
         memory = self._answering_memory(longest, folds=svf)
         if not svf:

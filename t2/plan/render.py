@@ -46,13 +46,17 @@ def _table(plan: Plan) -> list[str]:
         *lines,
         "",
         f"It needs the memory of {plan.gpus} GPUs; the time is that of all together. Less: a smaller "
-        "training.micro_batch, benchmark.batch or execution.workers.",
+        "training.micro_batch (or micro_tokens, logit_chunk), benchmark.batch or execution.workers, or "
+        "training.gradient_checkpointing.",
     ]
 
 
 def _assumptions(plan: Plan) -> list[str]:
     params, assumed, gpu = plan.params, plan.params.plan, plan.gpu
     peak = gpu.model if plan.shapes.width < 4 else gpu.single
+    training = params.training
+    activations = "recomputed, layer by layer" if training.gradient_checkpointing else "kept, not recomputed"
+    logits = f"{training.logit_chunk} answer tokens" if training.logit_chunk else "all answer tokens of a micro-batch"
     lines = [
         f"prompts of {assumed.prompt_tokens} tokens; replies of {assumed.reply_share:.0%} of a task's max_new_tokens "
         "on average (operations), of all of them (memory, number of decoding steps)",
@@ -64,7 +68,7 @@ def _assumptions(plan: Plan) -> list[str]:
         f"a layer takes {assumed.layer_ms:g} ms at least, at every step",
         "the slowest of computing, reading and launching decides; processes get the GPU in turn",
         "all steps are taken: no early stop; rollouts and validation are in it, loading, sandbox and libraries not",
-        "attention by fused kernels; activations are kept, not recomputed; AdamW in float32",
+        f"attention by fused kernels; activations are {activations}; {logits} have logits at once; AdamW in float32",
         f"memory of the longest reply in every sample; {1 - USABLE:.0%} of the GPU's for fragmentation and CUDA itself",
     ]
     return [

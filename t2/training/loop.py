@@ -97,6 +97,8 @@ def train(
         "training": training.model_dump(exclude={"seeds", "threads", "checkpoint_every"}),
         **checkpoint.environment(model.device),
     }
+    if training.gradient_checkpointing:
+        recompute_layers(model)
     seed_everything(seed)
     state = _start(model, recipe, training, len(train_items), seed)
     objective = _objective(model, engine, grade, recipe, training, max_new_tokens, state.rollouts)
@@ -130,6 +132,18 @@ def train(
     state.load_best()
     model.eval()
     return Result(state.history, state.best_step, state.best_score, stopped_early=state.step < recipe.steps)
+
+
+def recompute_layers(model: PeftModel) -> None:
+    """In training mode, from now on: keeps each decoder layer's input only and runs the layer again for the gradient.
+
+    Raises:
+        ValueError: The model's class does not support it.
+    """
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # That made the embedding's output ask for a gradient, as reentrant checkpoints need it: the backward pass would
+    # go through all the layers below the lowest adapted one.
+    model.disable_input_require_grads()
 
 
 _MEASURED = ("reward", "correct", "loss", "kl", "tokens", "too_long", "grad_norm", "lr")

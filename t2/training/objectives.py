@@ -14,7 +14,8 @@ from t2.engine import chat
 from t2.engine.base import Engine, Sampling
 from t2.tasks.item import Item
 from t2.training import next_token, reinforce
-from t2.training.sequences import Batch, Pair, answer_logits, micro_batches, pad
+from t2.training.logits import base_logits, learn
+from t2.training.sequences import Pair, micro_batches, pad
 from t2.training.state import Row
 
 Grade = Callable[[Sequence[Item], Sequence[str]], list[bool]]
@@ -75,28 +76,33 @@ class Reinforce:
     def _backward(self, pairs: Sequence[Pair], advantages: torch.Tensor) -> Row:
         loss_sum = kl_sum = 0.0
         self.model.train()
-        for rows in micro_batches(pairs, self.training.micro_batch):
-            batch = pad([pairs[row] for row in rows], self.model.device)
-            # Before the policy's pass: PEFT freezes the adapter for as long as it is disabled.
-            base_logits = self._base_logits(batch) if self.recipe.kl > 0 else None
-            terms = reinforce.terms(
-                answer_logits(self.model, batch),
-                batch.tokens,
-                batch.sample,
-                advantages[rows].to(self.model.device),
-                temperature=self.training.temperature,
-                base_logits=base_logits,
-                direction=self.training.kl_direction,
-            )
-            loss = terms.loss(self.recipe.kl, len(pairs))
-            loss.backward()
-            loss_sum += loss.item()
-            kl_sum += 0.0 if terms.kl is None else terms.kl.item()
+        for rows in micro_batches(pairs, self.training.micro_batch, self.training.micro_tokens):
+            loss, kl = self._learn([pairs[row] for row in rows], advantages[rows], len(pairs))
+            loss_sum += loss
+            kl_sum += kl
         return {"loss": loss_sum, "kl": kl_sum / len(pairs) if self.recipe.kl > 0 else None}
 
-    def _base_logits(self, batch: Batch) -> torch.Tensor:
-        with torch.no_grad(), self.model.disable_adapter():
-            return answer_logits(self.model, batch)
+    def _learn(self, pairs: Sequence[Pair], advantages: torch.Tensor, samples: int) -> tuple[float, float]:
+        """Adds a micro-batch's gradient; returns its part of the loss and the sum of its divergences."""
+        batch, advantages = pad(pairs, self.model.device), advantages.to(self.model.device)
+        base = base_logits(self.model, batch, self.training.logit_chunk) if self.recipe.kl > 0 else None
+        divergences: list[float] = []
+
+        def loss(logits: torch.Tensor, tokens: slice) -> torch.Tensor:
+            terms = reinforce.terms(
+                logits,
+                batch.tokens[tokens],
+                batch.sample[tokens],
+                advantages,
+                temperature=self.training.temperature,
+                base_logits=None if base is None else base(tokens),
+                direction=self.training.kl_direction,
+            )
+            if terms.kl is not None:
+                divergences.append(terms.kl.item())
+            return terms.loss(self.recipe.kl, samples)
+
+        return learn(self.model, batch, loss, self.training.logit_chunk), sum(divergences)
 
 
 @dataclass(frozen=True)
@@ -114,11 +120,8 @@ class NextToken:
         tokens = sum(len(pair.answer) for pair in pairs)
         loss_sum = 0.0
         self.model.train()
-        for rows in micro_batches(pairs, self.training.micro_batch):
-            batch = pad([pairs[row] for row in rows], self.model.device)
-            loss = next_token.loss(answer_logits(self.model, batch), batch.tokens, tokens)
-            loss.backward()
-            loss_sum += loss.item()
+        for rows in micro_batches(pairs, self.training.micro_batch, self.training.micro_tokens):
+            loss_sum += self._learn([pairs[row] for row in rows], tokens)
         return {
             "reward": None,
             "correct": None,
@@ -127,6 +130,15 @@ class NextToken:
             "tokens": tokens,
             "too_long": sum(not pair.answer for pair in pairs),
         }
+
+    def _learn(self, pairs: Sequence[Pair], batch_tokens: int) -> float:
+        """Adds a micro-batch's gradient; returns its part of the loss."""
+        batch = pad(pairs, self.model.device)
+
+        def loss(logits: torch.Tensor, tokens: slice) -> torch.Tensor:
+            return next_token.loss(logits, batch.tokens[tokens], batch_tokens)
+
+        return learn(self.model, batch, loss, self.training.logit_chunk)
 
     def _pair(self, prompt: Sequence[int], item: Item) -> Pair:
         if not item.reply:

@@ -1,9 +1,8 @@
-"""One forward pass over prompts with their answers, with logits for the answers' tokens only."""
+"""Prompts with their answers, cut into micro-batches and made tensors of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,17 +34,29 @@ class Batch(NamedTuple):
     sample: Tensor
 
 
-def micro_batches(pairs: Sequence[Pair], size: int) -> list[list[int]]:
-    """Splits pairs into groups of at most ``size`` of similar length; a pair without an answer is in none.
+def micro_batches(pairs: Sequence[Pair], size: int, tokens: int | None = None) -> list[list[int]]:
+    """Splits pairs into groups of similar length; a pair without an answer is in none.
+
+    Args:
+        pairs: Of the whole batch.
+        size: The most pairs in a group.
+        tokens: The most tokens in a group, prompts, answers and padding together, as far as a group of one pair
+            can keep to it; None: no limit.
 
     Returns:
         Indices into ``pairs``; which group a pair is in changes no sum over the batch.
     """
-    order = sorted(
-        (i for i, pair in enumerate(pairs) if pair.answer),
-        key=lambda i: len(pairs[i].prompt) + len(pairs[i].answer),
-    )
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    lengths = {i: len(pair.prompt) + len(pair.answer) for i, pair in enumerate(pairs) if pair.answer}
+    groups: list[list[int]] = []
+    # From short to long: the newest pair is what its group is padded to.
+    for i in sorted(lengths, key=lambda i: lengths[i]):
+        last = groups[-1] if groups else []
+        too_long = tokens is not None and (len(last) + 1) * lengths[i] > tokens
+        if not last or len(last) == size or too_long:
+            groups.append([i])
+        else:
+            last.append(i)
+    return groups
 
 
 def pad(pairs: Sequence[Pair], device: torch.device | str = "cpu") -> Batch:
@@ -60,24 +71,3 @@ def pad(pairs: Sequence[Pair], device: torch.device | str = "cpu") -> Batch:
     tokens = torch.tensor([token for pair in pairs for token in pair.answer])
     sample = torch.arange(len(pairs)).repeat_interleave(lengths)
     return Batch(ids.to(device), torch.cat(positions).to(device), tokens.to(device), sample.to(device))
-
-
-def answer_logits(model: nn.Module, batch: Batch) -> Tensor:
-    """The logits (N, V) from which each answer token would be drawn.
-
-    The output layer, whose work grows with the vocabulary, sees those N positions alone.
-    """
-    with _output_only_at(model, batch.positions):
-        logits: Tensor = model(input_ids=batch.ids, use_cache=False).logits
-    return logits
-
-
-@contextmanager
-def _output_only_at(model: nn.Module, positions: Tensor) -> Iterator[None]:
-    """Hands the output layer the hidden states (N, H) at flat positions in place of (B, S, H)."""
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    handle = head.register_forward_pre_hook(lambda _, args: (args[0].flatten(0, 1)[positions],))
-    try:
-        yield
-    finally:
-        handle.remove()

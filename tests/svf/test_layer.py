@@ -152,6 +152,19 @@ def test_low_precision_gradients_are_close(shape: tuple[int, int]) -> None:
         assert (low - exact).norm() < 0.03 * exact.norm()
 
 
+@pytest.mark.parametrize("shape", [(96, 64), (64, 96)], ids=["tall", "wide"])
+@pytest.mark.parametrize("folding", [True, False])
+def test_a_z_that_bfloat16_would_round_to_1_scales_a_bfloat16_layer(shape: tuple[int, int], folding: bool) -> None:
+    layer = make_layer(shape, dtype=torch.bfloat16, bias=False)
+    layer.set_folding(folding)
+    x = torch.randn(64, shape[1], generator=torch.Generator().manual_seed(1)).bfloat16()
+    with torch.no_grad():
+        layer.svf_z["default"].fill_(1.003)
+        assert (layer.svf_z["default"].bfloat16() == 1).all()
+        scaled, base = layer(x).double(), layer.base_layer(x).double()
+    assert (scaled * base).sum() / base.square().sum() == pytest.approx(1.003, abs=3e-4)
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_every_optimiser_step_reaches_the_folded_weight(fused: bool) -> None:
     layer = make_layer((6, 9), dtype=torch.float32)

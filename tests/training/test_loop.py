@@ -145,6 +145,32 @@ def test_dropout_is_active_in_training(run: Any, tiny_folder: Path, tmp_path: Pa
     assert losses[0][1:] != losses[1][1:]
 
 
+@pytest.mark.parametrize("objective", ["reinforce", "next_token"])
+@pytest.mark.parametrize("method", ["svf", "lora"])
+def test_layers_run_again_in_the_backward_pass_change_no_bit(
+    run: Any, tiny_folder: Path, tmp_path: Path, method: str, objective: str
+) -> None:
+    """LoRA's dropout draws the same again; the layers of SVF run folded."""
+    outcomes, passes = [], []
+    for again in (False, True):
+        model = adapted(LlamaForCausalLM.from_pretrained(tiny_folder), method, **_dropout(method, 0.5))
+        counted: list[int] = []
+        # Beforehand: the second time a layer stops as soon as it has all that the gradient needs.
+        model.get_decoder().layers[0].mlp.register_forward_pre_hook(lambda *_, seen=counted: seen.append(1))
+        wanted = recipe(method=method, objective=objective, kl=0.1 if objective == "reinforce" else 0.0)
+        shared = training(gradient_checkpointing=again)
+        result = run(model, wanted, shared, scratch=tmp_path / str(again))
+        outcomes.append((result.history, trainable(model)))
+        passes.append(len(counted))
+    assert passes[1] == passes[0] + wanted.steps * shared.batch // shared.micro_batch
+    assert outcomes[0][0] == outcomes[1][0]
+    assert all(value.equal(outcomes[1][1][name]) for name, value in outcomes[0][1].items())
+
+
+def _dropout(method: str, share: float) -> dict[str, float]:
+    return {"dropout": share} if method == "lora" else {}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -39,13 +39,20 @@ def _moved(model: Any) -> Any:
 
 @pytest.mark.parametrize("method", ["svf", "lora"])
 @pytest.mark.parametrize("objective", ["reinforce", "next_token"])
-def test_micro_batches_add_up_to_the_whole_batch(
+def test_micro_batches_and_chunks_add_up_to_the_whole_batch(
     tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, method: str, objective: str
 ) -> None:
     model = _moved(adapted(tiny_model, method, dropout=0.0))
     measured, gradients = [], []
-    for size in (16, 5, 1):
-        settings = {"baseline": "mean", "normalise_rewards": True, "micro_batch": size, "batch": 16}
+    for cut in (
+        {"micro_batch": 16},
+        {"micro_batch": 5},
+        {"micro_batch": 1},
+        {"micro_batch": 16, "micro_tokens": 100},
+        {"micro_batch": 16, "logit_chunk": 7},
+        {"micro_batch": 5, "micro_tokens": 100, "logit_chunk": 1},
+    ):
+        settings = {"baseline": "mean", "normalise_rewards": True, "batch": 16, **cut}
         measured.append(_objective(model, tiny_tokenizer, objective, **settings).accumulate(items(16)))
         gradients.append(_gradient(model))
     assert gradients[0].norm() > 1e-3
