@@ -228,7 +228,7 @@ class Bench:
         return (
             f"{name}{threads}, torch {torch.__version__}, {base.dtype}; {base.name}'s shapes, 1/{sizes.scale} wide: "
             f"hidden {shapes.hidden}, MLP {shapes.intermediate}, {shapes.layers} layers, vocabulary "
-            f"{shapes.vocabulary}, {shapes.parameters / 1e6:,.1f} M parameters, {len(shapes.adapted)} adapted matrices; "
+            f"{shapes.vocabulary}, {shapes.parameters / 1e6:,.1f} M parameters, {len(shapes.adapted)} adapted matrices, "
             f"{sizes.rollouts} rollouts in micro-batches of {sizes.micro_batch}, {sizes.batch} prompts decoded side by "
             f"side, prompts of {sizes.prompt} and replies of {sizes.reply} tokens"
         )
