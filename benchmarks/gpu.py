@@ -6,8 +6,8 @@ below choose others). Weights are drawn on the device, nothing is downloaded. It
 benchmarks/README.md; ``--out`` is written after every row, and goes on where an earlier call with other parts stopped,
 so that each part fits a time limit of its own. ``--dry`` allocates nothing and prints what ``t2.plan`` expects.
 
-Seconds are wall time with the device synchronised, after a warm-up; peaks are those of torch's allocator on a GPU, of
-resident memory on a CPU. In *training*, *folding* and *decode* every Q is a random orthogonal matrix and not the
+Seconds come after a warm-up: on a GPU wall time with the device synchronised, on a CPU its time over all threads, which
+other work disturbs less. Peaks are those of torch's allocator on a GPU, of resident memory on a CPU. In *training*, *folding* and *decode* every Q is a random orthogonal matrix and not the
 weight's own, which takes as long to run and minutes less to make.
 """
 
@@ -22,7 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,10 @@ class Meter:
     """Seconds and peak bytes on one device."""
 
     device: torch.device
-    _at: float = field(default_factory=time.perf_counter)
+    _at: float = 0.0
+
+    def clock(self) -> float:
+        return time.perf_counter() if self.device.type == "cuda" else time.process_time()
 
     def synchronise(self) -> None:
         if self.device.type == "cuda":
@@ -118,11 +121,11 @@ class Meter:
         else:
             Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
         self.synchronise()
-        self._at = time.perf_counter()
+        self._at = self.clock()
 
     def seconds(self) -> float:
         self.synchronise()
-        return time.perf_counter() - self._at
+        return self.clock() - self._at
 
     def peak(self) -> float:
         if self.device.type == "cuda":
@@ -169,10 +172,10 @@ class TimedEngine(HfEngine):
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         self.meter.synchronise()
-        start = time.perf_counter()
+        start = self.meter.clock()
         found = super().generate(*args, **kwargs)
         self.meter.synchronise()
-        self.seconds += time.perf_counter() - start
+        self.seconds += self.meter.clock() - start
         self.peak = max(self.peak, self.meter.peak())
         if self.meter.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.meter.device)
@@ -227,10 +230,10 @@ class Bench:
         base = self.params.base
         return (
             f"{name}{threads}, torch {torch.__version__}, {base.dtype}; {base.name}'s shapes, 1/{sizes.scale} wide: "
-            f"hidden {shapes.hidden}, MLP {shapes.intermediate}, {shapes.layers} layers, vocabulary "
-            f"{shapes.vocabulary}, {shapes.parameters / 1e6:,.1f} M parameters, {len(shapes.adapted)} adapted matrices, "
-            f"{sizes.rollouts} rollouts in micro-batches of {sizes.micro_batch}, {sizes.batch} prompts decoded side by "
-            f"side, prompts of {sizes.prompt} and replies of {sizes.reply} tokens"
+            f"hidden {shapes.hidden}, MLP {shapes.intermediate}, {shapes.layers} layers, "
+            f"vocabulary {shapes.vocabulary}, {shapes.parameters / 1e6:,.1f} M parameters, {len(shapes.adapted)} "
+            f"adapted matrices; {sizes.rollouts} rollouts in micro-batches of {sizes.micro_batch}, {sizes.batch} prompts "
+            f"decoded side by side, prompts of {sizes.prompt} and replies of {sizes.reply} tokens"
         )
 
     # Models
@@ -526,7 +529,7 @@ def folding(bench: Bench) -> None:
     target = torch.empty_like(max((layer.base_layer.weight for layer in layers.values()), key=Tensor.numel)).flatten()
 
     def copy() -> None:
-        with torch.inference_mode():
+        with torch.no_grad():
             for layer in layers.values():
                 target[: layer.base_layer.weight.numel()].copy_(layer.base_layer.weight.flatten())
 
@@ -580,7 +583,9 @@ def decode(bench: Bench) -> None:
         seconds, peak, found = measure(name, engine, experts=tables, rows=rows)
         rate = sum(map(len, found)) / seconds
         same = sum(a == b for a, b in zip(found, replies, strict=True))
-        note = f"{rate:,.0f} tokens/s; replies equal to the bare model's: {same} of {len(replies)}"
+        note = f"{rate:,.0f} tokens/s"
+        if name == "base":
+            note += f"; replies equal to the bare model's: {same} of {len(replies)}"
         bench.add(
             f"decode.{name}",
             seconds=seconds,
@@ -614,7 +619,7 @@ def number(value: float | None, unit: str) -> str:
 def table(bench: Bench, absent: str) -> str:
     """Markdown; ``absent`` stands where nothing was measured."""
     plan = f"plan for {bench.gpu}" if bench.gpu else "plan"
-    heads = ["", "time", "peak memory", "speed against", plan, "time / plan", "plan's memory", ""]
+    heads = ["what", "time", "peak memory", "speed against", plan, "time / plan", "plan's memory", "note"]
     lines = [f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 2) + " --- |"]
     for name, title in ROWS.items():
         row = bench.rows.get(name, Row())
