@@ -7,8 +7,9 @@ benchmarks/README.md; ``--out`` is written after every row, and goes on where an
 so that each part fits a time limit of its own. ``--dry`` allocates nothing and prints what ``t2.plan`` expects.
 
 Seconds come after a warm-up: on a GPU wall time with the device synchronised, on a CPU its time over all threads, which
-other work disturbs less. Peaks are those of torch's allocator on a GPU, of resident memory on a CPU. In *training*, *folding* and *decode* every Q is a random orthogonal matrix and not the
-weight's own, which takes as long to run and minutes less to make.
+other work disturbs less. Peaks are those of torch's allocator on a GPU, of resident memory on a CPU. In *training*,
+*folding* and *decode* every Q is a random orthogonal matrix and not the weight's own, which takes as long to run and
+minutes less to make.
 """
 
 from __future__ import annotations
@@ -232,8 +233,8 @@ class Bench:
             f"{name}{threads}, torch {torch.__version__}, {base.dtype}; {base.name}'s shapes, 1/{sizes.scale} wide: "
             f"hidden {shapes.hidden}, MLP {shapes.intermediate}, {shapes.layers} layers, "
             f"vocabulary {shapes.vocabulary}, {shapes.parameters / 1e6:,.1f} M parameters, {len(shapes.adapted)} "
-            f"adapted matrices; {sizes.rollouts} rollouts in micro-batches of {sizes.micro_batch}, {sizes.batch} prompts "
-            f"decoded side by side, prompts of {sizes.prompt} and replies of {sizes.reply} tokens"
+            f"adapted matrices; {sizes.rollouts} rollouts in micro-batches of {sizes.micro_batch}, {sizes.batch} "
+            f"prompts decoded side by side, prompts of {sizes.prompt} and replies of {sizes.reply} tokens"
         )
 
     # Models
