@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from t2.adaptation.two_pass import TwoPass, generate_two_pass
 from t2.config import Params
 from t2.engine.base import Sampling
+from t2.engine.device import find_device
 from t2.engine.hf import HfEngine, load_base
 from t2.svf import SvfConfig, attach, load_expert, mix_by_name, stack
 from t2.svf.experts import Form
@@ -96,10 +95,7 @@ class TwoPassSystem:
         config = SvfConfig.from_pretrained(str(next(iter(experts.values()))))
         config.basis, config.base_model_name_or_path = settings.basis, settings.base
         model, tokenizer = load_base(settings.base, settings.dtype, settings.revision)
-        device = settings.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        model.to(device)  # type: ignore[arg-type]
+        model.to(find_device(settings.device))  # type: ignore[arg-type]
         self._engine = HfEngine(attach(model, config), tokenizer, batch_size=settings.batch)
 
     def answer(

@@ -12,6 +12,7 @@ import torch
 
 from t2 import config
 from t2.cli import library
+from t2.engine.device import find_device
 from t2.svf import BasisCache, Expert, load_expert, mix_by_name
 from t2.svf.checkpoint import Checkpoint, checkpoint_folder
 
@@ -46,7 +47,7 @@ class Base:
             checkpoint_folder(self.model, self.revision),
             None if dtype is None else getattr(torch, dtype),
             BasisCache.open(self.basis) if self.basis is not None and Path(self.basis).is_dir() else None,
-            "cuda" if torch.cuda.is_available() else "cpu",
+            find_device("auto"),
         )
 
 

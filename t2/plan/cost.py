@@ -144,8 +144,8 @@ def eigenproblem(matrix: Matrix) -> float:
 
 
 def basis(shapes: Shapes, speed: Speed) -> Cost:
-    """Of all cached matrices."""
-    products, eigenproblems = sum(map(gram, shapes.cached)), sum(map(eigenproblem, shapes.cached))
+    """Of all adapted matrices."""
+    products, eigenproblems = sum(map(gram, shapes.adapted)), sum(map(eigenproblem, shapes.adapted))
     return speed.cost(double=products) + speed.cost(eigh=eigenproblems)
 
 
@@ -260,7 +260,7 @@ def folding(shapes: Shapes) -> int:
 
 def decomposing(shapes: Shapes) -> int:
     """While one matrix is decomposed: itself, its Gram matrix, the eigenvectors and as much again to work in."""
-    return max(shapes.width * m.size + 4 * 8 * m.rank**2 for m in shapes.cached)
+    return max(shapes.width * m.size + 4 * 8 * m.rank**2 for m in shapes.adapted)
 
 
 def cached_token(shapes: Shapes) -> int:

@@ -24,7 +24,7 @@ def _facts(plan: Plan) -> list[str]:
         "LoRA": f"{shapes.lora:,} trainable parameters in {len(shapes.lora_targets)} matrices "
         f"({', '.join(params.lora.target_modules)}; rank {params.lora.rank})",
         "basis": f"{_amount(shapes.cache_bytes / 4)} numbers, {_bytes(shapes.cache_bytes)} for "
-        f"{len(shapes.cached)} matrices; U, σ and V would be {_amount(shapes.svd_numbers)} numbers",
+        f"{len(shapes.adapted)} matrices; U, σ and V would be {_amount(shapes.svd_numbers)} numbers",
         "GPU": f"{params.plan.gpu}, {_bytes(plan.gpu.memory)} ({plan.gpu.source})",
     }
     return [f"{name:<12}{text}" for name, text in rows.items()]

@@ -62,8 +62,7 @@ class Shapes:
         keys: Key-value heads times head width.
         vocabulary: Rows of the output layer.
         linears: All linear layers but the output layer.
-        adapted: Those with a z vector.
-        cached: Those that the stage ``basis`` decomposes: it takes all layers.
+        adapted: Those with a z vector, which the stage ``basis`` decomposes.
         lora_targets: Those with a LoRA.
         svf: Trainable parameters of an SVF expert.
         lora: Trainable parameters of a LoRA.
@@ -80,7 +79,6 @@ class Shapes:
     vocabulary: int
     linears: tuple[Matrix, ...]
     adapted: tuple[Matrix, ...]
-    cached: tuple[Matrix, ...]
     lora_targets: tuple[Matrix, ...]
     svf: int
     lora: int
@@ -93,12 +91,12 @@ class Shapes:
     @property
     def cache_bytes(self) -> int:
         """Q and σ of the basis cache, float32."""
-        return basis_bytes(self.cached)
+        return basis_bytes(self.adapted)
 
     @property
     def svd_numbers(self) -> int:
-        """What U, σ and V of the cached matrices would be."""
-        return sum((m.rows + m.columns + 1) * m.rank for m in self.cached)
+        """What U, σ and V of the adapted matrices would be."""
+        return sum((m.rows + m.columns + 1) * m.rank for m in self.adapted)
 
     @property
     def first_adapted(self) -> int:
@@ -127,7 +125,6 @@ def read_shapes(params: config.Params, base: config.Base) -> Shapes:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not output
     ]
-    cached = model_weights(model, params.svf.target_modules)
     lora_targets = model_weights(model, params.lora.target_modules)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     attach = partial(build_adapter, svf=params.svf, lora=params.lora, seed=0, task="plan")
@@ -146,7 +143,6 @@ def read_shapes(params: config.Params, base: config.Base) -> Shapes:
         vocabulary=text.vocab_size,
         linears=tuple(linears),
         adapted=tuple(Matrix(name, layer.out_features, layer.in_features) for name, layer in svf.svf_layers().items()),
-        cached=_matrices(cached),
         lora_targets=_matrices(lora_targets),
         svf=svf.get_nb_trainable_parameters()[0],
         lora=lora.get_nb_trainable_parameters()[0],

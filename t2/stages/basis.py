@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from functools import partial
 
 import torch
+from torch import Tensor
+from transformers import AutoConfig
 
+from t2.config import Base, Svf
+from t2.engine.device import find_device
 from t2.stages import paths
 from t2.stages.progress import Progress
 from t2.stages.stage import open_stage
-from t2.svf import build_cache, checkpoint_weights
+from t2.svf import build_cache, checkpoint_weights, layer_indices
+from t2.svf.checkpoint import checkpoint_folder
 
 
 def main() -> None:
@@ -19,12 +25,21 @@ def main() -> None:
         params = stage.params
         paths.BASIS.mkdir(parents=True, exist_ok=True)
         for base in filter(None, (params.base, params.control)):
-            weights = checkpoint_weights(base.path, params.svf.target_modules, getattr(torch, base.dtype))
+            weights = adapted_weights(params.svf, base)
             progress = Progress(f"basis {base.name}", len(weights))
             with stage.timed(f"basis {base.name}"):
-                cache = build_cache(weights, stage.scratch / base.name, partial(_advance, progress))
+                folder, device = stage.scratch / base.name, find_device(params.execution.device)
+                cache = build_cache(weights, folder, partial(_advance, progress), device)
             stage.run.log_dataset(f"basis {base.name}", cache.fingerprint, len(weights))
             shutil.copytree(stage.scratch / base.name, paths.basis(base))
+
+
+def adapted_weights(svf: Svf, base: Base) -> Mapping[str, Tensor]:
+    """The weights that get a z, in the dtype that the model will run in."""
+    folder = checkpoint_folder(base.path, base.revision)
+    depth = AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers
+    layers = layer_indices(svf.layers, depth)
+    return checkpoint_weights(folder, svf.target_modules, getattr(torch, base.dtype), layers)
 
 
 def _advance(progress: Progress, done: int, total: int, name: str) -> None:

@@ -12,12 +12,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from t2.config import Base, Params
 from t2.engine.base import Engine
+from t2.engine.device import find_device
 from t2.engine.hf import HfEngine, load_base
 from t2.engine.vllm.engine import VllmEngine
 from t2.stages import paths
-from t2.svf import BasisCache, SvfConfig, attach, base_expert, load_expert
+from t2.svf import BasisCache, SvfConfig, attach, base_expert, layer_indices, load_expert
 from t2.svf.experts import Z
-from t2.training.adapters import build_adapter, layer_indices
+from t2.training.adapters import build_adapter
 
 
 class Ingredients(NamedTuple):
@@ -33,13 +34,10 @@ class Ingredients(NamedTuple):
 
 
 def _load(params: Params, base: Base) -> tuple[Any, Any]:
-    """Model and tokenizer, on the device that ``execution.device`` names, or the GPU if there is one."""
-    device = params.execution.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    """Model and tokenizer, on the device that ``execution.device`` names."""
     disable_progress_bar()  # of weights that load in milliseconds
     model, tokenizer = load_base(base.path, base.dtype, base.revision)
-    return cast(Any, model).to(device), tokenizer
+    return cast(Any, model).to(find_device(params.execution.device)), tokenizer
 
 
 def _vllm(params: Params, base: Base, policy: Callable[[], Z] | None = None) -> VllmEngine:

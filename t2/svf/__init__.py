@@ -4,7 +4,7 @@ from peft.utils import register_peft_method
 
 from t2.svf.basis import Basis, narrow_basis, nuclear_share, scaled_weight
 from t2.svf.cache import BasisCache, build_cache, checkpoint_weights, model_weights
-from t2.svf.config import SvfConfig
+from t2.svf.config import SvfConfig, layer_indices
 from t2.svf.experts import (
     Expert,
     base_expert,
@@ -32,6 +32,7 @@ __all__ = [
     "build_cache",
     "checkpoint_weights",
     "compare",
+    "layer_indices",
     "load_expert",
     "mix",
     "mix_by_name",

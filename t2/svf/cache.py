@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,12 @@ def fingerprint(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{name} {hashes[name]}\n" for name in sorted(hashes)).encode()).hexdigest()
 
 
-def build_cache(weights: Mapping[str, Tensor], folder: str | Path, progress: Progress | None = None) -> BasisCache:
+def build_cache(
+    weights: Mapping[str, Tensor],
+    folder: str | Path,
+    progress: Progress | None = None,
+    device: torch.device | str | None = None,
+) -> BasisCache:
     """Decomposes every weight into a cache folder; matrices that are already there, whole, are kept.
 
     One process at a time may build into a folder.
@@ -51,6 +56,7 @@ def build_cache(weights: Mapping[str, Tensor], folder: str | Path, progress: Pro
             :func:`checkpoint_weights` make such mappings. A lazy mapping is read one matrix at a time.
         folder: Where the cache goes; made if absent.
         progress: Called as ``progress(done, total, name)`` after each matrix.
+        device: Where matrices are decomposed, one at a time; None: where each weight lies.
 
     Returns:
         The finished cache.
@@ -69,7 +75,7 @@ def build_cache(weights: Mapping[str, Tensor], folder: str | Path, progress: Pro
         source = weight_hash(weight, name)
         entry = known.get(name, {})
         if entry.get("weight") != source or not _is_whole(folder, entry):
-            entry = {"weight": source, "shape": list(weight.shape), **_write_basis(folder, name, weight)}
+            entry = {"weight": source, "shape": list(weight.shape), **_write_basis(folder, name, weight.to(device))}
         matrices[name] = entry
         _write_index(folder, {**known, **matrices}, complete=False)
         if progress is not None:
@@ -186,7 +192,10 @@ def model_weights(model: nn.Module, target_modules: Iterable[str] | str) -> dict
 
 
 def checkpoint_weights(
-    folder: str | Path, target_modules: Iterable[str] | str, dtype: torch.dtype | None = None
+    folder: str | Path,
+    target_modules: Iterable[str] | str,
+    dtype: torch.dtype | None = None,
+    layers: Sequence[int] | None = None,
 ) -> Mapping[str, Tensor]:
     """The weights of targeted modules in a model folder's safetensors files; each is read when asked for.
 
@@ -194,11 +203,13 @@ def checkpoint_weights(
         folder: Holds ``model.safetensors``, or its shards.
         target_modules: Names that module names equal or end in, or a regular expression that they match.
         dtype: What the model will be loaded in; None: as stored. A basis belongs to weights of one dtype.
+        layers: Indices of the layers that are wanted, with names in ``target_modules``; None: all.
 
     Raises:
         ValueError: The folder holds no safetensors file.
     """
     config = _targets(target_modules)
+    config.layers_to_transform = None if layers is None else list(layers)
     files: dict[str, Path] = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(path, framework="pt") as shard:

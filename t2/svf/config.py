@@ -105,3 +105,24 @@ class SvfConfig(PeftConfig):
         stored.parametrisation, stored.init_mean, stored.init_std = "direct", 1.0, 0.0
         stored.renormalise = False
         super(SvfConfig, stored).save_pretrained(save_directory, **kwargs)
+
+
+def layer_indices(layers: Literal["all", "half"] | list[int], depth: int) -> list[int] | None:
+    """The layers to adapt, as PEFT's ``layers_to_transform`` takes them.
+
+    Args:
+        layers: ``"half"`` is the upper half: gradients need not reach the layers below, which saves the most
+            memory. The paper adapts half of the layers of its largest models and does not say which.
+        depth: The number of layers of the model.
+
+    Raises:
+        ValueError: An index outside of the model.
+    """
+    if layers == "all":
+        return None
+    if layers == "half":
+        return list(range(depth // 2, depth))
+    outside = [layer for layer in layers if not 0 <= layer < depth]
+    if outside:
+        raise ValueError(f"svf.layers names {outside}; this model has layers 0 to {depth - 1}")
+    return sorted(layers)

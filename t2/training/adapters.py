@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from t2 import config
-from t2.svf import SvfConfig
+from t2.svf import SvfConfig, layer_indices
 from t2.training.state import derive
 
 
@@ -69,24 +69,3 @@ def build_adapter(
     # PEFT keeps the names in a set, whose order differs from one process to the next, also in saved files.
     attached.target_modules = sorted(attached.target_modules)
     return adapted
-
-
-def layer_indices(layers: Literal["all", "half"] | list[int], depth: int) -> list[int] | None:
-    """The layers to adapt, as PEFT's ``layers_to_transform`` takes them.
-
-    Args:
-        layers: ``"half"`` is the upper half: gradients need not reach the layers below, which saves the most
-            memory. The paper adapts half of the layers of its largest models and does not say which.
-        depth: The number of layers of the model.
-
-    Raises:
-        ValueError: An index outside of the model.
-    """
-    if layers == "all":
-        return None
-    if layers == "half":
-        return list(range(depth // 2, depth))
-    outside = [layer for layer in layers if not 0 <= layer < depth]
-    if outside:
-        raise ValueError(f"svf.layers names {outside}; this model has layers 0 to {depth - 1}")
-    return sorted(layers)

@@ -112,7 +112,7 @@ def test_half_of_the_layers_are_the_upper_ones() -> None:
     shapes = read_shapes(params, params.base)
     assert {matrix.layer for matrix in shapes.adapted} == {2, 3}
     assert shapes.first_adapted == 2
-    assert len(shapes.cached) == 2 * len(shapes.adapted)
+    assert 2 * shapes.cache_bytes == read_shapes(choosing(params, ALL, layers="all"), params.base).cache_bytes
 
 
 # Operations and memory, against what a real step takes

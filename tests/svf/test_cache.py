@@ -45,6 +45,19 @@ def test_checkpoint_and_model_give_the_same_cache(model: LlamaForCausalLM, tmp_p
     assert [(name, weight.dtype) for name, weight in half.items()] == [
         ("model.layers.0.self_attn.q_proj", torch.bfloat16)
     ]
+    upper = checkpoint_weights(tmp_path / "base", ["q_proj", "up_proj"], layers=[1, 2])
+    assert sorted(upper) == sorted(
+        f"model.layers.{layer}.{name}" for layer in (1, 2) for name in ("self_attn.q_proj", "mlp.up_proj")
+    )
+
+
+def test_matrices_are_decomposed_on_the_device_that_is_named(model: LlamaForCausalLM, tmp_path: Path) -> None:
+    weights = model_weights(model, TARGETS)
+    build_cache(weights, tmp_path / "here")
+    build_cache(weights, tmp_path / "named", device="cpu")
+    assert contents(tmp_path / "here") == contents(tmp_path / "named")
+    with pytest.raises(ValueError, match="is on the meta device"):  # the one other device of any machine
+        build_cache(weights, tmp_path / "meta", device="meta")
 
 
 def test_an_attached_model_reads_only_what_it_uses(model: LlamaForCausalLM, tmp_path: Path, tokens: Tensor) -> None:

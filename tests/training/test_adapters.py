@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from t2.training.adapters import build_adapter, layer_indices
+from t2.svf import layer_indices
+from t2.training.adapters import build_adapter
 
 from .setting import LORA, SVF, adapted, trainable
 
