@@ -11,6 +11,7 @@ from t2.stages import paths
 from t2.stages.progress import Progress
 from t2.stages.stage import open_stage
 from t2.svf import build_cache, checkpoint_weights
+from t2.svf.checkpoint import checkpoint_folder
 
 
 def main() -> None:
@@ -19,7 +20,8 @@ def main() -> None:
         params = stage.params
         paths.BASIS.mkdir(parents=True, exist_ok=True)
         for base in filter(None, (params.base, params.control)):
-            weights = checkpoint_weights(base.path, params.svf.target_modules, getattr(torch, base.dtype))
+            folder = checkpoint_folder(base.path, base.revision)
+            weights = checkpoint_weights(folder, params.svf.target_modules, getattr(torch, base.dtype))
             progress = Progress(f"basis {base.name}", len(weights))
             with stage.timed(f"basis {base.name}"):
                 cache = build_cache(weights, stage.scratch / base.name, partial(_advance, progress))
