@@ -1,19 +1,21 @@
 """Checkpoints as they come from elsewhere: real tokenizers, shards, other classes than the miniature's.
 
-They are written from the benchmark data's folder, ``T2_DATA``: a random Mistral with the tokenizer of
+They are written from the benchmark data's folder, ``T2_DATA``: a random Mistral with the tokenizer and the files of
 Mistral-7B-Instruct-v0.3, and stories260K, a trained Llama of 260K parameters.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from tokenizers import AddedToken
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, MistralConfig, MistralForCausalLM
@@ -32,6 +34,23 @@ MISTRAL_TEMPLATE = (
 """That of Mistral-7B-Instruct-v0.3, without tools: replies follow at once, so there is no generation prompt."""
 STORY_TEMPLATE = "{{ bos_token }}{{ messages[-1]['content'] }}"
 """A story model has no chat: a prompt is how the story starts."""
+NATIVE = {
+    "model.": "",
+    "self_attn": "attention",
+    "q_proj": "wq",
+    "k_proj": "wk",
+    "v_proj": "wv",
+    "o_proj": "wo",
+    "post_attention_layernorm": "ffn_norm",
+    "input_layernorm": "attention_norm",
+    "mlp": "feed_forward",
+    "gate_proj": "w1",
+    "down_proj": "w2",
+    "up_proj": "w3",
+    "embed_tokens": "tok_embeddings",
+    "lm_head": "output",
+}
+"""What Mistral AI calls the parts of a model's names."""
 
 
 class Story(NamedTuple):
@@ -48,14 +67,11 @@ STORY = Story(
 )
 
 
-def write_mistral(folder: Path, *, context: int = 320, window: int | None = None, shards: str = "4MB") -> Path:
+def write_mistral(folder: Path, *, context: int = 320) -> Path:
     """A random Mistral of 4 layers in bfloat16 shards: grouped queries, its own output head, no pad token.
 
-    Args:
-        folder: Made if absent.
-        context: The most tokens of prompt and reply together.
-        window: How far back attention looks; None: to the start.
-        shards: Size of the largest file.
+    Its weights lie there a second time as Mistral AI names and orders them, with a ``params.json`` that says nothing
+    of the context, as in the folder of Mistral-7B-Instruct-v0.3.
     """
     config = MistralConfig(
         vocab_size=32768,
@@ -66,7 +82,7 @@ def write_mistral(folder: Path, *, context: int = 320, window: int | None = None
         num_key_value_heads=2,
         head_dim=32,  # as in Mistral Nemo, heads times head_dim is not the hidden size
         max_position_embeddings=context,
-        sliding_window=window,
+        sliding_window=None,
         initializer_range=0.15,  # large enough that the likeliest token is clearly that
         tie_word_embeddings=False,
         pad_token_id=None,
@@ -76,7 +92,11 @@ def write_mistral(folder: Path, *, context: int = 320, window: int | None = None
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = MistralForCausalLM(config).to(torch.bfloat16)
-    model.save_pretrained(folder, max_shard_size=shards)
+    model.save_pretrained(folder, max_shard_size="4MB")
+    save_file(dict(_as_mistral_ai(model.state_dict(), 32)), folder / "consolidated.safetensors")
+    native = {"dim": 96, "n_layers": 4, "head_dim": 32, "hidden_dim": 160, "n_heads": 4, "n_kv_heads": 2}
+    other = {"norm_eps": config.rms_norm_eps, "vocab_size": 32768, "rope_theta": 1e4}
+    (folder / "params.json").write_text(json.dumps(native | other))
     mistral_tokenizer().save_pretrained(folder)
     return folder
 
@@ -145,6 +165,16 @@ def write_stories(folder: Path) -> Path:
     tokenizer.chat_template = STORY_TEMPLATE
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def _as_mistral_ai(weights: Mapping[str, Tensor], width: int) -> Iterator[tuple[str, Tensor]]:
+    """Weights under Mistral AI's names, rotary rows in pairs."""
+    for key, weight in weights.items():
+        if key.endswith(("q_proj.weight", "k_proj.weight")):
+            weight = weight.view(-1, 2, width // 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
+        for ours, theirs in NATIVE.items():
+            key = key.replace(ours, theirs)
+        yield key, weight.contiguous()
 
 
 def _halves_from_pairs(stacked: Tensor, width: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from t2.engine import chat
 from t2.engine.base import Sampling
 from t2.engine.hf import HfEngine, load_base
 from t2.svf import SvfConfig, attach, build_cache, checkpoint_weights
+from tests.engine.vllm_setting import MISSING as NO_VLLM
+from tests.engine.vllm_setting import TARGETS, WAYS, make_setting, tokens
 from tests.foreign_checkpoints import DATA, MISSING, STORY, write_mistral, write_stories
 
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 QUESTIONS = [f"{'Tom has many apples. ' * (n % 3)}Tom has {n} apples and buys {3 * n} more." for n in range(9)]
 
 real = pytest.mark.skipif(not DATA.is_dir(), reason=MISSING)
@@ -86,12 +88,29 @@ def test_stories260k_tells_its_documented_story(stories: Path, adapted: bool, tm
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     if adapted:
         build_cache(checkpoint_weights(stories, TARGETS, torch.float32), tmp_path)
-        model = attach(model, SvfConfig(target_modules=TARGETS, basis=str(tmp_path)))
+        model = attach(model, SvfConfig(target_modules=list(TARGETS), basis=str(tmp_path)))
     engine = HfEngine(model, tokenizer, batch_size=2)
     told, continued = engine.generate(["", "Once upon a time"], Sampling(120))
     assert told.tokens[: len(STORY.tokens)] == STORY.tokens
     assert told.text.startswith(STORY.text)
     assert f"Once upon a time{continued.text}".startswith(STORY.text)
+
+
+@real
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason=NO_VLLM)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("checkpoint", ["mistral", "stories"])
+def test_vllm_reads_the_same_files_as_transformers(
+    checkpoint: str, way: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    setting = make_setting(request.getfixturevalue(checkpoint), tmp_path / "basis")
+    engine, experts = setting.vllm(way), setting.experts(1)
+    assert engine.context == setting.hf.context
+    for rows in ([-1] * len(QUESTIONS), [0] * len(QUESTIONS), [-1] * len(QUESTIONS)):
+        found, wanted = (
+            one.generate(QUESTIONS, Sampling(12), experts=experts, rows=rows) for one in (engine, setting.hf)
+        )
+        assert tokens(found) == tokens(wanted)
 
 
 def test_a_sliding_window_reaches_as_far_in_a_batch_as_alone(windowed: Path) -> None:

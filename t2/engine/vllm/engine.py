@@ -233,6 +233,10 @@ def _start(folder: Path, dtype: str, settings: Vllm, options: Mapping[str, Any])
     return vllm.LLM(
         model=str(folder),
         skip_tokenizer_init=True,
+        # Left to itself, vLLM prefers Mistral AI's own files where a folder holds both, with another context length,
+        # and unpickles weights where a folder holds nothing better.
+        config_format="hf",
+        load_format="safetensors",
         dtype=dtype,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
