@@ -14,6 +14,7 @@ import pytest
 import yaml
 from conftest import Project, free_port, wait_for
 
+ROOT = Path(__file__).parents[2]
 SLOW = pytest.mark.slow
 
 
@@ -53,6 +54,7 @@ def test_siblings_run_side_by_side_in_the_order_of_the_dag_and_the_lock_is_as_by
     assert names == {"root": "Completed", "left": "Skipped", "right": "Skipped", "join": "Skipped"}
 
 
+@SLOW
 def test_one_at_a_time_where_the_limit_says_so(project: Project) -> None:
     project.tell("left", steps=10)
     project.tell("right", steps=10)
@@ -119,11 +121,12 @@ def test_a_bad_parameter_is_refused_before_any_stage_starts(
     assert (project.folder / "params.yaml").read_text() == before
 
 
+@SLOW
 def test_an_override_reaches_the_parameters_and_leaves_the_comments(project: Project) -> None:
     assert project.run(overrides=["experts.math.lr=1.5e-3"])[1] == "COMPLETED"
     text = (project.folder / "params.yaml").read_text()
     assert yaml.safe_load(text)["experts"]["math"]["lr"] == 1.5e-3
-    assert text.startswith("# Every number of the experiment.")
+    assert text.startswith((ROOT / "params.yaml").read_text().splitlines()[0])
 
 
 def dvc_of(pid: int) -> int:

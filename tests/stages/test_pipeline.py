@@ -91,6 +91,7 @@ def test_a_second_run_skips_every_stage_and_makes_no_mlflow_run(finished: Path) 
     assert mlflow_runs(finished) == before
 
 
+@SLOW
 def test_an_experts_parameter_reruns_that_expert_and_its_descendants_only(own: Path) -> None:
     params = yaml.safe_load((own / "params.yaml").read_text())
     params["experts"]["reasoning"]["lr"] = 1.1e-2

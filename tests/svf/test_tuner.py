@@ -242,6 +242,7 @@ for name, targets in (("list", set(TARGETS)), ("all", "all-linear")):
 """
 
 
+@pytest.mark.slow
 def test_equal_runs_write_equal_bytes_under_two_hash_seeds(tmp_path: Path) -> None:
     tests = str(Path(__file__).parents[1])
     runs = [
