@@ -116,8 +116,7 @@ def test_every_task_is_scored_under_every_strategy(ran: Finished) -> None:
             found = {(row["method"], row["strategy"]) for row in rows if (row["suite"], row["task"]) == (suite, task)}
             assert {("base", "none"), *(("svf", strategy) for strategy in own)} <= found
             assert {strategy for _, strategy in found} >= {"prompt", "classifier", "uniform"}
-    of_arc = [row for row in rows if row["task"].startswith("arc") and row["method"] == "base"]
-    assert all(0 < int(row["correct"]) < 6 for row in of_arc)
+    assert 0 < sum(row["correct"] for row in ran.of_base("arc_easy")) < 6
     report = (ran.project / "reports" / "report.md").read_text()
     assert all(task in report for task in (*ran.params["trained"], *ran.params["unseen"]))
 
@@ -161,7 +160,6 @@ def test_experts_are_trained_and_saved_for_this_checkpoint(ran: Finished) -> Non
             start, *steps = csv.DictReader(file)
         assert [row["step"] for row in steps] == ["1", "2"]
         assert all(float(row["grad_norm"]) > 0 for row in steps)
-        assert (task == "arc_easy") == any(float(row["correct"]) > 0 for row in steps)
         # The best step on the validation items is kept, which may be the base itself.
         assert (start["chosen"] == "True") == is_base(expert)
 
