@@ -174,7 +174,9 @@ def test_an_expert_loads_onto_the_checkpoint_with_peft(ran: Finished, monkeypatc
     ids = torch.tensor(chat.encode(tokenizer, ["Which of these is a metal?"]))
     with torch.inference_mode():
         before = model(ids).logits
-        after = PeftModel.from_pretrained(model, "data/experts/arc_easy/seed-0").eval()(ids).logits
+    adapted = PeftModel.from_pretrained(model, "data/experts/arc_easy/seed-0").eval()
+    with torch.inference_mode():
+        after = adapted(ids).logits
     assert after.isfinite().all()
     assert torch.equal(before, after) == is_base(load_expert("data/experts/arc_easy/seed-0"))
 
