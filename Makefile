@@ -39,7 +39,7 @@ MARKS ?= not slow
 VLLM_VENV := .venv-vllm
 test-vllm: $(VLLM_VENV)/installed
 	@PATH=$(CURDIR)/$(VLLM_VENV)/bin:$$PATH python -m pytest -n 0 -m "$(MARKS)" \
-	    tests/engine tests/stages/test_vllm_pipeline.py
+	    tests/engine tests/stages/test_vllm_pipeline.py tests/stages/test_foreign_checkpoint.py
 
 lint: $(VENV)/installed
 	@ruff check . && ruff format --check . && mypy

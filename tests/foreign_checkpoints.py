@@ -22,6 +22,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, MistralC
 from transformers.convert_slow_tokenizer import import_protobuf
 from transformers.tokenization_utils_base import generate_merges
 
+from t2.engine import chat
+from t2.tasks.choice import statement
+
 DATA = Path(os.environ.get("T2_DATA", Path(__file__).parents[2] / "shared" / "data"))
 MISSING = f"no benchmark files in {DATA}"
 
@@ -67,11 +70,16 @@ STORY = Story(
 )
 
 
-def write_mistral(folder: Path, *, context: int = 320) -> Path:
+def write_mistral(folder: Path, *, context: int = 320, answers: bool = False) -> Path:
     """A random Mistral of 4 layers in bfloat16 shards: grouped queries, its own output head, no pad token.
 
     Its weights lie there a second time as Mistral AI names and orders them, with a ``params.json`` that says nothing
     of the context, as in the folder of Mistral-7B-Instruct-v0.3.
+
+    Args:
+        folder: Made if absent.
+        context: The most tokens of prompt and reply together.
+        answers: It replies "the answer is (X)", so that some questions of multiple choice are answered right.
     """
     config = MistralConfig(
         vocab_size=32768,
@@ -92,13 +100,26 @@ def write_mistral(folder: Path, *, context: int = 320) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = MistralForCausalLM(config).to(torch.bfloat16)
+    tokenizer = mistral_tokenizer()
+    if answers:
+        _teach(model, [chat.encode_reply(tokenizer, statement(letter)) for letter in "ABCD"], prompt_end=4)
     model.save_pretrained(folder, max_shard_size="4MB")
     save_file(dict(_as_mistral_ai(model.state_dict(), 32)), folder / "consolidated.safetensors")
     native = {"dim": 96, "n_layers": 4, "head_dim": 32, "hidden_dim": 160, "n_heads": 4, "n_kv_heads": 2}
     other = {"norm_eps": config.rms_norm_eps, "vocab_size": 32768, "rope_theta": 1e4}
     (folder / "params.json").write_text(json.dumps(native | other))
-    mistral_tokenizer().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
+
+
+@torch.no_grad()
+def _teach(model: MistralForCausalLM, replies: Iterable[list[int]], prompt_end: int) -> None:
+    """Makes each token of the replies likely behind the one before it, which the residual stream then mostly holds."""
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    embedding *= 24
+    pairs = {pair for reply in replies for pair in zip([prompt_end, *reply], reply, strict=False)}
+    for before, after in sorted(pairs):
+        head[after] += 4 * embedding[before] / embedding[before].norm()
 
 
 def mistral_tokenizer() -> LlamaTokenizer:

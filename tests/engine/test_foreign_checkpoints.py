@@ -99,11 +99,9 @@ def test_stories260k_tells_its_documented_story(stories: Path, adapted: bool, tm
 @real
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason=NO_VLLM)
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("checkpoint", ["mistral", "stories"])
-def test_vllm_reads_the_same_files_as_transformers(
-    checkpoint: str, way: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    setting = make_setting(request.getfixturevalue(checkpoint), tmp_path / "basis")
+def test_vllm_reads_the_same_files_as_transformers(way: str, mistral: Path, tmp_path: Path) -> None:
+    # Not stories260K: its heads of 8 numbers are too small for the CPU build's attention.
+    setting = make_setting(mistral, tmp_path / "basis")
     engine, experts = setting.vllm(way), setting.experts(1)
     assert engine.context == setting.hf.context
     for rows in ([-1] * len(QUESTIONS), [0] * len(QUESTIONS), [-1] * len(QUESTIONS)):

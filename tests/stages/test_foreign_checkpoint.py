@@ -18,7 +18,7 @@ from peft import PeftModel
 from t2 import profiles
 from t2.engine import chat
 from t2.engine.hf import load_base
-from t2.svf import BasisCache, checkpoint_weights, load_expert
+from t2.svf import BasisCache, Expert, checkpoint_weights, load_expert
 from t2.tasks.item import read_items
 from tests.foreign_checkpoints import DATA, MISSING, write_mistral
 from tests.small_pipeline import copy_project, run
@@ -84,7 +84,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Finish
     """Runs the pipeline as one of :data:`RUNS` says, once."""
     hub = tmp_path_factory.mktemp("hub")
     # As huggingface_hub keeps what it has fetched.
-    checkpoint = write_mistral(hub / "models--owner--foreign" / "snapshots" / COMMIT, context=CONTEXT)
+    checkpoint = write_mistral(hub / "models--owner--foreign" / "snapshots" / COMMIT, context=CONTEXT, answers=True)
     runs: dict[str, Finished] = {}
 
     def finish(name: str) -> Finished:
@@ -116,6 +116,7 @@ def test_every_task_is_scored_under_every_strategy(ran: Finished) -> None:
             found = {(row["method"], row["strategy"]) for row in rows if (row["suite"], row["task"]) == (suite, task)}
             assert {("base", "none"), *(("svf", strategy) for strategy in own)} <= found
             assert {strategy for _, strategy in found} >= {"prompt", "classifier", "uniform"}
+    assert 0 < sum(row["correct"] for row in ran.of_base("arc_easy")) < 6
     report = (ran.project / "reports" / "report.md").read_text()
     assert all(task in report for task in (*ran.params["trained"], *ran.params["unseen"]))
 
@@ -145,7 +146,7 @@ def test_prompts_without_room_in_the_context_are_counted(ran: Finished) -> None:
     assert counts["arc_easy"] == 0
 
 
-def test_experts_are_saved_for_this_checkpoint_and_change_it(ran: Finished) -> None:
+def test_experts_are_trained_and_saved_for_this_checkpoint(ran: Finished) -> None:
     cache = BasisCache.open(ran.project / "data" / "basis" / "foreign")
     for task in ran.params["trained"]:
         folder = ran.project / "data" / "experts" / task / "seed-0"
@@ -155,7 +156,16 @@ def test_experts_are_saved_for_this_checkpoint_and_change_it(ran: Finished) -> N
         assert expert.provenance.get("revision") == ran.params["base"]["revision"]
         assert {name: len(z) for name, z in expert.z.items()} == {name: cache.rank(name) for name in cache}
         assert all(z.isfinite().all() for z in expert.z.values())
-        assert any((z != 1).any() for z in expert.z.values())
+        with open(folder / "history.csv") as file:
+            start, *steps = csv.DictReader(file)
+        assert [row["step"] for row in steps] == ["1", "2"]
+        assert all(float(row["grad_norm"]) > 0 for row in steps)
+        # The best step on the validation items is kept, which may be the base itself.
+        assert (start["chosen"] == "True") == is_base(expert)
+
+
+def is_base(expert: Expert) -> bool:
+    return all((z == 1).all() for z in expert.z.values())
 
 
 def test_an_expert_loads_onto_the_checkpoint_with_peft(ran: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,9 +174,11 @@ def test_an_expert_loads_onto_the_checkpoint_with_peft(ran: Finished, monkeypatc
     ids = torch.tensor(chat.encode(tokenizer, ["Which of these is a metal?"]))
     with torch.inference_mode():
         before = model(ids).logits
-        after = PeftModel.from_pretrained(model, "data/experts/arc_easy/seed-0").eval()(ids).logits
+    adapted = PeftModel.from_pretrained(model, "data/experts/arc_easy/seed-0").eval()
+    with torch.inference_mode():
+        after = adapted(ids).logits
     assert after.isfinite().all()
-    assert not torch.equal(before, after)
+    assert torch.equal(before, after) == is_base(load_expert("data/experts/arc_easy/seed-0"))
 
 
 def test_vllm_answers_as_transformers_does(finished: Callable[[str], Finished]) -> None:
