@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -182,38 +183,43 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Prefect server's API."""
-    home, port = tmp_path_factory.mktemp("prefect-server"), free_port()
-    environment = os.environ | {
-        "PREFECT_HOME": str(home),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
-    with open(home / "log", "w") as log:
+@contextmanager
+def listening(folder: Path, health: str, *command: str, **environment: str) -> Iterator[str]:
+    """The address on loopback of a server, ``python -m command``, that answers at ``health``; it logs to a folder."""
+    port = free_port()
+    with open(folder / "log", "w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env=environment,
+            [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", str(port)],
+            cwd=folder,
+            env=os.environ | environment,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
-    api = f"http://127.0.0.1:{port}/api"
+    address = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:
-        assert process.poll() is None, (home / "log").read_text()
+        assert process.poll() is None, (folder / "log").read_text()
         try:
-            return urlopen(f"{api}/health", timeout=1).status == 200
+            return urlopen(address + health, timeout=1).status == 200
         except OSError:
             return False
 
     try:
         wait_for(answers, 120)
-        yield api
+        yield address
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Prefect server's API."""
+    home = tmp_path_factory.mktemp("prefect-server")
+    settings = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    with listening(home, "/api/health", "prefect", "server", "start", **settings) as address:
+        yield f"{address}/api"
 
 
 @pytest.fixture(scope="session")

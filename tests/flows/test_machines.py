@@ -16,11 +16,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
 import yaml
-from conftest import Project, free_port, wait_for
+from conftest import Project, free_port, listening, wait_for
 from mlflow.tracking import MlflowClient
 from small_pipeline import copy_project, run
 
@@ -115,26 +114,11 @@ def _listens(port: int) -> bool:
 
 @pytest.fixture
 def mlflow_server(postgres: str, tmp_path: Path) -> Iterator[str]:
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", postgres, "--artifacts-destination", str(tmp_path / "artifacts")]
-    with open(tmp_path / "mlflow.log", "w") as log:
-        server = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
-    address = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        assert server.poll() is None, (tmp_path / "mlflow.log").read_text()
-        try:
-            return urlopen(f"{address}/health", timeout=1).status == 200
-        except OSError:
-            return False
-
-    try:
-        wait_for(answers, 120)
+    folder = tmp_path / "mlflow"
+    folder.mkdir()
+    options = ["--workers", "1", "--backend-store-uri", postgres, "--artifacts-destination", str(folder / "artifacts")]
+    with listening(folder, "/health", "mlflow", "server", *options) as address:
         yield address
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
 
 
 def test_two_workers_share_the_experiment(server: str, mlflow_server: str, tmp_path: Path) -> None:
