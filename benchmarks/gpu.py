@@ -298,14 +298,7 @@ def expectations(bench: Bench) -> Mapping[str, tuple[float | None, float | None]
     """Seconds and bytes by row, by the formulas of ``t2.plan``."""
     shapes, sizes, params = bench.shapes, bench.sizes, bench.params
     assumed, gpu = params.plan, GPUS[bench.gpu or "h100"]
-    speed = Speed.of(
-        gpu,
-        shapes.width,
-        compute=assumed.compute,
-        bandwidth=assumed.bandwidth,
-        eigh=assumed.eigh,
-        layer=assumed.layer_ms / 1000,
-    )
+    speed = Speed.of(gpu, shapes.width, assumed)
 
     def answers(count: int, experts: cost.Experts, *, builds_fold: bool = True) -> Cost:
         return cost.generate(

@@ -66,13 +66,6 @@ def make_plan(params: Params) -> Plan:
         raise PlanError(f"plan.gpu is {assumed.gpu!r}; known are {', '.join(GPUS)} (t2/plan/gpus.py)")
     gpu = GPUS[assumed.gpu]
     shapes = read_shapes(params, params.base)
-    speed = Speed.of(
-        gpu,
-        shapes.width,
-        compute=assumed.compute,
-        bandwidth=assumed.bandwidth,
-        eigh=assumed.eigh,
-        layer=assumed.layer_ms / 1000,
-    )
+    speed = Speed.of(gpu, shapes.width, assumed)
     control = None if params.control is None else read_shapes(params, params.control)
     return Plan(params, shapes, gpu, plan_stages(params, shapes, control, speed))

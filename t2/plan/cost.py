@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from t2.config import Plan
 from t2.plan.gpus import Gpu
 from t2.plan.shapes import Matrix, Shapes, basis_bytes
 
@@ -52,15 +53,15 @@ class Speed:
     layer: float
 
     @classmethod
-    def of(cls, gpu: Gpu, width: int, *, compute: float, bandwidth: float, eigh: float, layer: float) -> Speed:
-        """The shares of a GPU's peaks that are reached, for weights of ``width`` bytes."""
+    def of(cls, gpu: Gpu, width: int, assumed: Plan) -> Speed:
+        """The shares of a GPU's peaks that are assumed to be reached, for weights of ``width`` bytes."""
         return cls(
-            model=compute * (gpu.model if width < 4 else gpu.single),
-            single=compute * gpu.single,
-            double=compute * gpu.double,
-            eigh=eigh * gpu.double,
-            bandwidth=bandwidth * gpu.bandwidth,
-            layer=layer,
+            model=assumed.compute * (gpu.model if width < 4 else gpu.single),
+            single=assumed.compute * gpu.single,
+            double=assumed.compute * gpu.double,
+            eigh=assumed.eigh * gpu.double,
+            bandwidth=assumed.bandwidth * gpu.bandwidth,
+            layer=assumed.layer_ms / 1000,
         )
 
     def cost(
