@@ -29,7 +29,7 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$")]
 Kind = Literal["math", "boxed", "code", "choice"]
-Reading = Literal["generation", "likelihood"]
+Reading = Literal["generation", "likelihood", "choice"]
 Layout = Literal["miniature", "gsm8k", "math", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus", "arc"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -122,13 +122,19 @@ class Source(Section):
 
 
 class Task(Section):
-    """A benchmark task: how its replies are graded, which expert family it belongs to, its items."""
+    """A benchmark task: how its replies are graded, which expert family it belongs to, its items.
+
+    Attributes:
+        max_new_tokens: The longest reply.
+        stop: Strings that end a reply where it comes to one, for models that go on after the answer.
+    """
 
     kind: Kind
     family: Name
     source: Source
     sizes: Sizes
     max_new_tokens: PositiveInt
+    stop: list[Annotated[str, Field(min_length=1)]] = []
 
 
 class Other(Section):
@@ -242,7 +248,14 @@ class Adaptation(Section):
 
 
 class Benchmark(Section):
-    """How scores are measured and compared; ``dispatch``: how the first pass of two is read."""
+    """How scores are measured and compared.
+
+    Attributes:
+        batch: Prompts side by side.
+        bootstrap: Resamples of the items for the interval of a difference.
+        seed: Of the resamples.
+        dispatch: How the first pass of two is read, see :func:`t2.adaptation.dispatch.dispatch`; ``choice`` needs vLLM.
+    """
 
     batch: PositiveInt
     bootstrap: PositiveInt
@@ -450,6 +463,11 @@ def _relations(valid: dict[str, Any]) -> Iterator[str]:
                     f"unseen.{name}.sizes.shots: {task.sizes.shots} items cannot give a draw of "
                     f"adaptation.shots = {valid['adaptation'].shots}"
                 )
+    if has("engine", "benchmark") and valid["benchmark"].dispatch == "choice" and valid["engine"].name != "vllm":
+        yield (
+            f"benchmark.dispatch: 'choice' needs structured output, which engine.name {valid['engine'].name!r} does "
+            "not offer; set 'generation' or 'likelihood', or engine.name to 'vllm'"
+        )
     if has("engine", "execution") and valid["engine"].name == "vllm":
         vllm, workers = valid["engine"].vllm, valid["execution"].workers
         if vllm.kv_cache_gb is None and workers * vllm.gpu_memory_utilisation > 1:

@@ -57,6 +57,8 @@ def test_all_problems_are_listed_at_once(raw: dict) -> None:
         (lambda raw: raw["trained"]["math"].update(source={**ROWS, "revision": "e53f048"}), "trained.math.source"),
         (lambda raw: raw["trained"]["math"].update(source={**ROWS, "subset": "main"}), "trained.math.source"),
         (lambda raw: raw["trained"]["math"].update(source={**ROWS, "family": "math"}), "trained.math.source"),
+        (lambda raw: raw["trained"]["math"].update(stop=[""]), "trained.math.stop.0"),
+        (lambda raw: raw["benchmark"].update(dispatch="choice"), "benchmark.dispatch"),
     ],
 )
 def test_each_relation_is_checked(raw: dict, change, where: str) -> None:
