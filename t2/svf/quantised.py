@@ -49,6 +49,14 @@ def loading_options(kind: Quantisation, dtype: str | torch.dtype, device: str) -
     return {"quantization_config": settings, "device_map": {"": device}}
 
 
+def stored_bytes(rows: int, columns: int, kind: str) -> float:
+    """Of a weight (rows, columns) with its scales, tables of a kilobyte a layer apart."""
+    size = rows * columns
+    if kind == "int8":
+        return size + 4 * rows
+    return size / 2 + size / BLOCK + 4 * size / (256 * BLOCK)  # scales in 8 bits, those of 256 blocks in float32
+
+
 def settle(model: nn.Module) -> None:
     """Checks the layers of a model that was just loaded, and keeps 4-bit ones as they are.
 
