@@ -14,16 +14,17 @@ from transformers import PreTrainedTokenizerFast
 
 from svf.models import TARGETS, make_model
 from t2.engine.hf import load_base
-from t2.svf import BasisCache, SvfConfig, attach, build_cache, checkpoint_weights, load_expert, save_expert, stack
+from t2.svf import SvfConfig, attach, build_cache, checkpoint_weights, load_expert, save_expert, stack
 from t2.svf.checkpoint import Checkpoint
 from t2.svf.export import export_lora, export_merged
 from t2.svf.quantised import layer_weight, quantisation_of, rounded
 
 KINDS = ["int8", "nf4"]
-needs_library = pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None,
-    reason="bitsandbytes is not installed; `pip install -e '.[quantised]'`, then `pytest tests/svf/test_quantised.py`",
-)
+if importlib.util.find_spec("bitsandbytes") is None:
+    pytest.skip(
+        "bitsandbytes is not installed; `pip install -e '.[quantised]'`, then `pytest tests/svf/test_quantised.py`",
+        allow_module_level=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,6 @@ def far(found: Tensor, expected: Tensor) -> float:
 # Weights
 
 
-@needs_library
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_layer_s_weight_is_that_of_its_checkpoint_rounded(folder: Path, kind: Any, dtype: str) -> None:
     model = load(folder, kind, dtype)
@@ -90,7 +90,6 @@ def test_a_layer_s_weight_is_that_of_its_checkpoint_rounded(folder: Path, kind: 
             assert 0 < far(layer_weight(layer).float(), plain[name].float()) < {"int8": 0.01, "nf4": 0.12}[kind]
 
 
-@needs_library
 def test_4_bit_layers_compute_alike_in_training_and_evaluation(folder: Path, tokens: Tensor) -> None:
     model, plain = load(folder, "nf4"), dequantised(folder, "nf4")
     with torch.no_grad():
@@ -102,7 +101,6 @@ def test_4_bit_layers_compute_alike_in_training_and_evaluation(folder: Path, tok
 # The adapted model
 
 
-@needs_library
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("gradients", [True, False])
 def test_z_of_one_is_the_quantised_base_bit_for_bit(
@@ -117,7 +115,6 @@ def test_z_of_one_is_the_quantised_base_bit_for_bit(
         assert torch.equal(model(tokens).logits, expected)
 
 
-@needs_library
 def test_a_scaled_layer_is_the_quantised_weight_with_scaled_singular_values(folder: Path, kind: Any) -> None:
     model = adapt(load(folder, kind)).train()  # int8 rounds activations in evaluation
     for layer in model.svf_layers().values():
@@ -129,7 +126,6 @@ def test_a_scaled_layer_is_the_quantised_weight_with_scaled_singular_values(fold
         assert far(layer(x).double(), expected) < 1e-5, layer.key
 
 
-@needs_library
 def test_gradients_of_z_are_those_of_the_dequantised_model(folder: Path, kind: Any, tokens: Tensor) -> None:
     gradients = []
     for model in (adapt(load(folder, kind)), adapt(dequantised(folder, kind))):
@@ -140,7 +136,6 @@ def test_gradients_of_z_are_those_of_the_dequantised_model(folder: Path, kind: A
         assert far(gradient, gradients[1][name]) < 1e-4, name
 
 
-@needs_library
 def test_gradients_of_z_equal_finite_differences(folder: Path, kind: Any, tokens: Tensor) -> None:
     model = adapt(load(folder, kind)).train()
     model(tokens, labels=tokens).loss.backward()
@@ -157,7 +152,6 @@ def test_gradients_of_z_equal_finite_differences(folder: Path, kind: Any, tokens
         assert float((sides[0] - sides[1]) / (2 * step)) == pytest.approx(float(z.grad.norm()), rel=0.01), layer.key
 
 
-@needs_library
 def test_samples_of_a_mixed_batch_answer_as_alone(folder: Path, tokens: Tensor) -> None:
     experts = [adapt(load(folder), init_seed=seed).z() for seed in (0, 1)]
     model = attach(load(folder, "nf4"), SvfConfig(target_modules=TARGETS))
@@ -174,7 +168,6 @@ def test_samples_of_a_mixed_batch_answer_as_alone(folder: Path, tokens: Tensor) 
 # Files
 
 
-@needs_library
 def test_a_cache_of_the_quantised_base_serves_it_and_no_other(
     folder: Path, kind: Any, tokens: Tensor, tmp_path: Path
 ) -> None:
@@ -191,7 +184,6 @@ def test_a_cache_of_the_quantised_base_serves_it_and_no_other(
             model(tokens)
 
 
-@needs_library
 def test_an_expert_comes_back_and_fits_no_other_base(folder: Path, kind: Any, tokens: Tensor, tmp_path: Path) -> None:
     model = adapt(load(folder, kind))
     with torch.no_grad():
@@ -208,7 +200,6 @@ def test_an_expert_comes_back_and_fits_no_other_base(folder: Path, kind: Any, to
         PeftModel.from_pretrained(load(folder), tmp_path / "peft")
 
 
-@needs_library
 def test_merging_is_refused_and_a_lora_for_the_quantised_base_is_exact(
     folder: Path, kind: Any, tokens: Tensor, tmp_path: Path
 ) -> None:
@@ -227,7 +218,6 @@ def test_merging_is_refused_and_a_lora_for_the_quantised_base_is_exact(
         assert far(lora(tokens).logits, model(tokens).logits) < 1e-4
 
 
-@needs_library
 def test_a_lora_baseline_trains_on_a_quantised_base(folder: Path, kind: Any, tokens: Tensor) -> None:
     model = get_peft_model(load(folder, kind), LoraConfig(r=4, target_modules=["q_proj", "v_proj"])).train()
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
@@ -245,32 +235,11 @@ def test_a_lora_baseline_trains_on_a_quantised_base(folder: Path, kind: Any, tok
 # Refusals
 
 
-@needs_library
 def test_a_device_that_cannot_run_it_is_named(folder: Path, kind: Any) -> None:
     with pytest.raises(ValueError, match=f"cannot run {kind} on xpu"):
         load_base(folder, "float32", quantisation=kind, device="xpu")
 
 
-def test_without_the_library_the_extra_is_named(folder: Path, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    from t2.svf import quantised
-
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # what import sees where it is not installed
-    quantised._library.cache_clear()
-    quantised._check_device.cache_clear()
-    try:
-        for attempt in (
-            lambda: load(folder, kind),
-            lambda: dict(checkpoint_weights(folder, TARGETS, torch.float32, quantisation=kind)),
-        ):
-            with pytest.raises(ValueError, match=r"pip install -e '\.\[quantised\]'"):
-                attempt()
-    finally:
-        quantised._library.cache_clear()
-
-
-@needs_library
 def test_a_shape_that_cpus_compute_wrongly_is_refused(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     make_model(hidden_size=64, intermediate_size=96).save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
@@ -281,17 +250,9 @@ def test_a_shape_that_cpus_compute_wrongly_is_refused(tiny_tokenizer: PreTrained
     assert len(quantised_layers(load(tmp_path, "int8"))) == 3 * 7
 
 
-@needs_library
 def test_a_repacked_layer_is_refused(folder: Path) -> None:
     model = load(folder, "nf4")
     layer = model.model.layers[0].mlp.up_proj
     layer.weight.quant_state.packing_format_for_cpu = True
     with pytest.raises(ValueError, match="repacked"):
         adapt(model)
-
-
-def test_a_cache_of_a_plain_base_knows_nothing_of_quantisation(folder: Path, tmp_path: Path) -> None:
-    build_cache(checkpoint_weights(folder, TARGETS, torch.float32), tmp_path)
-    config = adapt(load(folder), basis=str(tmp_path)).peft_config["default"]
-    assert config.quantisation is None
-    assert config.basis_fingerprint == BasisCache.open(tmp_path).fingerprint
