@@ -58,12 +58,16 @@ class Section(BaseModel):
 
 
 class Base(Section):
-    """A base model: a local folder or a Hugging Face id with a pinned revision."""
+    """A base model: a local folder or a Hugging Face id with a pinned revision.
+
+    ``quantisation``: its weights in 8 or 4 bits, see :mod:`t2.svf.quantised`; null: as ``dtype`` says.
+    """
 
     name: Name
     path: str
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantisation: Literal["int8", "nf4"] | None = None
 
     @model_validator(mode="after")
     def _pinned(self) -> Base:
@@ -468,6 +472,13 @@ def _relations(valid: dict[str, Any]) -> Iterator[str]:
             f"benchmark.dispatch: 'choice' needs structured output, which engine.name {valid['engine'].name!r} does "
             "not offer; set 'generation' or 'likelihood', or engine.name to 'vllm'"
         )
+    if has("engine") and valid["engine"].name == "vllm":
+        for name in ("base", "control"):
+            if valid.get(name) and valid[name].quantisation is not None:
+                yield (
+                    f"{name}.quantisation: {valid[name].quantisation} runs with transformers only; vLLM would quantise "
+                    "in its own way, which experts are not made for; set engine.name to hf, or this to null"
+                )
     if has("engine", "execution") and valid["engine"].name == "vllm":
         vllm, workers = valid["engine"].vllm, valid["execution"].workers
         if vllm.kv_cache_gb is None and workers * vllm.gpu_memory_utilisation > 1:

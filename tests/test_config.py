@@ -68,6 +68,22 @@ def test_each_relation_is_checked(raw: dict, change, where: str) -> None:
     assert where in {problem.split(":")[0] for problem in caught.value.problems}
 
 
+@pytest.mark.parametrize("name", ["base", "control"])
+def test_a_quantised_base_runs_with_transformers_only(raw: dict, name: str) -> None:
+    for kind in ("int8", "nf4"):
+        raw[name]["quantisation"] = kind
+        assert getattr(config.parse(raw), name).quantisation == kind
+    raw["engine"]["name"] = "vllm"
+    raw["execution"]["workers"] = 1
+    raw["svf"]["colour"] = 1
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse(raw)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [f"{name}.quantisation", "svf.colour"]
+    raw[name]["quantisation"] = "int3"
+    with pytest.raises(config.ConfigError, match=rf"{name}\.quantisation: .*'int8' or 'nf4'.*'int3'"):
+        config.parse(raw)
+
+
 def test_rows_come_from_files_or_from_a_revision_on_the_hub(raw: dict) -> None:
     for source in (ROWS, {**ROWS, "hub": "openai/gsm8k", "subset": "main", "revision": "e53f048"}):
         raw["trained"]["math"]["source"] = source

@@ -18,6 +18,7 @@ from t2.engine.attention import GROUPED_SDPA
 from t2.engine.base import Generation, Progress, Sampling, blank, check_rows
 from t2.engine.decode import Decoded, decode, uniform_draws
 from t2.engine.likelihood import loglikelihoods
+from t2.svf.quantised import Quantisation, loading_options, settle
 
 _Result = TypeVar("_Result")
 
@@ -182,7 +183,12 @@ class HfEngine:
 
 
 def load_base(
-    path: str | Path, dtype: str | torch.dtype, revision: str | None = None
+    path: str | Path,
+    dtype: str | torch.dtype,
+    revision: str | None = None,
+    *,
+    quantisation: Quantisation | None = None,
+    device: str = "cpu",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a base model, in evaluation mode, and its tokenizer.
 
@@ -192,10 +198,12 @@ def load_base(
         path: A local folder, or a Hugging Face id ("owner/name").
         dtype: Of the weights, such as ``"float32"``.
         revision: The commit of a Hugging Face id.
+        quantisation: Of the linear layers but the output layer; None: they stay in ``dtype``.
+        device: Where the model goes.
 
     Raises:
         FileNotFoundError: The local folder is missing, or lacks configuration, weights or tokenizer.
-        ValueError: The tokenizer has no chat template.
+        ValueError: The tokenizer has no chat template, or the device cannot run the quantised model.
     """
     folder = Path(path)
     if folder.is_dir():
@@ -205,9 +213,14 @@ def load_base(
             f"there is no model folder {path}; give a local folder, or a Hugging Face id as owner/name"
         )
     tokenizer = chat.load_tokenizer(path, revision)
-    model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, revision=revision, use_safetensors=True, attn_implementation=GROUPED_SDPA
+    options = {} if quantisation is None else loading_options(quantisation, dtype, device)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, revision=revision, use_safetensors=True, attn_implementation=GROUPED_SDPA, **options
     )
+    if quantisation is None:
+        model.to(device)
+    else:
+        settle(model)
     return model.eval(), tokenizer
 
 
