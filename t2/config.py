@@ -314,10 +314,16 @@ class Engine(Section):
 
 
 class Execution(Section):
-    """Where the work runs; no result depends on it."""
+    """Where the work runs; no result depends on it.
+
+    Attributes:
+        workers: Seeds or draws side by side, each in a process with a model of its own.
+        device: ``auto``: the GPU where there is one. ``spread``: a transformers model's layers divided among all GPUs;
+            vLLM divides matrices instead, see ``engine.vllm.tensor_parallel``.
+    """
 
     workers: PositiveInt
-    device: Literal["auto", "cpu", "cuda"]
+    device: Literal["auto", "cpu", "cuda", "spread"]
 
 
 class Tracking(Section):

@@ -11,7 +11,6 @@ from pathlib import Path
 from t2.adaptation.two_pass import TwoPass, generate_two_pass
 from t2.config import Params
 from t2.engine.base import Sampling
-from t2.engine.device import find_device
 from t2.engine.hf import HfEngine, load_base
 from t2.svf import SvfConfig, attach, load_expert, mix_by_name, stack
 from t2.svf.experts import Form
@@ -36,7 +35,7 @@ class Settings:
         batch: Prompts side by side.
         form: Of the found α.
         renormalise: Whether their free form is rescaled.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: As ``execution.device``.
         quantisation: Of the base weights.
     """
 
@@ -103,7 +102,7 @@ class TwoPassSystem:
             settings.dtype,
             settings.revision,
             quantisation=settings.quantisation,
-            device=find_device(settings.device),
+            device=settings.device,
         )
         self._engine = HfEngine(attach(model, config), tokenizer, batch_size=settings.batch)
 

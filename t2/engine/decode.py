@@ -101,7 +101,7 @@ def decode(
             break
         if count > DROP_SHARE * len(alive):
             kept = (~ended).nonzero()[:, 0]
-            cache.batch_select_indices(kept)
+            cache.batch_select_indices(kept.cpu())  # layers may lie on several devices
             alive, ended, chosen = alive[kept], ended[kept], chosen[kept]
             mask, positions = mask[kept], positions[kept]
             if on_drop:

@@ -17,6 +17,7 @@ from t2.engine import chat
 from t2.engine.attention import GROUPED_SDPA
 from t2.engine.base import Generation, Progress, Sampling, blank, check_rows
 from t2.engine.decode import Decoded, decode, uniform_draws
+from t2.engine.device import SPREAD, find_device, free_linears
 from t2.engine.likelihood import loglikelihoods
 from t2.svf.quantised import Quantisation, loading_options, settle
 
@@ -199,7 +200,8 @@ def load_base(
         dtype: Of the weights, such as ``"float32"``.
         revision: The commit of a Hugging Face id.
         quantisation: Of the linear layers but the output layer; None: they stay in ``dtype``.
-        device: Where the model goes.
+        device: Where the model goes, as ``execution.device`` has it. ``"spread"``: accelerate divides it among GPUs;
+            this was run with its hooks on a CPU, not yet on several GPUs.
 
     Raises:
         FileNotFoundError: The local folder is missing, or lacks configuration, weights or tokenizer.
@@ -213,13 +215,18 @@ def load_base(
             f"there is no model folder {path}; give a local folder, or a Hugging Face id as owner/name"
         )
     tokenizer = chat.load_tokenizer(path, revision)
+    spread, device = device == SPREAD, find_device(device)
     options = {} if quantisation is None else loading_options(quantisation, dtype, device)
+    if spread:
+        options["device_map"] = "auto"
     model: Any = AutoModelForCausalLM.from_pretrained(
         path, dtype=dtype, revision=revision, use_safetensors=True, attn_implementation=GROUPED_SDPA, **options
     )
-    if quantisation is None:
+    if spread:
+        free_linears(model)
+    elif quantisation is None:
         model.to(device)
-    else:
+    if quantisation is not None:
         settle(model)
     return model.eval(), tokenizer
 

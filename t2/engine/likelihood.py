@@ -41,8 +41,7 @@ def loglikelihoods(
         chosen[row, : len(reply)] = torch.tensor(reply)
         counted[row, : len(reply)] = 1
     ids, mask, chosen, counted = (tensor.to(model.device) for tensor in (ids, mask, chosen, counted))
-    of = torch.tensor(prompt_of, device=model.device)
-    lengths = mask.sum(1, keepdim=True)
+    of = torch.tensor(prompt_of)
     cache = DynamicCache(config=model.config)
     first = model(
         input_ids=ids,
@@ -52,7 +51,8 @@ def loglikelihoods(
         use_cache=True,
         logits_to_keep=1,
     ).logits
-    cache.batch_select_indices(of)
+    cache.batch_select_indices(of)  # from the CPU: layers may lie on several devices
+    of = of.to(model.device)
     if on_replies:
         on_replies()
     logits = first[of].float()
@@ -60,7 +60,7 @@ def loglikelihoods(
         rest = model(
             input_ids=chosen[:, :-1],
             attention_mask=torch.cat([mask[of], torch.ones_like(chosen[:, :-1])], 1),
-            position_ids=lengths[of] + torch.arange(longest - 1, device=model.device),
+            position_ids=mask.sum(1, keepdim=True)[of] + torch.arange(longest - 1, device=model.device),
             past_key_values=cache,
             use_cache=True,
         ).logits

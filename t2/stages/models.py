@@ -12,7 +12,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from t2.config import Base, Params
 from t2.engine.base import Engine
-from t2.engine.device import find_device
 from t2.engine.hf import HfEngine, load_base
 from t2.engine.vllm.engine import VllmEngine
 from t2.stages import paths
@@ -36,7 +35,7 @@ class Ingredients(NamedTuple):
 def _load(params: Params, base: Base) -> tuple[Any, Any]:
     """Model and tokenizer, on the device that ``execution.device`` names."""
     disable_progress_bar()  # of weights that load in milliseconds
-    device = find_device(params.execution.device)
+    device = params.execution.device
     return load_base(base.path, base.dtype, base.revision, quantisation=base.quantisation, device=device)
 
 

@@ -25,7 +25,7 @@ def answer_logits(model: nn.Module, batch: Batch) -> Tensor:
 
     The output layer, whose work grows with the vocabulary, sees those N positions alone.
     """
-    with _output_layer_gets(model, lambda states: states.flatten(0, 1)[batch.positions]):
+    with _output_layer_gets(model, lambda states: _at(states, batch)):
         logits: Tensor = model(input_ids=batch.ids, use_cache=False).logits
     return logits
 
@@ -54,7 +54,7 @@ def learn(model: nn.Module, batch: Batch, loss: Callable[[Tensor, slice], Tensor
     gradients: list[Any] = []
     for start in range(0, len(states), chunk):
         leaf = states[start : start + chunk].detach().requires_grad_()
-        part = loss(output(leaf), slice(start, start + chunk))
+        part = loss(output(leaf).to(batch.ids.device), slice(start, start + chunk))
         part.backward()
         total += part.item()
         gradients.append(leaf.grad)
@@ -82,10 +82,15 @@ def base_logits(model: PeftModel, batch: Batch, chunk: int | None) -> Callable[[
 
     def of(tokens: slice) -> Tensor:
         with torch.no_grad():
-            logits: Tensor = plain(states[tokens])
+            logits: Tensor = plain(states[tokens]).to(batch.ids.device)
         return logits
 
     return of
+
+
+def _at(states: Tensor, batch: Batch) -> Tensor:
+    """The hidden states (N, H) among those of all positions (B, S, H), wherever the output layer lies."""
+    return states.flatten(0, 1)[batch.positions.to(states.device)]
 
 
 def _answer_states(model: nn.Module, batch: Batch) -> Tensor:
@@ -94,7 +99,7 @@ def _answer_states(model: nn.Module, batch: Batch) -> Tensor:
     made: list[Tensor] = []
 
     def take(states: Tensor) -> Tensor:
-        taken.append(states.flatten(0, 1)[batch.positions])
+        taken.append(_at(states, batch))
         return taken[0][:1]
 
     # Of the first token alone, to see whether what the output layer makes is what the model returns.
@@ -104,7 +109,7 @@ def _answer_states(model: nn.Module, batch: Batch) -> Tensor:
             returned = model(input_ids=batch.ids, use_cache=False).logits
     finally:
         handle.remove()
-    if not torch.allclose(made[0], returned, rtol=0, atol=0, equal_nan=True):
+    if not torch.allclose(made[0].to(returned.device), returned, rtol=0, atol=0, equal_nan=True):
         raise ValueError(
             "this model changes its logits behind the output layer (by a cap or a scale, as Gemma 2 and Cohere do), "
             "which chunks of logits would miss; set training.logit_chunk to null"
