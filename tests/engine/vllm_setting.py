@@ -51,7 +51,9 @@ def vllm_settings(**changed: Any) -> Vllm:
         "max_model_len": None,
         "gpu_memory_utilisation": 0.5,
         "kv_cache_gb": 0.1,
+        "tensor_parallel": 1,
         "own_process": False,
+        "sleep": False,
         "eager": True,
     }
     return Vllm(**{**usual, **changed})
