@@ -163,17 +163,17 @@ class Pushing:
         at = parts.index(child)
         start = sum(sizes[:at])
         width = getattr(layer, "input_size_per_partition", layer.input_size)
-        columns = _own(weight.shape[1], width, layer.tp_rank, layer.tp_size)
+        columns = held(weight.shape[1], width, layer.tp_rank, layer.tp_size)
         return Part(
             layer=layer,
-            rows=_own(weight.shape[0], sizes[at], layer.tp_rank, layer.tp_size),
+            rows=held(weight.shape[0], sizes[at], layer.tp_rank, layer.tp_size),
             columns=columns,
             output=slice(start, start + sizes[at]),
             probe=_probe(weight)[columns],
         )
 
 
-def _own(total: int, size: int, rank: int, workers: int) -> slice:
+def held(total: int, size: int, rank: int, workers: int) -> slice:
     """What the worker of a rank holds of a dimension, in pieces of ``size``.
 
     Where there are fewer pieces than workers (one piece: a dimension that is not divided; key-value heads),
