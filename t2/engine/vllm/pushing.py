@@ -139,7 +139,7 @@ class Pushing:
         with _quiet("vllm.model_executor.model_loader.reload"):
             self.reload_weights(weights_iterator=tensors())
         if failures:
-            raise failures[0]
+            raise failures.pop()  # held here too, it would hold on to this frame, and the model
         for module, (part, wanted) in expected.items():
             _check(module, part, wanted)
         self.svf_changed = set(z)
