@@ -29,7 +29,7 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$")]
 Kind = Literal["math", "boxed", "code", "choice"]
-Reading = Literal["generation", "likelihood"]
+Reading = Literal["generation", "likelihood", "choice"]
 Layout = Literal["miniature", "gsm8k", "math", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus", "arc"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -58,12 +58,16 @@ class Section(BaseModel):
 
 
 class Base(Section):
-    """A base model: a local folder or a Hugging Face id with a pinned revision."""
+    """A base model: a local folder or a Hugging Face id with a pinned revision.
+
+    ``quantisation``: its weights in 8 or 4 bits, see :mod:`t2.svf.quantised`; null: as ``dtype`` says.
+    """
 
     name: Name
     path: str
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantisation: Literal["int8", "nf4"] | None = None
 
     @model_validator(mode="after")
     def _pinned(self) -> Base:
@@ -122,13 +126,19 @@ class Source(Section):
 
 
 class Task(Section):
-    """A benchmark task: how its replies are graded, which expert family it belongs to, its items."""
+    """A benchmark task: how its replies are graded, which expert family it belongs to, its items.
+
+    Attributes:
+        max_new_tokens: The longest reply.
+        stop: Strings that end a reply where it comes to one, for models that go on after the answer.
+    """
 
     kind: Kind
     family: Name
     source: Source
     sizes: Sizes
     max_new_tokens: PositiveInt
+    stop: list[Annotated[str, Field(min_length=1)]] = []
 
 
 class Other(Section):
@@ -242,7 +252,14 @@ class Adaptation(Section):
 
 
 class Benchmark(Section):
-    """How scores are measured and compared; ``dispatch``: how the first pass of two is read."""
+    """How scores are measured and compared.
+
+    Attributes:
+        batch: Prompts side by side.
+        bootstrap: Resamples of the items for the interval of a difference.
+        seed: Of the resamples.
+        dispatch: How the first pass of two is read, see :func:`t2.adaptation.dispatch.dispatch`; ``choice`` needs vLLM.
+    """
 
     batch: PositiveInt
     bootstrap: PositiveInt
@@ -461,6 +478,18 @@ def _relations(valid: dict[str, Any]) -> Iterator[str]:
                 f"engine.vllm.tensor_parallel: {vllm.tensor_parallel} devices, while experts per request need whole "
                 "matrices; set it to 1, or engine.vllm.experts to 'folded'"
             )
+    if has("engine", "benchmark") and valid["benchmark"].dispatch == "choice" and valid["engine"].name != "vllm":
+        yield (
+            f"benchmark.dispatch: 'choice' needs structured output, which engine.name {valid['engine'].name!r} does "
+            "not offer; set 'generation' or 'likelihood', or engine.name to 'vllm'"
+        )
+    if has("engine") and valid["engine"].name == "vllm":
+        for name in ("base", "control"):
+            if valid.get(name) and valid[name].quantisation is not None:
+                yield (
+                    f"{name}.quantisation: {valid[name].quantisation} runs with transformers only; vLLM would quantise "
+                    "in its own way, which experts are not made for; set engine.name to hf, or this to null"
+                )
     if has("engine", "execution") and valid["engine"].name == "vllm":
         vllm, workers = valid["engine"].vllm, valid["execution"].workers
         if vllm.kv_cache_gb is None and workers * vllm.gpu_memory_utilisation > 1:

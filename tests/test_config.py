@@ -67,6 +67,8 @@ def test_all_problems_are_listed_at_once(raw: dict) -> None:
         (lambda raw: raw["trained"]["math"].update(source={**ROWS, "revision": "e53f048"}), "trained.math.source"),
         (lambda raw: raw["trained"]["math"].update(source={**ROWS, "subset": "main"}), "trained.math.source"),
         (lambda raw: raw["trained"]["math"].update(source={**ROWS, "family": "math"}), "trained.math.source"),
+        (lambda raw: raw["trained"]["math"].update(stop=[""]), "trained.math.stop.0"),
+        (lambda raw: raw["benchmark"].update(dispatch="choice"), "benchmark.dispatch"),
     ],
 )
 def test_each_relation_is_checked(raw: dict, change, where: str) -> None:
@@ -80,6 +82,22 @@ def test_tensor_parallelism_and_sleep_are_allowed_where_they_can_be_had(raw: dic
     use_vllm(raw, device="cuda", experts="folded", tensor_parallel=4, sleep=True)
     found = config.parse(raw).engine.vllm
     assert (found.tensor_parallel, found.sleep) == (4, True)
+
+
+@pytest.mark.parametrize("name", ["base", "control"])
+def test_a_quantised_base_runs_with_transformers_only(raw: dict, name: str) -> None:
+    for kind in ("int8", "nf4"):
+        raw[name]["quantisation"] = kind
+        assert getattr(config.parse(raw), name).quantisation == kind
+    raw["engine"]["name"] = "vllm"
+    raw["execution"]["workers"] = 1
+    raw["svf"]["colour"] = 1
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse(raw)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [f"{name}.quantisation", "svf.colour"]
+    raw[name]["quantisation"] = "int3"
+    with pytest.raises(config.ConfigError, match=rf"{name}\.quantisation: .*'int8' or 'nf4'.*'int3'"):
+        config.parse(raw)
 
 
 def test_rows_come_from_files_or_from_a_revision_on_the_hub(raw: dict) -> None:

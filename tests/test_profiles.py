@@ -63,7 +63,7 @@ def test_entries_are_merged_key_by_key_and_what_stays_keeps_its_layout(shelf: Pa
     changed = set(text.splitlines()) - set(before.splitlines())
     assert changed == {
         "# Composed from profiles/mine.yaml by `make profile PROFILE=mine`.",
-        "base:    {name: mine, path: data/miniature/base, revision: null, dtype: float32}",
+        "base:    {name: mine, path: data/miniature/base, revision: null, dtype: float32, quantisation: null}",
         "  # Larger than usual.",
         "  batch: 128  # of 64",
         "    max_new_tokens: 99",

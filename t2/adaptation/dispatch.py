@@ -32,8 +32,9 @@ def dispatch(
         max_new_tokens: The longest answer that is generated.
         classifier: z (r,) by module name of the classifier expert, under which the model is asked; None: the
             base model is asked.
-        reading: ``generation``: the model answers greedily. ``likelihood``: the category whose reply is the
-            likeliest, in one pass over prompts and replies and without decoding.
+        reading: ``generation``: the model answers greedily. ``choice``: the same, and the engine holds it to the
+            categories' replies. ``likelihood``: the category whose reply is the likeliest, in one pass over
+            prompts and replies and without decoding.
         progress: Called as prompts are finished.
 
     Returns:
@@ -49,9 +50,9 @@ def dispatch(
     row = -1 if classifier is None else 0
     if reading == "likelihood":
         return _likeliest(engine, questions, categories, experts, row, progress)
-    answers = engine.generate(
-        questions, Sampling(max_new_tokens), experts=experts, rows=[row] * len(prompts), progress=progress
-    )
+    choices = tuple(map(classification_reply, categories)) if reading == "choice" else ()
+    sampling = Sampling(max_new_tokens, choices=choices)
+    answers = engine.generate(questions, sampling, experts=experts, rows=[row] * len(prompts), progress=progress)
     return [category(answer.text, categories) or OTHER for answer in answers]
 
 

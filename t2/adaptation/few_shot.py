@@ -23,7 +23,7 @@ def shot_evaluator(
     experts: Sequence[Mapping[str, Tensor]],
     settings: Cem,
     *,
-    max_new_tokens: int,
+    sampling: Sampling,
     sigma: Mapping[str, Tensor] | None = None,
     sandbox: Sandbox | None = None,
 ) -> Evaluate:
@@ -37,7 +37,7 @@ def shot_evaluator(
         shots: S held-out items.
         experts: z (r,) by module name of K experts, the base among them where it is to be mixed in.
         settings: ``form`` and ``renormalise`` are used, see :func:`t2.svf.mix_population`.
-        max_new_tokens: The longest reply.
+        sampling: How tokens are chosen; greedily.
         sigma: Singular values (r,) by module name, for the free form.
         sandbox: Where generated code runs; the kind ``code`` needs one.
 
@@ -50,7 +50,6 @@ def shot_evaluator(
     """
     if not shots:
         raise ValueError("few-shot adaptation needs shots, got none; see adaptation.shots")
-    sampling = Sampling(max_new_tokens)
 
     def evaluate(alphas: Tensor) -> Scores:
         tables, valid = mix_population(experts, alphas, settings.form, sigma, settings.renormalise)

@@ -15,6 +15,7 @@ from t2.engine.device import find_device
 from t2.engine.hf import HfEngine, load_base
 from t2.svf import SvfConfig, attach, load_expert, mix_by_name, stack
 from t2.svf.experts import Form
+from t2.svf.quantised import Quantisation
 
 STRATEGIES = ("classifier", "prompt", "fewshot")
 MIX = "mix"
@@ -36,6 +37,7 @@ class Settings:
         form: Of the found α.
         renormalise: Whether their free form is rescaled.
         device: ``auto``, ``cpu`` or ``cuda``.
+        quantisation: Of the base weights.
     """
 
     base: str
@@ -48,6 +50,7 @@ class Settings:
     form: Form
     renormalise: bool
     device: str = "auto"
+    quantisation: Quantisation | None = None
 
     @classmethod
     def of(cls, params: Params, basis: Path | None) -> Settings:
@@ -64,6 +67,7 @@ class Settings:
             form=params.adaptation.cem.form,
             renormalise=params.adaptation.cem.renormalise,
             device=params.execution.device,
+            quantisation=params.base.quantisation,
         )
 
 
@@ -94,8 +98,13 @@ class TwoPassSystem:
         self._alphas = {task: json.loads(path.read_text())["alpha"] for task, path in (alphas or {}).items()}
         config = SvfConfig.from_pretrained(str(next(iter(experts.values()))))
         config.basis, config.base_model_name_or_path = settings.basis, settings.base
-        model, tokenizer = load_base(settings.base, settings.dtype, settings.revision)
-        model.to(find_device(settings.device))  # type: ignore[arg-type]
+        model, tokenizer = load_base(
+            settings.base,
+            settings.dtype,
+            settings.revision,
+            quantisation=settings.quantisation,
+            device=find_device(settings.device),
+        )
         self._engine = HfEngine(attach(model, config), tokenizer, batch_size=settings.batch)
 
     def answer(

@@ -15,6 +15,7 @@ from t2.cli import library
 from t2.engine.device import find_device
 from t2.svf import BasisCache, Expert, load_expert, mix_by_name
 from t2.svf.checkpoint import Checkpoint, checkpoint_folder
+from t2.svf.quantised import Quantisation
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Base:
         revision: Of a Hugging Face id.
         basis: A basis cache.
         dtype: What it runs in.
+        quantisation: Of its weights.
     """
 
     model: str | None = None
     revision: str | None = None
     basis: str | None = None
     dtype: str | None = None
+    quantisation: Quantisation | None = None
 
     def checkpoint(self) -> Checkpoint:
         """Its files, fetched where they are not here.
@@ -48,6 +51,7 @@ class Base:
             None if dtype is None else getattr(torch, dtype),
             BasisCache.open(self.basis) if self.basis is not None and Path(self.basis).is_dir() else None,
             find_device("auto"),
+            self.quantisation,
         )
 
 
@@ -134,6 +138,7 @@ def _base_of(expert: Expert, given: Base) -> Base:
         given.revision if named else own.get("revision"),
         given.basis or own.get("basis"),
         given.dtype,
+        own.get("quantisation"),
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from t2.config import Task
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
@@ -22,11 +24,15 @@ class Sampling:
         max_new_tokens: The longest reply, EOS included.
         temperature: 0 takes the likeliest token; above 0, draws from the softmax of logits / temperature.
         seed: Seeds the draws. A prompt's draws depend on the seed and its index in the call only.
+        stop: A reply ends with the token that completes one of these strings in its text; the text ends before it.
+        choices: The only texts that a reply may have, for engines with structured output; empty: any text.
     """
 
     max_new_tokens: int
     temperature: float = 0.0
     seed: int = 0
+    stop: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -38,6 +44,13 @@ class Sampling:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or above, and finite")
+        if not all(self.stop) or not all(self.choices):
+            raise ValueError(f"stop is {self.stop}, choices are {self.choices}; none of these strings may be empty")
+
+    @classmethod
+    def greedy(cls, task: Task) -> Sampling:
+        """The likeliest tokens, within a task's limits."""
+        return cls(task.max_new_tokens, stop=tuple(task.stop))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +58,10 @@ class Generation:
     """One reply.
 
     Attributes:
-        text: The reply without special tokens.
-        tokens: Its token ids, EOS included where it was reached.
+        text: The reply without special tokens, and without the string that stopped it.
+        tokens: Its token ids, with EOS or the stop string where it came to one.
         logprobs: The log-probability of each of them at temperature 1, in nats.
-        finished: Whether EOS was reached.
+        finished: Whether it came to its end, by EOS or a stop string.
         prompt_tokens: The prompt's length with the chat template around it.
         too_long: The prompt leaves no room for ``max_new_tokens`` in the context, so nothing was generated.
     """
@@ -115,6 +128,24 @@ class Engine(Protocol):
             Log-probabilities at temperature 1, summed over tokens, in nats; −∞ for what the context cannot hold.
         """
         ...
+
+
+def blank(
+    encoded: Sequence[Sequence[int]], sampling: Sampling, context: int, progress: Progress | None
+) -> tuple[list[Generation], list[int]]:
+    """What no engine has answered yet: a call's replies, all too long, and the indices of those that are not.
+
+    Args:
+        encoded: The prompts' token ids.
+        sampling: Says how much room a reply needs.
+        context: The most tokens that prompt and reply may have together.
+        progress: Told of the prompts that leave no room, which are finished with.
+    """
+    replies = [Generation("", (), (), False, len(ids), too_long=True) for ids in encoded]
+    fitting = [i for i, ids in enumerate(encoded) if len(ids) + sampling.max_new_tokens <= context]
+    if progress and len(fitting) < len(encoded):
+        progress(len(encoded) - len(fitting))
+    return replies, fitting
 
 
 def check_rows(prompts: Sequence[str], experts: Mapping[str, Tensor] | None, rows: Sequence[int] | None) -> None:

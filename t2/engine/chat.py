@@ -43,6 +43,23 @@ def decode(tokenizer: PreTrainedTokenizerBase, replies: Sequence[Sequence[int]])
     return list(texts)
 
 
+def cut(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+    """A reply's text up to the first of the strings that stop it, and whether one was there."""
+    end = min((at for at in map(text.find, stop) if at >= 0), default=None)
+    return text[:end], end is not None
+
+
+def have_stopped(
+    tokenizer: PreTrainedTokenizerBase, replies: Sequence[Sequence[int]], stop: Sequence[str]
+) -> list[bool]:
+    """Which of the replies, given as token ids, come to one of the strings in their last tokens."""
+    # A token holds a byte at least; a text's first may lose a space.
+    longest = 1 + max(len(string.encode()) for string in stop)
+    special = set(tokenizer.all_special_ids)
+    ends = [[token for token in reply if token not in special][-longest:] for reply in replies]
+    return [cut(text, stop)[1] for text in decode(tokenizer, ends)]
+
+
 def end_tokens(tokenizer: PreTrainedTokenizerBase, generation_config: Any) -> frozenset[int]:
     """The tokenizer's EOS, and what the model's generation settings name besides, as Llama 3's do.
 

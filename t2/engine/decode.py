@@ -16,15 +16,17 @@ DROP_SHARE = 1 / 8
 
 
 class Decoded(NamedTuple):
-    """A decoded batch; what stands behind a sample's first end token is void.
+    """A decoded batch; what stands behind a sample's length is void.
 
     Attributes:
         tokens: (B, max_new_tokens) int64.
         logprobs: Their log-probabilities at temperature 1, (B, max_new_tokens) float32.
+        lengths: Tokens of each reply, what ended it included: (B,) int64.
     """
 
     tokens: Tensor
     logprobs: Tensor
+    lengths: Tensor
 
 
 def uniform_draws(prompts: int, sampling: Sampling) -> Tensor:
@@ -45,6 +47,7 @@ def decode(
     sampling: Sampling,
     draws: Tensor,
     on_drop: Callable[[Tensor], object] | None = None,
+    stopped: Callable[[Sequence[Sequence[int]]], list[bool]] | None = None,
 ) -> Decoded:
     """Decodes one batch until every sample has ended or has ``max_new_tokens``.
 
@@ -55,6 +58,7 @@ def decode(
         sampling: How tokens are chosen.
         draws: The samples' rows of :func:`uniform_draws`.
         on_drop: Called with the indices in the batch, int64 on the CPU, of those who remain after some left.
+        stopped: Tells by their token ids which replies end though their last token is no end token.
     """
     device = model.device
     width, steps = max(map(len, prompts)), sampling.max_new_tokens
@@ -68,6 +72,7 @@ def decode(
     end_ids = torch.tensor(sorted(ends), device=device)
     tokens = torch.zeros(len(prompts), steps, dtype=torch.long, device=device)
     logprobs = torch.zeros(len(prompts), steps, device=device)
+    lengths = torch.zeros(len(prompts), dtype=torch.long, device=device)
     cache = DynamicCache(config=model.config)
 
     alive = torch.arange(len(prompts), device=device)
@@ -87,7 +92,10 @@ def decode(
         chosen = _choose(logits, sampling.temperature, draws[alive, step : step + 1])
         tokens[alive, step] = chosen
         logprobs[alive, step] = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(1)
+        lengths[alive] += ~ended
         ended |= torch.isin(chosen, end_ids)
+        if stopped is not None:
+            ended |= torch.tensor(stopped(tokens[alive, : step + 1].tolist()), device=device)
         count = int(ended.sum())
         if count == len(alive):
             break
@@ -99,7 +107,7 @@ def decode(
             if on_drop:
                 on_drop(alive.cpu())
         ids, past = chosen[:, None], now
-    return Decoded(tokens, logprobs)
+    return Decoded(tokens, logprobs, lengths)
 
 
 def _choose(logits: Tensor, temperature: float, draws: Tensor) -> Tensor:

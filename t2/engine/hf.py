@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +15,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from t2.engine import chat
 from t2.engine.attention import GROUPED_SDPA
-from t2.engine.base import Generation, Progress, Sampling, check_rows
+from t2.engine.base import Generation, Progress, Sampling, blank, check_rows
 from t2.engine.decode import Decoded, decode, uniform_draws
 from t2.engine.likelihood import loglikelihoods
+from t2.svf.quantised import Quantisation, loading_options, settle
 
 _Result = TypeVar("_Result")
 
@@ -63,23 +65,24 @@ class HfEngine:
         """Answers prompts, in their order; see :meth:`t2.engine.base.Engine.generate`.
 
         Raises:
-            ValueError: ``experts`` and ``rows`` do not come together, there is not one row a prompt, or the
-                model has no SVF to run experts with.
+            ValueError: ``experts`` and ``rows`` do not come together, there is not one row a prompt, the model
+                has no SVF to run experts with, or ``sampling`` has ``choices``.
         """
         check_rows(prompts, experts, rows)
+        if sampling.choices:
+            raise ValueError("transformers holds no reply to choices; set engine.name to 'vllm', or score each choice")
         encoded = self.encode(prompts)
-        results = [Generation("", (), (), False, len(ids), too_long=True) for ids in encoded]
-        fitting = [i for i, ids in enumerate(encoded) if len(ids) + sampling.max_new_tokens <= self.context]
-        if progress and len(fitting) < len(prompts):
-            progress(len(prompts) - len(fitting))
+        results, fitting = blank(encoded, sampling, self.context, progress)
         draws = uniform_draws(len(prompts), sampling)
+        stopped = partial(chat.have_stopped, self.tokenizer, stop=sampling.stop) if sampling.stop else None
 
         def run(batch: list[int]) -> Decoded:
             with self._under(experts, rows, batch) as on_drop:
-                return decode(self.model, [encoded[i] for i in batch], self._ends, sampling, draws[batch], on_drop)
+                ids = [encoded[i] for i in batch]
+                return decode(self.model, ids, self._ends, sampling, draws[batch], on_drop, stopped)
 
         for batch, decoded in self._batches(sorted(fitting, key=lambda i: -len(encoded[i])), run):
-            for i, generation in zip(batch, self._read(decoded, [encoded[i] for i in batch]), strict=True):
+            for i, generation in zip(batch, self._read(decoded, [encoded[i] for i in batch], sampling), strict=True):
                 results[i] = generation
             if progress:
                 progress(len(batch))
@@ -169,20 +172,23 @@ class HfEngine:
             with self.model.per_sample(experts, own) as svf:
                 yield lambda alive: svf.set_rows(own[alive])
 
-    def _read(self, decoded: Decoded, prompts: Sequence[Sequence[int]]) -> Iterator[Generation]:
-        """Cuts replies behind their end token and turns them into text."""
-        rows = decoded.tokens.tolist()
-        ends = [next((at for at, token in enumerate(row) if token in self._ends), None) for row in rows]
-        tokens = [row if end is None else row[: end + 1] for row, end in zip(rows, ends, strict=True)]
+    def _read(self, decoded: Decoded, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[Generation]:
+        """Cuts replies behind what ended them and turns them into text."""
+        tokens = [row[:length] for row, length in zip(decoded.tokens.tolist(), decoded.lengths.tolist(), strict=True)]
         texts = chat.decode(self.tokenizer, tokens)
-        for prompt, text, ids, logprobs, end in zip(
-            prompts, texts, tokens, decoded.logprobs.tolist(), ends, strict=True
-        ):
-            yield Generation(text, tuple(ids), tuple(logprobs[: len(ids)]), end is not None, len(prompt))
+        for prompt, text, ids, logprobs in zip(prompts, texts, tokens, decoded.logprobs.tolist(), strict=True):
+            text, stopped = chat.cut(text, sampling.stop)
+            finished = stopped or ids[-1] in self._ends
+            yield Generation(text, tuple(ids), tuple(logprobs[: len(ids)]), finished, len(prompt))
 
 
 def load_base(
-    path: str | Path, dtype: str | torch.dtype, revision: str | None = None
+    path: str | Path,
+    dtype: str | torch.dtype,
+    revision: str | None = None,
+    *,
+    quantisation: Quantisation | None = None,
+    device: str = "cpu",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a base model, in evaluation mode, and its tokenizer.
 
@@ -192,10 +198,12 @@ def load_base(
         path: A local folder, or a Hugging Face id ("owner/name").
         dtype: Of the weights, such as ``"float32"``.
         revision: The commit of a Hugging Face id.
+        quantisation: Of the linear layers but the output layer; None: they stay in ``dtype``.
+        device: Where the model goes.
 
     Raises:
         FileNotFoundError: The local folder is missing, or lacks configuration, weights or tokenizer.
-        ValueError: The tokenizer has no chat template.
+        ValueError: The tokenizer has no chat template, or the device cannot run the quantised model.
     """
     folder = Path(path)
     if folder.is_dir():
@@ -205,9 +213,14 @@ def load_base(
             f"there is no model folder {path}; give a local folder, or a Hugging Face id as owner/name"
         )
     tokenizer = chat.load_tokenizer(path, revision)
-    model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, revision=revision, use_safetensors=True, attn_implementation=GROUPED_SDPA
+    options = {} if quantisation is None else loading_options(quantisation, dtype, device)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, revision=revision, use_safetensors=True, attn_implementation=GROUPED_SDPA, **options
     )
+    if quantisation is None:
+        model.to(device)
+    else:
+        settle(model)
     return model.eval(), tokenizer
 
 

@@ -15,7 +15,7 @@ from t2.plan.gpus import Gpu
 from t2.plan.shapes import Matrix, Shapes, basis_bytes
 
 Experts = Literal["none", "one", "many"]
-"""None; one for all samples, in a folded W'; or one a sample, factored along Q."""
+"""None; one for all samples, in a folded W'; or one a sample, factored along Q. A quantised base never folds."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,18 @@ def gradient_of_z(shapes: Shapes, tokens: float) -> float:
     return sum(4 * m.rank**2 * tokens if tokens < m.rank else 2 * m.rank**2 * (tokens + m.rank) for m in shapes.adapted)
 
 
+def learning_z(shapes: Shapes, tokens: float, recompute: bool = False) -> float:
+    """What z adds to a micro-batch's gradient, in float32."""
+    if shapes.quantisation is None:
+        return gradient_of_z(shapes, tokens)
+    # Factored: the backward pass takes what the forward pass takes.
+    return (3 if recompute else 2) * factored(shapes, tokens)
+
+
 def fold(shapes: Shapes) -> float:
-    """Building W' of every adapted matrix, in float32."""
+    """Building W' of every adapted matrix, in float32; a quantised base has none."""
+    if shapes.quantisation is not None:
+        return 0.0
     return sum(2 * m.rank**3 + 2 * m.size * m.rank for m in shapes.adapted)
 
 
@@ -175,6 +185,8 @@ def generate(
         experts: Whose W' run.
         builds_fold: Whether the one expert's W' are built for this.
     """
+    if experts == "one" and shapes.quantisation is not None:
+        experts = "many"
     many = experts == "many"
     tokens, batches, context = count * prompt, math.ceil(count / batch), prompt + reply / 2
     total = speed.cost(single=fold(shapes)) if experts == "one" and builds_fold else Cost()
@@ -185,7 +197,7 @@ def generate(
     )
     # The first token of a reply comes with the prompt's pass.
     written, steps = count * (reply - 1), batches * (longest - 1)
-    weights = shapes.width * (sum(matrix.size for matrix in shapes.linears) + shapes.hidden * shapes.vocabulary)
+    weights = shapes.linear_bytes + shapes.width * shapes.hidden * shapes.vocabulary
     return total + speed.cost(
         model=forward(shapes, written, context, written),
         single=factored(shapes, written) if many else 0.0,
@@ -235,7 +247,7 @@ def step(
             model += (4 if recompute else 3) * lora(shapes, tokens, lora_rank)
         total += speed.cost(
             model=model,
-            single=gradient_of_z(shapes, tokens) if lora_rank is None else 0.0,
+            single=learning_z(shapes, tokens, recompute) if lora_rank is None else 0.0,
             layers=shapes.layers * (4 if divergence else 3) + (shapes.layers - first if recompute else 0),
         )
     return total
@@ -250,12 +262,16 @@ def basis_of_adapted(shapes: Shapes) -> int:
 
 
 def folded(shapes: Shapes) -> int:
-    """W' of the adapted matrices."""
+    """W' of the adapted matrices; a quantised base has none."""
+    if shapes.quantisation is not None:
+        return 0
     return shapes.width * sum(m.size for m in shapes.adapted)
 
 
 def folding(shapes: Shapes) -> int:
-    """While one W' is built: W and W' in float32 and two products of Q."""
+    """While one W' is built: W and W' in float32 and two products of Q; of a quantised base, one layer's weight."""
+    if shapes.quantisation is not None:
+        return shapes.width * max(m.size for m in shapes.linears)
     return max(8 * m.size + 8 * m.rank**2 for m in shapes.adapted)
 
 
@@ -287,7 +303,14 @@ def kept_by_layers(shapes: Shapes, first: int) -> float:
 
 
 def kept_by_svf(shapes: Shapes) -> float:
-    """What it needs besides for z: a tall matrix's input (one block's share it), a wide one's output."""
+    """What it needs besides for z: a tall matrix's input (one block's share it), a wide one's output.
+
+    Of a quantised base: each matrix's coordinates along Q in float32 and, in int8, each layer's input.
+    """
+    if shapes.quantisation is not None:
+        inner = sum(4 * m.rank for m in shapes.adapted)
+        rounded = [m.columns for m in shapes.linears if m.layer >= shapes.first_adapted]
+        return inner + (shapes.width * sum(rounded) if shapes.quantisation == "int8" else 0)
     inputs = {(m.name.rpartition(".")[0], m.columns) for m in shapes.adapted if m.rows >= m.columns}
     # A value is kept by the attention already.
     outputs = [m.rows for m in shapes.adapted if m.rows < m.columns and not m.name.endswith("v_proj")]

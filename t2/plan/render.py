@@ -17,7 +17,7 @@ def _facts(plan: Plan) -> list[str]:
     matrices = f"{len(shapes.adapted)} matrices ({', '.join(params.svf.target_modules)}; layers: {params.svf.layers})"
     rows = {
         "base": f"{params.base.path}: {_amount(shapes.parameters)} parameters, {_bytes(shapes.weight_bytes)} "
-        f"in {params.base.dtype}",
+        f"in {params.base.dtype}{f', linear layers in {shapes.quantisation}' if shapes.quantisation else ''}",
         "": f"shapes from {shapes.source}",
         "SVF": f"{shapes.svf:,} trainable parameters in {matrices}",
         "classifier": f"{shapes.svf:,} trainable parameters: an SVF expert like the others",

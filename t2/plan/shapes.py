@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from t2 import config
 from t2.svf import model_weights
+from t2.svf.quantised import stored_bytes
 from t2.training.adapters import build_adapter
 
 ARCHITECTURES = Path(__file__).parents[2] / "profiles" / "architectures"
@@ -54,7 +55,8 @@ class Shapes:
     Attributes:
         source: Where the architecture was read.
         parameters: Of the base model; tied ones count once.
-        width: Bytes of a weight.
+        width: Bytes of a number in the model's dtype.
+        quantisation: Of the weights of the linear layers but the output layer; None: they are in the dtype.
         layers: Decoder layers.
         hidden: Width of the residual stream.
         intermediate: Width of the MLP.
@@ -71,6 +73,7 @@ class Shapes:
     source: str
     parameters: int
     width: int
+    quantisation: str | None
     layers: int
     hidden: int
     intermediate: int
@@ -84,9 +87,16 @@ class Shapes:
     lora: int
 
     @property
-    def weight_bytes(self) -> int:
+    def linear_bytes(self) -> float:
+        """Of the weights of all linear layers but the output layer."""
+        if self.quantisation is None:
+            return self.width * sum(m.size for m in self.linears)
+        return sum(stored_bytes(m.rows, m.columns, self.quantisation) for m in self.linears)
+
+    @property
+    def weight_bytes(self) -> float:
         """Of the base model."""
-        return self.parameters * self.width
+        return self.linear_bytes + self.width * (self.parameters - sum(m.size for m in self.linears))
 
     @property
     def cache_bytes(self) -> int:
@@ -135,6 +145,7 @@ def read_shapes(params: config.Params, base: config.Base) -> Shapes:
         source=source,
         parameters=parameters,
         width=getattr(torch, base.dtype).itemsize,
+        quantisation=base.quantisation,
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,

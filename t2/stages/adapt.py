@@ -13,6 +13,7 @@ import torch
 from t2.adaptation import cem
 from t2.adaptation.few_shot import shot_evaluator
 from t2.adaptation.search_state import load_state, save_state
+from t2.engine.base import Sampling
 from t2.evaluation import write_csv
 from t2.stages import paths
 from t2.stages.models import ingredients, svf_engine
@@ -82,7 +83,7 @@ def _search(stage: Stage, task: str, draw: int, report: Report) -> tuple[dict[st
             shots,
             list(experts.values()),
             settings,
-            max_new_tokens=declared.max_new_tokens,
+            sampling=Sampling.greedy(declared),
             sigma=sigma,
             sandbox=sandbox,
         )

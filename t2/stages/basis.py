@@ -25,21 +25,23 @@ def main() -> None:
         params = stage.params
         paths.BASIS.mkdir(parents=True, exist_ok=True)
         for base in filter(None, (params.base, params.control)):
-            weights = adapted_weights(params.svf, base)
+            device = find_device(params.execution.device)
+            weights = adapted_weights(params.svf, base, device)
             progress = Progress(f"basis {base.name}", len(weights))
             with stage.timed(f"basis {base.name}"):
-                folder, device = stage.scratch / base.name, find_device(params.execution.device)
+                folder = stage.scratch / base.name
                 cache = build_cache(weights, folder, partial(_advance, progress), device)
             stage.run.log_dataset(f"basis {base.name}", cache.fingerprint, len(weights))
             shutil.copytree(stage.scratch / base.name, paths.basis(base))
 
 
-def adapted_weights(svf: Svf, base: Base) -> Mapping[str, Tensor]:
-    """The weights that get a z, in the dtype that the model will run in."""
+def adapted_weights(svf: Svf, base: Base, device: str) -> Mapping[str, Tensor]:
+    """The weights that get a z, as the model will run with them: in its dtype, quantised where it is."""
     folder = checkpoint_folder(base.path, base.revision)
     depth = AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers
     layers = layer_indices(svf.layers, depth)
-    return checkpoint_weights(folder, svf.target_modules, getattr(torch, base.dtype), layers)
+    dtype = getattr(torch, base.dtype)
+    return checkpoint_weights(folder, svf.target_modules, dtype, layers, base.quantisation, device)
 
 
 def _advance(progress: Progress, done: int, total: int, name: str) -> None:

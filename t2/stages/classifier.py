@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from t2.engine.base import Sampling
 from t2.stages import paths
 from t2.stages.stage import open_stage
 from t2.stages.train import Job, train_all
@@ -21,7 +22,7 @@ def main() -> None:
                 "dispatch",
                 settings.recipe,
                 seed,
-                settings.max_new_tokens,
+                Sampling(settings.max_new_tokens),
             )
             for seed in params.training.seeds
         ]

@@ -102,7 +102,7 @@ def _measure(
         for system in systems:
             replies = engine.generate(
                 prompts,
-                Sampling(declared.max_new_tokens),
+                Sampling.greedy(declared),
                 experts={} if system.z is None else stack([system.z]),
                 rows=[-1 if system.z is None else 0] * len(items),
             )
@@ -141,7 +141,7 @@ def _two_passes(params: Params, task: str, report: Report) -> Measured:
             outcome = generate_two_pass(
                 engine,
                 [item.prompt for item in items],
-                Sampling(declared.max_new_tokens),
+                Sampling.greedy(declared),
                 {params.trained[name].family: z for name, z in trained_experts(params, seed).items()},
                 dispatch_tokens=params.classifier.max_new_tokens,
                 classifier=classifier,
@@ -209,7 +209,7 @@ def _baseline(params: Params, variant: str, task: str, report: Report) -> Measur
     with Sandbox(params.sandbox) as sandbox:
         for name, seed in itertools.product(own, params.training.seeds):
             engine = trained_engine(params, params.base, paths.seed(paths.BASELINES / variant / name, seed))
-            replies = engine.generate([item.prompt for item in items], Sampling(declared.max_new_tokens))
+            replies = engine.generate([item.prompt for item in items], Sampling.greedy(declared))
             right = grade(declared.kind, items, [reply.text for reply in replies], sandbox)
             measured.measurements.append(
                 Measurement(

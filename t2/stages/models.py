@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -36,8 +36,8 @@ class Ingredients(NamedTuple):
 def _load(params: Params, base: Base) -> tuple[Any, Any]:
     """Model and tokenizer, on the device that ``execution.device`` names."""
     disable_progress_bar()  # of weights that load in milliseconds
-    model, tokenizer = load_base(base.path, base.dtype, base.revision)
-    return cast(Any, model).to(find_device(params.execution.device)), tokenizer
+    device = find_device(params.execution.device)
+    return load_base(base.path, base.dtype, base.revision, quantisation=base.quantisation, device=device)
 
 
 def _vllm(params: Params, base: Base, policy: Callable[[], Z] | None = None) -> VllmEngine:

@@ -17,6 +17,7 @@ import torch
 
 from t2 import svf
 from t2.config import Base, Kind, Params, Recipe
+from t2.engine.base import Sampling
 from t2.evaluation import write_csv
 from t2.stages import paths
 from t2.stages.models import trainable_engine
@@ -43,7 +44,7 @@ class Job:
         kind: How replies are graded; ``dispatch`` for the classifier.
         recipe: How it is trained.
         seed: Of its training.
-        max_new_tokens: The longest reply.
+        greedy: How replies are taken on validation items.
     """
 
     out: Path
@@ -52,7 +53,7 @@ class Job:
     kind: Kind | str
     recipe: Recipe
     seed: int
-    max_new_tokens: int
+    greedy: Sampling
 
     @property
     def name(self) -> str:
@@ -64,7 +65,7 @@ def seeds(params: Params, folder: Path, base: Base, task: str, recipe: Recipe) -
     """The jobs of one recipe on one trained task, a job a seed."""
     declared = params.trained[task]
     return [
-        Job(paths.seed(folder, seed), base, task, declared.kind, recipe, seed, declared.max_new_tokens)
+        Job(paths.seed(folder, seed), base, task, declared.kind, recipe, seed, Sampling.greedy(declared))
         for seed in params.training.seeds
     ]
 
@@ -136,7 +137,7 @@ def _train(job: Job, params: Params, scratch: Path, fingerprint: str, report: Re
             train_items=read_items(paths.split(job.task, "train")),
             valid_items=read_items(paths.split(job.task, "valid")),
             grade=lambda items, replies: grade(job.kind, items, replies, sandbox),
-            max_new_tokens=job.max_new_tokens,
+            greedy=job.greedy,
             seed=job.seed,
             scratch=folder / "checkpoint",
             fingerprint=fingerprint,

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from t2.files import replace_file
 from t2.svf.basis import Basis, narrow_basis, narrow_side
 from t2.svf.config import SvfConfig
+from t2.svf.quantised import Quantisation, rounded
 
 Progress = Callable[[int, int, str], None]
 
@@ -140,7 +141,7 @@ class BasisCache:
         Args:
             name: The module's name.
             weight: The weight in use, to be compared with the one that the basis was made from; None where
-                it is not available as such (a quantised layer).
+                it is not available as such (a layer that another library has quantised).
 
         Returns:
             The basis, on the CPU.
@@ -196,6 +197,8 @@ def checkpoint_weights(
     target_modules: Iterable[str] | str,
     dtype: torch.dtype | None = None,
     layers: Sequence[int] | None = None,
+    quantisation: Quantisation | None = None,
+    device: str = "cpu",
 ) -> Mapping[str, Tensor]:
     """The weights of targeted modules in a model folder's safetensors files; each is read when asked for.
 
@@ -204,6 +207,8 @@ def checkpoint_weights(
         target_modules: Names that module names equal or end in, or a regular expression that they match.
         dtype: What the model will be loaded in; None: as stored. A basis belongs to weights of one dtype.
         layers: Indices of the layers that are wanted, with names in ``target_modules``; None: all.
+        quantisation: The weights that a model multiplies by which is loaded so, see :func:`t2.svf.quantised.rounded`.
+        device: Where they are quantised.
 
     Raises:
         ValueError: The folder holds no safetensors file.
@@ -218,18 +223,23 @@ def checkpoint_weights(
     if not files:
         raise ValueError(f"{folder} holds no weights in *.safetensors files; name the folder of a model")
     chosen = {name: path for name, path in files.items() if check_target_module_exists(config, name)}
-    return _CheckpointWeights(chosen, dtype)
+    return _CheckpointWeights(chosen, dtype, quantisation, device)
 
 
 class _CheckpointWeights(Mapping[str, Tensor]):
-    def __init__(self, files: Mapping[str, Path], dtype: torch.dtype | None) -> None:
+    def __init__(
+        self, files: Mapping[str, Path], dtype: torch.dtype | None, quantisation: Quantisation | None, device: str
+    ) -> None:
         self._files = files
         self._dtype = dtype
+        self._quantisation = quantisation
+        self._device = device
 
     def __getitem__(self, name: str) -> Tensor:
         with safe_open(self._files[name], framework="pt") as shard:
             weight: Tensor = shard.get_tensor(f"{name}.weight")
-        return weight if self._dtype is None else weight.to(self._dtype)
+        weight = weight if self._dtype is None else weight.to(self._dtype)
+        return weight if self._quantisation is None else rounded(weight, self._quantisation, self._device)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)

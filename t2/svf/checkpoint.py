@@ -15,6 +15,7 @@ from torch import Tensor
 from t2.svf.basis import Basis, narrow_basis
 from t2.svf.cache import BasisCache, checkpoint_weights, fingerprint, weight_hash
 from t2.svf.experts import Expert
+from t2.svf.quantised import Quantisation
 
 BESIDE_WEIGHTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*")
 """What a model folder holds besides weights: configuration, tokenizer, licence. No code and no other weights."""
@@ -51,17 +52,19 @@ class Checkpoint:
         dtype: What the model runs in; None: as stored.
         basis: The base's basis cache; None: each basis is computed when its turn comes.
         device: Where matrices are multiplied.
+        quantisation: How the model runs its weights; None: in ``dtype``.
     """
 
     folder: Path
     dtype: torch.dtype | None = None
     basis: BasisCache | None = None
     device: str = "cpu"
+    quantisation: Quantisation | None = None
 
     @cached_property
     def weights(self) -> Mapping[str, Tensor]:
-        """Its weights by module name; each is read when asked for."""
-        return checkpoint_weights(self.folder, r".*", self.dtype)
+        """Its weights by module name, as the model multiplies by them; each is read when asked for."""
+        return checkpoint_weights(self.folder, r".*", self.dtype, None, self.quantisation, self.device)
 
     def basis_of(self, name: str, weight: Tensor) -> Basis:
         """The basis of a matrix, on :attr:`device`.
@@ -105,9 +108,9 @@ class Checkpoint:
             hashes[name] = self.hash_of(name, weight)
         given, found = expert.provenance.get("basis_fingerprint"), fingerprint(hashes)
         if given not in (None, found):
+            form = f"{self.dtype or 'as stored'}, {self.quantisation or 'not quantised'}"
             raise ValueError(
-                f"the expert was made for other base weights than those of {self.folder}"
-                f"{'' if self.dtype is None else f' in {self.dtype}'}: its fingerprint is {given}, theirs is {found}; "
-                f"name its own base model ({expert.provenance.get('base_model_name_or_path')}) and the dtype that it "
-                "was trained in"
+                f"the expert was made for other base weights than those of {self.folder} ({form}): its fingerprint is "
+                f"{given}, theirs is {found}; name its own base model "
+                f"({expert.provenance.get('base_model_name_or_path')}) and the dtype that it was trained in"
             )

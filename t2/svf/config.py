@@ -50,6 +50,7 @@ class SvfConfig(PeftConfig):
         basis: Folder of the basis cache; None: bases are computed when the adapter is injected.
         basis_fingerprint: The hash over the adapted base weights. Filled in on injection; where it is given
             and differs from the model's, the adapter is refused.
+        quantisation: How those weights are quantised, ``"int8"`` or ``"nf4"``; None: not. Filled in on injection.
         task: What the expert was trained on.
         seed: The seed it was trained with.
     """
@@ -66,6 +67,7 @@ class SvfConfig(PeftConfig):
     renormalise: bool = False
     basis: str | None = None
     basis_fingerprint: str | None = None
+    quantisation: str | None = None
     task: str | None = None
     seed: int | None = None
 

@@ -25,7 +25,7 @@ Z = dict[str, Tensor]
 
 _PREFIX = "base_model.model."
 _SUFFIX = ".svf_z"
-_PROVENANCE = ("base_model_name_or_path", "revision", "basis", "basis_fingerprint", "task", "seed")
+_PROVENANCE = ("base_model_name_or_path", "revision", "basis", "basis_fingerprint", "quantisation", "task", "seed")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Expert:
 
     Attributes:
         z: The effective scales, float32 (r,), by module name ("model.layers.0.mlp.up_proj").
-        provenance: ``base_model_name_or_path``, ``revision``, ``basis``, ``basis_fingerprint``, ``task`` and
-            ``seed``, as far as they are known.
+        provenance: ``base_model_name_or_path``, ``revision``, ``basis``, ``basis_fingerprint``, ``quantisation``,
+            ``task`` and ``seed``, as far as they are known.
     """
 
     z: Z

@@ -45,8 +45,14 @@ def export_merged(expert: Expert, base: Checkpoint, out: str | Path) -> None:
 
     Raises:
         FileExistsError: ``out`` exists and is no empty folder.
-        ValueError: The expert was not made for this base, see :meth:`Checkpoint.check`.
+        ValueError: The expert was not made for this base, see :meth:`Checkpoint.check`; or the base is quantised: its
+            W' has no form in which its other layers could stay as they are.
     """
+    if base.quantisation is not None:
+        raise ValueError(
+            f"the expert was made for {base.folder} in {base.quantisation}, which has no merged checkpoint; export it "
+            "with --format lora, and run that on the base in the same quantisation"
+        )
     with _new_folder(Path(out)) as folder:
         base.check(expert)
         files = _weight_files(base.folder)

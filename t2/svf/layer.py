@@ -305,7 +305,8 @@ class SvfLinear(nn.Module, BaseTunerLayer):
             if not self._is_plain():
                 raise TypeError(
                     f"{self.key} is a {type(self.base_layer).__name__} without plain floating weights and "
-                    "cannot be merged; load the base model unquantised and merge there"
+                    "cannot be merged: run it as it is, or export the expert as a LoRA for the quantised base "
+                    "(`t2 expert export --format lora`)"
                 )
             with torch.no_grad():
                 _, q, side = self.basis()

@@ -17,6 +17,7 @@ from t2.svf.basis import Basis, check_matrix, narrow_basis
 from t2.svf.cache import BasisCache, fingerprint, weight_hash
 from t2.svf.config import SvfConfig
 from t2.svf.layer import SvfLinear, plain_weight
+from t2.svf.quantised import layer_weight, quantisation_of
 
 BASE = "__base__"
 """The adapter name that means the base model in a batch of mixed adapters, as in PEFT's LoRA."""
@@ -78,30 +79,40 @@ class SvfModel(BaseTuner):
 
     def _basis_source(self, folder: str | None, target: nn.Linear, name: str) -> Callable[[], Basis]:
         """Notes the hash of a module's weight; returns what reads or computes its basis when needed."""
-        weight = plain_weight(target)
         if folder is None:
+            weight = _weight(target)
             if weight is not None:
                 self._hashes[name] = weight_hash(weight, name)
-            return lambda: narrow_basis(target.weight, f"{name}.weight")
+
+            def computed() -> Basis:
+                weight = _weight(target)
+                return narrow_basis(target.weight if weight is None else weight, f"{name}.weight")
+
+            return computed
         if folder not in self._caches:
             self._caches[folder] = BasisCache.open(folder)
         cache = self._caches[folder]
         self._hashes[name] = cache.source_hash(name)
-        return lambda: cache.load(name, weight)
+        return lambda: cache.load(name, _weight(target))
 
     def _settle_fingerprint(self, adapter_name: str, config: SvfConfig) -> None:
         """Fills in the hash over the adapted base weights, or compares it with the one that is given."""
-        names = [name for name, layer in self.svf_layers().items() if adapter_name in layer.svf_z]
-        if not self._hashes.keys() >= set(names):
+        layers = {name: layer for name, layer in self.svf_layers().items() if adapter_name in layer.svf_z}
+        if not self._hashes.keys() >= layers.keys():
             return
-        found = fingerprint({name: self._hashes[name] for name in names})
-        if config.basis_fingerprint not in (None, found):
+        found = fingerprint({name: self._hashes[name] for name in layers})
+        quantised = next(filter(None, (quantisation_of(layer.base_layer) for layer in layers.values())), None)
+        if config.basis_fingerprint is not None and (config.basis_fingerprint, config.quantisation) != (
+            found,
+            quantised,
+        ):
             raise ValueError(
                 f"adapter {adapter_name!r} was made for other base weights, those of "
-                f"{config.base_model_name_or_path}: its fingerprint is {config.basis_fingerprint}, this "
-                f"model's is {found}; load it on its own base, or clear its configuration's basis_fingerprint"
+                f"{config.base_model_name_or_path} ({config.quantisation or 'not quantised'}): its fingerprint is "
+                f"{config.basis_fingerprint}, this model's ({quantised or 'not quantised'}) is {found}; load it on its "
+                "own base, or clear its configuration's basis_fingerprint"
             )
-        config.basis_fingerprint = found
+        config.basis_fingerprint, config.quantisation = found, quantised
 
     # What is attached
 
@@ -280,6 +291,12 @@ def attach(model: nn.Module, config: SvfConfig) -> PeftModel:
     config.parametrisation, config.init_mean, config.init_std, config.renormalise = "direct", 1.0, 0.0, False
     config.inference_mode = True
     return get_peft_model(model, config).eval()
+
+
+def _weight(layer: nn.Linear) -> Tensor | None:
+    """The weight that a layer multiplies by, which takes memory if it is quantised; None where it cannot be told."""
+    plain = plain_weight(layer)
+    return layer_weight(layer) if plain is None else plain
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -49,7 +49,7 @@ def train(
     train_items: Sequence[Item],
     valid_items: Sequence[Item],
     grade: Grade,
-    max_new_tokens: int,
+    greedy: Sampling,
     seed: int,
     scratch: Path,
     fingerprint: str,
@@ -69,7 +69,7 @@ def train(
         train_items: Items to learn from.
         valid_items: Items on which the best parameters are chosen.
         grade: Tells which replies to which items are right.
-        max_new_tokens: Limit of an answer.
+        greedy: How answers are taken on validation items; rollouts differ by the temperature and their seeds.
         seed: All random draws follow from it.
         scratch: Folder of the checkpoint, this training's alone.
         fingerprint: Digest of the inputs that cannot be seen from here: the base model, the adapter's
@@ -91,7 +91,7 @@ def train(
     identity = {
         "fingerprint": fingerprint,
         "items": hashlib.sha256(repr([*train_items, None, *valid_items]).encode()).hexdigest(),
-        "max_new_tokens": max_new_tokens,
+        "greedy": asdict(greedy),
         "seed": seed,
         "recipe": recipe.model_dump(),
         "training": training.model_dump(exclude={"seeds", "threads", "checkpoint_every"}),
@@ -101,11 +101,11 @@ def train(
         recompute_layers(model)
     seed_everything(seed)
     state = _start(model, recipe, training, len(train_items), seed)
-    objective = _objective(model, engine, grade, recipe, training, max_new_tokens, state.rollouts)
+    objective = _objective(model, engine, grade, recipe, training, greedy, state.rollouts)
 
     def finish(row: Row, *, validate: bool) -> None:
         """Completes and reports the row of a step, and stores the state when that is due."""
-        row["valid_score"] = _validate(engine, valid_items, grade, max_new_tokens) if validate else None
+        row["valid_score"] = _validate(engine, valid_items, grade, greedy) if validate else None
         if row["valid_score"] is not None:
             state.note_score(row["valid_score"])
         state.history.append(row)
@@ -175,12 +175,12 @@ def _objective(
     grade: Grade,
     recipe: Recipe,
     training: Training,
-    max_new_tokens: int,
+    greedy: Sampling,
     seeds: torch.Generator,
 ) -> Objective:
     if recipe.objective == "next_token":
         return NextToken(model, engine, training)
-    return Reinforce(model, engine, grade, recipe, training, max_new_tokens, seeds)
+    return Reinforce(model, engine, grade, recipe, training, greedy, seeds)
 
 
 def _update(state: TrainingState, lr: float, clip: float) -> float:
@@ -198,9 +198,9 @@ def _update(state: TrainingState, lr: float, clip: float) -> float:
     return norm
 
 
-def _validate(engine: Engine, items: Sequence[Item], grade: Grade, max_new_tokens: int) -> float:
+def _validate(engine: Engine, items: Sequence[Item], grade: Grade, greedy: Sampling) -> float:
     """The share of items that greedy decoding gets right."""
-    answers = engine.generate([item.prompt for item in items], Sampling(max_new_tokens))
+    answers = engine.generate([item.prompt for item in items], greedy)
     return sum(grade(items, [answer.text for answer in answers])) / len(items)
 
 

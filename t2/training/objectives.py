@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -39,6 +39,7 @@ class Reinforce:
     """Samples an answer to each prompt and makes it more or less likely by its reward (paper, section 3.2).
 
     Attributes:
+        greedy: How answers are taken, but for the temperature and the seed.
         seeds: Draws the seed of each batch's rollout.
     """
 
@@ -47,16 +48,14 @@ class Reinforce:
     grade: Grade
     recipe: Recipe
     training: Training
-    max_new_tokens: int
+    greedy: Sampling
     seeds: torch.Generator
 
     def accumulate(self, items: Sequence[Item]) -> Row:
         """See :meth:`Objective.accumulate`."""
         prompts = [item.prompt for item in items]
         seed = int(torch.randint(2**62, (), generator=self.seeds))
-        answers = self.engine.generate(
-            prompts, Sampling(self.max_new_tokens, temperature=self.training.temperature, seed=seed)
-        )
+        answers = self.engine.generate(prompts, replace(self.greedy, temperature=self.training.temperature, seed=seed))
         correct = torch.tensor(self.grade(items, [answer.text for answer in answers]))
         rewards = reinforce.rewards(correct, self.training.reward_right, self.training.reward_wrong)
         pairs = [

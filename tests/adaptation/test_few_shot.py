@@ -51,7 +51,9 @@ def test_the_population_in_one_batch_equals_one_member_at_a_time(
     engine.generate = lambda *args, **kwargs: calls.append(generate(*args, **kwargs)) or calls[-1]
     sigma = engine.model.sigmas()
     population = alphas(*shape)
-    evaluate = shot_evaluator(engine, "math", SHOTS, experts, cem_settings(form=form), max_new_tokens=24, sigma=sigma)
+    evaluate = shot_evaluator(
+        engine, "math", SHOTS, experts, cem_settings(form=form), sampling=Sampling(24), sigma=sigma
+    )
     scores = evaluate(population)
     assert len(calls) == 1 and len(calls[0]) == 12 * len(SHOTS)
     replies = set()
@@ -75,7 +77,9 @@ def test_the_population_in_one_batch_equals_one_member_at_a_time(
 def test_a_candidate_that_cannot_be_rescaled_is_invalid_and_not_run(engine, experts, cem_settings, monkeypatch):
     monkeypatch.setattr(few_shot, "grade", grade_by_letters)
     settings = cem_settings(form="free", population=4)
-    evaluate = shot_evaluator(engine, "math", SHOTS, experts, settings, max_new_tokens=4, sigma=engine.model.sigmas())
+    evaluate = shot_evaluator(
+        engine, "math", SHOTS, experts, settings, sampling=Sampling(4), sigma=engine.model.sigmas()
+    )
     scores = evaluate(torch.tensor([[0.3, 0.3, 0.4], [-1.0, -1.0, -1.0], [1.0, 0.0, 0.0]]))
     assert scores.accuracy[1] == scores.loglik[1] == -torch.inf
     assert scores.accuracy[[0, 2]].isfinite().all()
@@ -86,7 +90,7 @@ def test_a_candidate_that_cannot_be_rescaled_is_invalid_and_not_run(engine, expe
 def test_a_search_on_shots_runs_and_repeats(engine, experts, cem_settings, monkeypatch):
     monkeypatch.setattr(few_shot, "grade", grade_by_letters)
     settings = cem_settings(population=8, generations=2)
-    evaluate = shot_evaluator(engine, "math", SHOTS, experts, settings, max_new_tokens=12)
+    evaluate = shot_evaluator(engine, "math", SHOTS, experts, settings, sampling=Sampling(12))
     first, second = (search(start((3,), settings, 0), settings, evaluate) for _ in range(2))
     assert torch.equal(first.best, second.best) and first.accuracy > 0
 
@@ -102,4 +106,4 @@ def test_loglik_is_a_mean_over_the_tokens_of_right_answers():
 
 def test_shots_are_needed(engine, experts, cem_settings):
     with pytest.raises(ValueError, match="needs shots"):
-        shot_evaluator(engine, "math", [], experts, cem_settings(), max_new_tokens=4)
+        shot_evaluator(engine, "math", [], experts, cem_settings(), sampling=Sampling(4))

@@ -93,6 +93,13 @@ def test_dispatch_runs_on_a_model_whatever_adapter_is_active(engine):
     assert dispatch(engine, PROMPTS, CATEGORIES, max_new_tokens=4) == before == ["other"] * len(PROMPTS)
 
 
+def test_by_choice_the_engine_is_held_to_the_categories_replies():
+    engine = Scripted()
+    assert dispatch(engine, PROMPTS, CATEGORIES, max_new_tokens=12, reading="choice") == EXPECTED
+    replies = tuple(classification_reply(name) for name in CATEGORIES)
+    assert engine.asked[0]["sampling"] == Sampling(12, choices=replies)
+
+
 def test_by_likelihood_the_category_with_the_likeliest_reply_is_taken(engine, experts):
     """Also where generation names none, as with this model."""
     z = experts["math"]

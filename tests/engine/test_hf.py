@@ -178,6 +178,24 @@ def test_every_end_token_of_the_generation_settings_ends_a_reply(engine, tiny_to
     assert ended.finished and ended.tokens == plain[0].tokens[: plain[0].tokens.index(token) + 1]
 
 
+def test_a_stop_string_ends_a_reply_with_the_token_that_completes_it(engine):
+    plain = engine.generate(PROMPTS, Sampling(40))
+    stop = (plain[0].text[5:8], plain[1].text[9:14], plain[2].text[7])
+    stopped = engine.generate(PROMPTS, Sampling(40, stop=stop))
+    for free, held in zip(plain, stopped, strict=True):
+        texts = [
+            engine.tokenizer.decode(free.tokens[:n], skip_special_tokens=True) for n in range(len(free.tokens) + 1)
+        ]
+        ends = [n for n, text in enumerate(texts) if any(string in text for string in stop)]
+        end = ends[0] if ends else len(free.tokens)
+        assert held.tokens == free.tokens[:end] and held.logprobs == pytest.approx(free.logprobs[:end], abs=1e-4)
+        cuts = [texts[end].index(string) for string in stop if string in texts[end]]
+        assert held.text == texts[end][: min(cuts, default=None)]
+        assert held.finished == (bool(cuts) or free.finished)
+    assert len({len(held.tokens) for held in stopped}) > 3
+    assert any(len(held.tokens) < len(free.tokens) for free, held in zip(plain[3:], stopped[3:], strict=True))
+
+
 def test_the_models_mode_returns(engine):
     engine.model.train()
     engine.generate(PROMPTS[:2], Sampling(2))
@@ -219,6 +237,10 @@ def test_wrong_arguments_are_named(engine, svf_engine):
         Sampling(4, temperature=-1.0)
     with pytest.raises(ValueError, match="max_new_tokens is 0"):
         Sampling(0)
+    with pytest.raises(ValueError, match=r"stop is \('', 'a'\)"):
+        Sampling(4, stop=("", "a"))
+    with pytest.raises(ValueError, match="holds no reply to choices"):
+        engine.generate(PROMPTS[:1], Sampling(4, choices=("yes", "no")))
 
 
 def test_experts_need_svf(tiny_folder):

@@ -99,6 +99,30 @@ def test_seeded_draws_are_those_of_transformers(setting, engine):
     assert tokens(found) != tokens(engine.generate(PROMPTS, replace(sampling, seed=5), experts=experts, rows=rows))
 
 
+def test_stop_strings_mean_what_they_mean_in_transformers(setting, engine):
+    rows = [n % 3 - 1 for n in range(len(PROMPTS))]
+    experts = {name: 1 + (table - 1) / 10 for name, table in setting.experts(2).items()}
+    plain = engine.generate(PROMPTS, Sampling(40), experts=experts, rows=rows)
+    middles = {one.text[len(one.text) // 2 :].partition("\ufffd")[0][:3] for one in plain}
+    stop = tuple(sorted(middles - {""})[::2])
+    assert stop
+    for sampling in (Sampling(40, stop=stop), Sampling(40, temperature=0.6, seed=4, stop=stop)):
+        found = engine.generate(PROMPTS, sampling, experts=experts, rows=rows)
+        wanted = setting.hf.generate(PROMPTS, sampling, experts=experts, rows=rows)
+        assert [replace(one, logprobs=()) for one in found] == [replace(one, logprobs=()) for one in wanted]
+        assert sum(len(one.tokens) < len(free.tokens) for one, free in zip(found, plain, strict=True)) > 3
+        assert not any(string in one.text for one in found for string in stop)
+
+
+def test_replies_are_held_to_choices(setting, engine):
+    choices = ("\\boxed{math}", "\\boxed{code}", "\\boxed{other}")
+    experts, rows = setting.experts(2), [n % 3 - 1 for n in range(len(PROMPTS))]
+    found = engine.generate(PROMPTS, Sampling(40, choices=choices), experts=experts, rows=rows)
+    assert all(one.text in choices and one.finished for one in found)
+    free = engine.generate(PROMPTS, Sampling(40), experts=experts, rows=rows)
+    assert not any(one.text in choices for one in free)
+
+
 def test_scores_are_those_of_transformers(setting, engine):
     experts, rows = setting.experts(2), [n % 3 - 1 for n in range(len(PROMPTS))]
     replies = [f"#### {n * 'a long way '}{n}" for n in range(len(PROMPTS))]

@@ -71,6 +71,18 @@ def test_spread_over_two_workers(key_value_heads, tiny_tokenizer, tmp_path):
     assert tokens(before) == tokens(setting.hf.generate(prompts, Sampling(20), experts={}, rows=[-1] * len(prompts)))
 
 
+def test_an_engine_without_the_plugin_is_refused(tmp_path):
+    make_setting(MINIATURE, tmp_path / "basis")
+    start = (
+        "from tests.engine.vllm_setting import *; from t2.engine.vllm.engine import VllmEngine; "
+        f"VllmEngine(MINIATURE, vllm_settings(), basis={str(tmp_path / 'basis')!r})"
+    )
+    environment = {**os.environ, "VLLM_PLUGINS": "none"}
+    run = subprocess.run([sys.executable, "-c", start], env=environment, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "RuntimeError: vLLM took an expert for a true LoRA" in run.stderr
+
+
 @contextmanager
 def serving(folder: Path, log: Path, **environment: str) -> Iterator[str]:
     """The address of vLLM's server."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from t2.config import Base
 from t2.engine.attention import GROUPED_SDPA
 from t2.engine.base import Sampling
 from t2.engine.decode import decode, uniform_draws
+from t2.engine.hf import load_base
 from t2.plan import GPUS, PlanError, cost, make_plan
 from t2.plan.cost import Speed
 from t2.plan.render import render
@@ -383,3 +386,84 @@ def test_gpus_say_where_their_numbers_are_from() -> None:
     for gpu in GPUS.values():
         assert gpu.source and gpu.model > gpu.single > gpu.double > 0
         assert gpu.memory > 1e9 and gpu.bandwidth > 1e11
+
+
+# A quantised base
+
+
+def in_bits(name: str, kind: Any) -> config.Params:
+    params = profiles.load(name)
+    return params.model_copy(update={"base": params.base.model_copy(update={"quantisation": kind})})
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("int8", 8), ("nf4", 4.127)])
+def test_a_quantised_base_takes_its_bits_a_weight_and_no_fold(kind: str, bits: float) -> None:
+    plain, params = make_plan(profiles.load("llama3-8b")), in_bits("llama3-8b", kind)
+    plan = make_plan(params)
+    size = sum(m.size for m in plan.shapes.linears)
+    # QLoRA's figure: 0.127 bits for scales in two levels (arXiv 2305.14314, section 3).
+    assert 8 * plan.shapes.linear_bytes / size == pytest.approx(bits, abs=0.02)
+    assert plain.shapes.weight_bytes - plan.shapes.weight_bytes == pytest.approx(size * (16 - bits) / 8, rel=1e-2)
+    assert all(stage.memory.get("W'", 0.0) == 0 for stage in plan.stages)
+    assert plan.peak < plain.peak
+    assert f"linear layers in {kind}" in render(plan)
+
+
+@pytest.mark.skipif(
+    find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed; `pip install -e '.[quantised]'`"
+)
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_the_bytes_of_a_quantised_miniature_are_predicted(kind: Any) -> None:
+    params = in_bits("miniature", kind)
+    shapes = read_shapes(params, params.base)
+    model: Any = load_base(params.base.path, params.base.dtype, quantisation=kind)[0]
+    targets = tuple(params.svf.target_modules)
+    found = 0
+    for name, value in model.state_dict().items():
+        if not name.rpartition(".weight")[0].endswith(targets) and ".SCB" not in name:
+            continue
+        # What is named apart: the tables of the two levels, and how the state is packed.
+        if not name.endswith(("weight_format", "quant_map", "bitsandbytes__nf4")):
+            found += value.nbytes
+    assert shapes.linear_bytes == pytest.approx(found, rel=1e-3)
+
+
+@pytest.mark.parametrize("divergence", [True, False])
+@pytest.mark.parametrize("recompute", [True, False])
+def test_operations_of_a_factored_step_are_those_that_torch_counts(
+    tmp_path: Path, divergence: bool, recompute: bool
+) -> None:
+    case, samples = Case(tmp_path, recompute=recompute), 16
+    case.model.set_folding(False)  # as over a quantised base, whose own products torch does not see
+    batch = pad([Pair([1] * 10, [2] * 8)] * samples)
+    with FlopCounterMode(display=False) as counted:
+        case.gradient(batch, samples, divergence)
+    planned = cost.step(
+        replace(case.shapes, quantisation="nf4"),
+        COUNTING,
+        batch=samples,
+        micro_batch=samples,
+        prompt=10,
+        reply=8,
+        divergence=divergence,
+        recompute=recompute,
+    )
+    assert counted.get_total_flops() == pytest.approx(planned.operations, rel=0.03)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("divergence", [True, False])
+def test_peak_memory_of_a_factored_gradient_is_what_its_tensors_take(
+    tmp_path: Path, dtype: str, divergence: bool
+) -> None:
+    case, samples = Case(tmp_path, dtype=dtype, attention=GROUPED_SDPA), 16
+    case.model.set_folding(False)
+    batch = pad([Pair([1] * 10, [2] * 10)] * samples)
+    case.warm()
+    with Live() as live:
+        case.gradient(batch, samples, divergence)
+    shapes = replace(case.shapes, quantisation="nf4")
+    kept = cost.kept_by_layers(shapes, 0) + cost.kept_by_svf(shapes)
+    planned = cost.learning(shapes, kept, samples=samples, prompt=10, reply=10, divergence=divergence)
+    # Not told apart: float32 copies of what one layer hands on, in bfloat16.
+    assert live.peak == pytest.approx(planned, rel=0.05)

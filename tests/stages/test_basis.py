@@ -19,7 +19,7 @@ def test_only_what_gets_a_z_is_decomposed(layers: Any, monkeypatch: pytest.Monke
     params = profiles.load("miniature")
     params = params.model_copy(update={"svf": params.svf.model_copy(update={"layers": layers})})
     base = params.base.model_copy(update={"dtype": "bfloat16"})
-    weights = adapted_weights(params.svf, base)
+    weights = adapted_weights(params.svf, base, "cpu")
     assert {name: tuple(weight.shape) for name, weight in weights.items()} == {
         matrix.name: (matrix.rows, matrix.columns) for matrix in read_shapes(params, base).adapted
     }

@@ -7,6 +7,8 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +28,13 @@ from tests.small_pipeline import copy_project, run
 CONTEXT = 320
 """Shorter than some prompts of HumanEval and longer than all of ARC."""
 HUB_ID, COMMIT = "owner/foreign", "0123456789abcdef0123456789abcdef01234567"
-RUNS = {
-    "hf": ("hf", "float32", None),
-    "hf-bfloat16-hub": ("hf", "bfloat16", COMMIT),
-    "vllm": ("vllm", "float32", None),
+RUNS: dict[str, dict[str, Any]] = {
+    "hf": {},
+    "hf-bfloat16-hub": {"base.path": HUB_ID, "base.revision": COMMIT, "base.dtype": "bfloat16"},
+    "vllm": {"engine.name": "vllm", "benchmark.dispatch": "choice"},
+    "vllm-folded": {"engine.name": "vllm", "engine.vllm.experts": "folded", "benchmark.dispatch": "likelihood"},
 }
-"""Engine, dtype, and the revision of a checkpoint that is named by its Hugging Face id; None: by its folder."""
+"""What a run sets besides the few items: the base is named by its folder, or by its Hugging Face id and a commit."""
 STRATEGIES = {"trained": {"own"}, "unseen": {"own", "fewshot"}}
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATA.is_dir(), reason=MISSING)]
@@ -58,10 +61,10 @@ class Finished(NamedTuple):
         return [row for row in map(json.loads, lines) if row["method"] == "base"]
 
 
-def few(path: str, engine: str, dtype: str, revision: str | None) -> dict[str, Any]:
+def few(path: Path, changed: dict[str, Any]) -> dict[str, Any]:
     """The profile ``real`` on a checkpoint, with a few items of GSM8K, MBPP+, HumanEval+ and ARC and few steps."""
     params = yaml.safe_load(profiles.compose("real"))
-    params["base"] = {"name": "foreign", "path": path, "revision": revision, "dtype": dtype}
+    params["base"] = {"name": "foreign", "path": str(path), "revision": None, "dtype": "float32"}
     del params["unseen"]["math500"]
     for task in params["trained"].values():
         task |= {"sizes": {"train": 4, "valid": 4, "test": 6, "shots": 0}, "max_new_tokens": 24}
@@ -74,8 +77,10 @@ def few(path: str, engine: str, dtype: str, revision: str | None) -> dict[str, A
     params["adaptation"]["cem"] |= {"population": 4, "elite_share": 0.5, "generations": 2}
     params["adaptation"] |= {"shots": 3, "draws": 1}
     params["benchmark"] |= {"batch": 8, "bootstrap": 50}
-    params["engine"]["name"] = engine
     params["engine"]["vllm"] |= {"kv_cache_gb": 0.1}
+    for name, value in changed.items():
+        *sections, key = name.split(".")
+        reduce(getitem, sections, params)[key] = value
     return params
 
 
@@ -88,11 +93,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Finish
     runs: dict[str, Finished] = {}
 
     def finish(name: str) -> Finished:
-        engine, dtype, revision = RUNS[name]
-        if importlib.util.find_spec("vllm") is None and engine == "vllm":
+        if importlib.util.find_spec("vllm") is None and name.startswith("vllm"):
             pytest.skip("vLLM is not installed; `make test-vllm MARKS=` runs this test with it")
         if name not in runs:
-            params = few(HUB_ID if revision else str(checkpoint), engine, dtype, revision)
+            params = few(checkpoint, RUNS[name])
             project = copy_project(tmp_path_factory.mktemp(name) / "project", params)
             shutil.copytree(DATA, project / "data" / "sources", dirs_exist_ok=True)
             run(project, "dvc", "repro", "-q", HF_HUB_CACHE=str(hub), HF_HUB_OFFLINE="1")
@@ -181,7 +185,8 @@ def test_an_expert_loads_onto_the_checkpoint_with_peft(ran: Finished, monkeypatc
     assert torch.equal(before, after) == is_base(load_expert("data/experts/arc_easy/seed-0"))
 
 
-def test_vllm_answers_as_transformers_does(finished: Callable[[str], Finished]) -> None:
-    ours, theirs = finished("vllm"), finished("hf")
+@pytest.mark.parametrize("name", ["vllm", "vllm-folded"])
+def test_vllm_answers_as_transformers_does(name: str, finished: Callable[[str], Finished]) -> None:
+    ours, theirs = finished(name), finished("hf")
     for task in (*ours.params["trained"], *ours.params["unseen"]):
         assert ours.of_base(task) == theirs.of_base(task)

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from t2.config import Lora, Recipe, Svf, Training
+from t2.engine.base import Sampling
 from t2.engine.hf import HfEngine, load_base
 from t2.tasks.item import Item
 from t2.training.adapters import build_adapter
@@ -26,7 +27,7 @@ SVF = Svf(
     renormalise=False,
 )
 LORA = Lora(rank=4, alpha=8, dropout=0.1, target_modules=["q_proj", "v_proj"])
-MAX_NEW_TOKENS = 4
+GREEDY = Sampling(4)
 
 
 def items(count: int, start: int = 0) -> list[Item]:
@@ -94,7 +95,7 @@ def run(base: Path, scratch: Path, out: Path, recipe: Recipe, training: Training
         train_items=items(20),
         valid_items=items(10, start=50),
         grade=grade,
-        max_new_tokens=MAX_NEW_TOKENS,
+        greedy=GREEDY,
         seed=3,
         scratch=scratch,
         fingerprint="inputs",

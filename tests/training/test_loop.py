@@ -14,7 +14,7 @@ from t2.tasks.item import Item
 from t2.training.loop import Result, learning_rate, train
 from t2.training.state import Row, Sampler
 
-from .setting import MAX_NEW_TOKENS, adapted, grade, items, recipe, trainable, training
+from .setting import GREEDY, adapted, grade, items, recipe, trainable, training
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def run(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Any:
             "train_items": items(20),
             "valid_items": items(10, start=50),
             "grade": grade,
-            "max_new_tokens": MAX_NEW_TOKENS,
+            "greedy": GREEDY,
             "seed": 0,
             "scratch": tmp_path / "scratch",
             "fingerprint": "inputs",

@@ -10,7 +10,7 @@ from t2.engine.hf import HfEngine
 from t2.tasks.item import Item
 from t2.training.objectives import NextToken, Objective, Reinforce
 
-from .setting import MAX_NEW_TOKENS, adapted, grade, items, recipe, training
+from .setting import GREEDY, adapted, grade, items, recipe, training
 
 
 def _objective(model: Any, tokenizer: Any, objective: str, kl: float = 0.1, **settings: Any) -> Objective:
@@ -18,7 +18,7 @@ def _objective(model: Any, tokenizer: Any, objective: str, kl: float = 0.1, **se
     if objective == "next_token":
         return NextToken(model, engine, shared)
     generator = torch.Generator().manual_seed(0)
-    return Reinforce(model, engine, grade, recipe(kl=kl), shared, MAX_NEW_TOKENS, generator)
+    return Reinforce(model, engine, grade, recipe(kl=kl), shared, GREEDY, generator)
 
 
 def _gradient(model: torch.nn.Module) -> torch.Tensor:
@@ -82,7 +82,7 @@ def test_row_of_a_rollout(tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrain
     objective = _objective(model, tiny_tokenizer, "reinforce", reward_wrong=-0.5)
     row = objective.accumulate(items(8))
     assert row["reward"] == pytest.approx(1.5 * row["correct"] - 0.5)  # type: ignore[operator]
-    assert 8 <= row["tokens"] <= 8 * MAX_NEW_TOKENS  # type: ignore[operator]
+    assert 8 <= row["tokens"] <= 8 * GREEDY.max_new_tokens  # type: ignore[operator]
 
 
 def test_every_batch_is_sampled_anew(tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 
 from t2.config import Vllm
 from t2.engine import chat
-from t2.engine.base import Generation, Progress, Sampling, check_rows
+from t2.engine.base import Generation, Progress, Sampling, blank, check_rows
 from t2.engine.decode import uniform_draws
 from t2.engine.vllm.folded import Folded
 from t2.engine.vllm.per_request import PerRequest
@@ -124,15 +124,12 @@ class VllmEngine:
         """
         given, rows = self._experts(prompts, experts, rows)
         encoded = self.encode(prompts)
-        results = [Generation("", (), (), False, len(ids), too_long=True) for ids in encoded]
-        fitting = [i for i, ids in enumerate(encoded) if len(ids) + sampling.max_new_tokens <= self.context]
-        if progress and len(fitting) < len(prompts):
-            progress(len(prompts) - len(fitting))
+        results, fitting = blank(encoded, sampling, self.context, progress)
         draws = uniform_draws(len(prompts), sampling)
         parameters = [self._parameters(sampling, row) for row in draws.tolist()]
         for batch, outputs in self._run(encoded, parameters, given, rows, fitting):
             for i, output in zip(batch, outputs, strict=True):
-                results[i] = self._read(output.outputs[0], len(encoded[i]))
+                results[i] = self._read(output.outputs[0], len(encoded[i]), sampling)
             if progress:
                 progress(len(batch))
         return results
@@ -212,6 +209,7 @@ class VllmEngine:
     def _parameters(self, sampling: Sampling, draws: list[float]) -> Any:
         """What vLLM samples one prompt with: greedily also where draws decide, see :mod:`t2.engine.vllm.draws`."""
         from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
 
         from t2.engine.vllm.draws import DRAWS, TEMPERATURE
 
@@ -219,16 +217,19 @@ class VllmEngine:
             max_tokens=sampling.max_new_tokens,
             temperature=0.0,
             stop_token_ids=self._ends,
+            stop=list(sampling.stop),
+            structured_outputs=StructuredOutputsParams(choice=list(sampling.choices)) if sampling.choices else None,
             logprobs=0,
-            detokenize=False,
+            detokenize=bool(sampling.stop),
             extra_args={DRAWS: draws, TEMPERATURE: sampling.temperature} if sampling.temperature > 0 else None,
         )
 
-    def _read(self, output: Any, prompt_tokens: int) -> Generation:
+    def _read(self, output: Any, prompt_tokens: int, sampling: Sampling) -> Generation:
         tokens = tuple(output.token_ids)
         (text,) = chat.decode(self.tokenizer, [tokens])
+        text, stopped = chat.cut(text, sampling.stop)
         logprobs = tuple(at[token].logprob for token, at in zip(tokens, output.logprobs, strict=True))
-        return Generation(text, tokens, logprobs, tokens[-1] in self._ends, prompt_tokens)
+        return Generation(text, tokens, logprobs, stopped or tokens[-1] in self._ends, prompt_tokens)
 
     def _check_experts(self, experts: Mapping[str, Tensor], rows: Sequence[int]) -> None:
         known = set(self._basis)
@@ -262,7 +263,7 @@ def _start(folder: Path, dtype: str, settings: Vllm, options: Mapping[str, Any])
         )
     return vllm.LLM(
         model=str(folder),
-        skip_tokenizer_init=True,
+        tokenizer_mode="hf",
         # Left to itself, vLLM prefers Mistral AI's own files where a folder holds both, with another context length,
         # and unpickles weights where a folder holds nothing better.
         config_format="hf",

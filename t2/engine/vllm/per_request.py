@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,11 +44,22 @@ class PerRequest:
 
         Raises:
             ValueError: Its layers cannot hold experts for every matrix of the basis cache.
+            RuntimeError: vLLM runs without our plugin.
         """
+        from vllm import SamplingParams, TokensPrompt
+
         ones = base_expert({name: self._basis.load(name).sigma for name in self._basis})
         request = self._request(ones)
         # vLLM loads adapters at their first use, in the middle of a step: whatever is wrong shows here instead.
         llm.llm_engine.add_lora(request)
+        once = SamplingParams(max_tokens=1, temperature=0.0, logprobs=0, detokenize=False)
+        (output,) = llm.generate([TokensPrompt(prompt_token_ids=[0])], once, lora_request=request, use_tqdm=False)
+        ((entry,),) = (step.values() for step in output.outputs[0].logprobs)
+        if math.isnan(entry.logprob):
+            raise RuntimeError(
+                "vLLM took an expert for a true LoRA, so it runs without the plugin t2.engine.vllm_svf: its entry "
+                "point is missing from what is installed (pip install -e . anew), or VLLM_PLUGINS leaves it out"
+            )
         llm.llm_engine.remove_lora(request.lora_int_id)
         self._clear()
 
