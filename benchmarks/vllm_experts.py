@@ -121,7 +121,8 @@ def main() -> None:
         model, tokenizer = load_base(base, "float32")
         hf = HfEngine(attach(model, SvfConfig(target_modules=PROJECTIONS, basis=str(basis))), tokenizer, batch_size=256)
         usual = {"slots": 12, "max_num_seqs": 256, "max_num_batched_tokens": None, "max_model_len": None}
-        usual |= {"gpu_memory_utilisation": 0.5, "kv_cache_gb": 1.0, "own_process": False, "eager": True}
+        usual |= {"gpu_memory_utilisation": 0.5, "kv_cache_gb": 1.0, "eager": True}
+        usual |= {"tensor_parallel": 1, "own_process": False, "sleep": False}
         folded, per_request = (
             VllmEngine(base, Vllm(experts=way, **usual), basis=basis) for way in ("folded", "per_request")
         )

@@ -291,7 +291,9 @@ class Vllm(Section):
         max_model_len: Tokens of prompt and reply. Null: what the model allows.
         gpu_memory_utilisation: Share of the device's memory that vLLM takes, where ``kv_cache_gb`` is null.
         kv_cache_gb: Memory for keys and values.
+        tensor_parallel: Devices that each hold a part of every matrix; of experts, only folded ones can be divided.
         own_process: Whether the engine runs beside the caller, not in it.
+        sleep: Whether the engine leaves the device's memory to gradients between the rollouts of a training.
         eager: Run without compiled graphs; always so per request.
     """
 
@@ -302,7 +304,9 @@ class Vllm(Section):
     max_model_len: PositiveInt | None
     gpu_memory_utilisation: Share
     kv_cache_gb: PositiveFloat | None
+    tensor_parallel: PositiveInt
     own_process: bool
+    sleep: bool
     eager: bool
 
 
@@ -473,6 +477,13 @@ def _relations(valid: dict[str, Any]) -> Iterator[str]:
                     f"unseen.{name}.sizes.shots: {task.sizes.shots} items cannot give a draw of "
                     f"adaptation.shots = {valid['adaptation'].shots}"
                 )
+    if has("engine"):
+        vllm = valid["engine"].vllm
+        if vllm.experts == "per_request" and vllm.tensor_parallel > 1:
+            yield (
+                f"engine.vllm.tensor_parallel: {vllm.tensor_parallel} devices, while experts per request need whole "
+                "matrices; set it to 1, or engine.vllm.experts to 'folded'"
+            )
     if has("engine", "benchmark") and valid["benchmark"].dispatch == "choice" and valid["engine"].name != "vllm":
         yield (
             f"benchmark.dispatch: 'choice' needs structured output, which engine.name {valid['engine'].name!r} does "
@@ -491,6 +502,11 @@ def _relations(valid: dict[str, Any]) -> Iterator[str]:
             yield (
                 f"engine.vllm.gpu_memory_utilisation: {workers} engines side by side (execution.workers) would take "
                 f"{workers} times {vllm.gpu_memory_utilisation} of the memory; lower one of them, or set kv_cache_gb"
+            )
+        if vllm.sleep and valid["execution"].device == "cpu":
+            yield (
+                "engine.vllm.sleep: true, while execution.device is 'cpu', whose memory vLLM cannot give back; set it "
+                "to false"
             )
     if has("base", "control") and valid["control"] and valid["base"].name == valid["control"].name:
         yield f"control.name: {valid['control'].name!r} is also the base's name; scores are keyed by it"

@@ -12,6 +12,12 @@ ROOT = Path(__file__).parents[1]
 ROWS = {"layout": "gsm8k", "train": "a", "test": "b"}
 
 
+def use_vllm(raw: dict, device: str, **settings: object) -> None:
+    raw["engine"]["name"] = "vllm"
+    raw["engine"]["vllm"].update(settings)
+    raw["execution"].update(device=device)
+
+
 @pytest.fixture
 def raw() -> dict:
     return yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -50,6 +56,10 @@ def test_all_problems_are_listed_at_once(raw: dict) -> None:
         (lambda raw: raw["classifier"]["recipe"].update(method="lora"), "classifier.recipe.method"),
         (lambda raw: raw["control"].update(name=raw["base"]["name"]), "control.name"),
         (lambda raw: raw["training"].update(seeds=[1, 1]), "training.seeds"),
+        (lambda raw: raw["engine"]["vllm"].update(tensor_parallel=2), "engine.vllm.tensor_parallel"),
+        (lambda raw: raw["engine"]["vllm"].update(tensor_parallel=0), "engine.vllm.tensor_parallel"),
+        (lambda raw: raw["engine"]["vllm"].update(sleep="deeply"), "engine.vllm.sleep"),
+        (lambda raw: use_vllm(raw, device="cpu", sleep=True), "engine.vllm.sleep"),
         (lambda raw: raw["trained"]["math"]["source"].update(train="x.jsonl"), "trained.math.source"),
         (lambda raw: raw["trained"]["math"].update(source={"layout": "gsm8k", "train": "a"}), "trained.math.source"),
         (lambda raw: raw["trained"]["math"]["source"].update(hub="openai/gsm8k"), "trained.math.source"),
@@ -66,6 +76,12 @@ def test_each_relation_is_checked(raw: dict, change, where: str) -> None:
     with pytest.raises(config.ConfigError) as caught:
         config.parse(raw)
     assert where in {problem.split(":")[0] for problem in caught.value.problems}
+
+
+def test_tensor_parallelism_and_sleep_are_allowed_where_they_can_be_had(raw: dict) -> None:
+    use_vllm(raw, device="cuda", experts="folded", tensor_parallel=4, sleep=True)
+    found = config.parse(raw).engine.vllm
+    assert (found.tensor_parallel, found.sleep) == (4, True)
 
 
 @pytest.mark.parametrize("name", ["base", "control"])

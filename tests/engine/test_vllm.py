@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,7 @@ from tests.engine.vllm_setting import (
     PROMPTS,
     TARGETS,
     WAYS,
+    damaged,
     make_setting,
     tokens,
     write_biased_llama,
@@ -198,33 +200,70 @@ def test_more_experts_than_slots_and_prompts_in_chunks(setting):
     assert tokens(found) == tokens(setting.hf.generate(prompts, Sampling(12), experts=population, rows=rows))
 
 
-def test_a_push_that_is_not_whole_is_noticed_and_mended(setting):
-    engine, experts = setting.vllm("folded"), setting.experts(1)
-    rows = [0] * len(PROMPTS)
-    wanted = tokens(setting.hf.generate(PROMPTS, Sampling(20), experts=experts, rows=rows))
-    gate, up = "model.layers.1.mlp.gate_proj", "model.layers.1.mlp.up_proj"
-    base = {key: tensor for module in (gate, up) for key, tensor in engine.way._tensors(module, None)}
-    assert engine.generate(PROMPTS, Sampling(20), experts=experts, rows=rows)
-    with pytest.raises(RuntimeError, match=rf"{gate} was pushed without \['{up}"):
-        engine.way._send(item for item in base.items() if item[0].startswith(gate))
-    engine.way._live = None
-    assert tokens(engine.generate(PROMPTS, Sampling(20), experts=experts, rows=rows)) == wanted
-
-
-def test_a_push_that_the_engine_alters_is_noticed(setting, monkeypatch):
-    engine, experts = setting.vllm("folded"), setting.experts(1)
+def test_a_push_that_does_not_arrive_is_noticed_and_mended(setting, monkeypatch):
+    engine, experts = setting.vllm("folded"), setting.experts(2)
     worker = engine._llm.llm_engine.model_executor.driver_worker.worker
-    reload = worker.reload_weights
-    altered = "model.layers.1.self_attn.v_proj.weight"
-    monkeypatch.setattr(
-        worker,
-        "reload_weights",
-        lambda weights_iterator: reload(
-            weights_iterator=((key, 1.01 * tensor if key == altered else tensor) for key, tensor in weights_iterator)
-        ),
-    )
-    with pytest.raises(RuntimeError, match="v_proj did not arrive in the engine"):
-        engine.generate(PROMPTS[:1], Sampling(4), experts=experts, rows=[0])
+    reload, hit = worker.reload_weights, "model.layers.1.mlp.up_proj"
+
+    def altered(weights_iterator):
+        reload(weights_iterator=((key, 1.01 * tensor if hit in key else tensor) for key, tensor in weights_iterator))
+
+    def lost(weights_iterator):
+        reload(weights_iterator=((key, tensor) for key, tensor in weights_iterator if hit not in key))
+
+    for row, disturbed in enumerate((altered, lost)):
+        rows = [row] * len(PROMPTS)
+        with monkeypatch.context() as patch:
+            patch.setattr(worker, "reload_weights", disturbed)
+            for _ in range(2):
+                with pytest.raises(RuntimeError, match="did not arrive in the engine"):
+                    engine.generate(PROMPTS, Sampling(20), experts=experts, rows=rows)
+        found = engine.generate(PROMPTS, Sampling(20), experts=experts, rows=rows)
+        assert tokens(found) == tokens(setting.hf.generate(PROMPTS, Sampling(20), experts=experts, rows=rows))
+
+
+def test_a_push_that_breaks_off_is_mended_by_the_next(setting, tmp_path):
+    basis = shutil.copytree(setting.basis, tmp_path / "basis")
+    engine, experts = replace(setting, basis=basis).vllm("folded"), setting.experts(1)
+    plain = engine.generate(PROMPTS, Sampling(20))
+    rows = [0] * len(PROMPTS)
+    with damaged(basis), pytest.raises(RuntimeError, match=r"could not be pushed .* is damaged"):
+        engine.generate(PROMPTS, Sampling(20), experts=experts, rows=rows)
+    found = engine.generate(PROMPTS, Sampling(20), experts=experts, rows=rows)
+    assert tokens(found) == tokens(setting.hf.generate(PROMPTS, Sampling(20), experts=experts, rows=rows))
+    assert engine.generate(PROMPTS, Sampling(20)) == plain
+
+
+def test_an_engine_that_shares_its_device_is_awake_in_calls_only(setting, engine, cached, monkeypatch):
+    """On the CPU build vLLM's sleep only pauses the scheduler and empties the prefix cache."""
+    experts, rows, calls = setting.experts(2), [0, 1], []
+    for name in ("wake_up", "sleep", "collective_rpc", "generate"):
+        function = getattr(engine._llm, name)
+        monkeypatch.setattr(
+            engine._llm,
+            name,
+            lambda *args, name=name, function=function, **kwargs: calls.append(name) or function(*args, **kwargs),
+        )
+    monkeypatch.setattr(engine, "_sleeps", True)
+    asleep = engine._llm.llm_engine.is_sleeping
+    try:
+        engine._llm.sleep()
+        for _ in range(2):
+            calls.clear()
+            found = engine.generate(LONG, Sampling(12), experts=experts, rows=rows)
+            assert tokens(found) == tokens(setting.hf.generate(LONG, Sampling(12), experts=experts, rows=rows))
+            assert calls[0] == "wake_up" and calls[-1] == "sleep" and len(calls) > 2 and asleep()
+        assert sum(cached) == 0
+        engine.score(LONG, ["1", "2"], experts=experts, rows=rows)
+        assert asleep()
+    finally:
+        engine._llm.wake_up()
+    assert not asleep()
+
+
+def test_sleep_where_vllm_has_none_is_an_error(setting):
+    with pytest.raises(ValueError, match=r"engine.vllm.sleep is true, and vLLM cannot sleep on this platform \(cpu\)"):
+        setting.vllm("folded", sleep=True)
 
 
 @pytest.mark.parametrize("way", WAYS)

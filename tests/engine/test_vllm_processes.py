@@ -29,6 +29,7 @@ from tests.engine.vllm_setting import (
     TARGETS,
     WAYS,
     Setting,
+    damaged,
     make_setting,
     tokens,
     write_biased_llama,
@@ -50,6 +51,24 @@ def test_in_a_process_of_its_own(way, tiny_tokenizer, tmp_path):
         found = engine.generate(prompts, sampling, experts=experts, rows=rows)
         assert tokens(found) == tokens(setting.hf.generate(prompts, sampling, experts=experts, rows=rows))
     assert tokens(engine.generate(prompts, Sampling(20))) == tokens(before)
+
+
+@pytest.mark.parametrize("key_value_heads", [2, 1])
+def test_spread_over_two_workers(key_value_heads, tiny_tokenizer, tmp_path):
+    """Each holds half of every matrix; of a single key-value head, both hold the whole."""
+    folder = write_biased_llama(tmp_path / "model", tiny_tokenizer, key_value_heads)
+    setting = make_setting(folder, tmp_path / "basis")
+    engine = setting.vllm("folded", tensor_parallel=2)
+    experts, prompts = setting.experts(2), [*PROMPTS, *LONG]
+    before = engine.generate(prompts, Sampling(20))
+    with damaged(setting.basis), pytest.raises(RuntimeError, match=r"could not be pushed .* is damaged"):
+        engine.generate(prompts, Sampling(20), experts=experts, rows=[0] * len(prompts))
+    rows = [n % 3 - 1 for n in range(len(prompts))]
+    for sampling in (Sampling(20), Sampling(20, temperature=1.0, seed=2), Sampling(20)):
+        found = engine.generate(prompts, sampling, experts=experts, rows=rows)
+        assert tokens(found) == tokens(setting.hf.generate(prompts, sampling, experts=experts, rows=rows))
+    assert tokens(engine.generate(prompts, Sampling(20))) == tokens(before)
+    assert tokens(before) == tokens(setting.hf.generate(prompts, Sampling(20), experts={}, rows=[-1] * len(prompts)))
 
 
 def test_an_engine_without_the_plugin_is_refused(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,9 @@ def vllm_settings(**changed: Any) -> Vllm:
         "max_model_len": None,
         "gpu_memory_utilisation": 0.5,
         "kv_cache_gb": 0.1,
+        "tensor_parallel": 1,
         "own_process": False,
+        "sleep": False,
         "eager": True,
     }
     return Vllm(**{**usual, **changed})
@@ -64,7 +68,7 @@ def make_setting(folder: Path, basis: Path, targets: tuple[str, ...] = TARGETS) 
     return Setting(folder, basis, HfEngine(svf, tokenizer, batch_size=16))
 
 
-def write_biased_llama(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+def write_biased_llama(folder: Path, tokenizer: PreTrainedTokenizerFast, key_value_heads: int = 2) -> Path:
     """A random Llama with grouped queries, tied embeddings and biases everywhere that Llama knows them."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -72,7 +76,7 @@ def write_biased_llama(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path
         intermediate_size=192,
         num_hidden_layers=2,
         num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=key_value_heads,
         max_position_embeddings=1024,
         attention_bias=True,
         mlp_bias=True,
@@ -91,6 +95,16 @@ def write_biased_llama(folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@contextmanager
+def damaged(basis: Path) -> Iterator[None]:
+    """The basis of a matrix in the middle of a fused one, whose layer is half loaded when it is read."""
+    (path,) = basis.glob("*layers.1.self_attn.k_proj*.safetensors")
+    content = path.read_bytes()
+    path.write_bytes(content[:-8] + bytes(8))
+    yield
+    path.write_bytes(content)
 
 
 def tokens(generations: Any) -> list[tuple[int, ...]]:

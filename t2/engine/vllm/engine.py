@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -41,6 +42,10 @@ class VllmEngine:
     In float32 on the CPU build greedy replies are those of :class:`t2.engine.hf.HfEngine`, token for token as far
     as the logits' last bits do not decide; seeded draws use the same numbers.
 
+    With ``settings.sleep``, an engine with a policy, whose model learns on the same device, sleeps between calls:
+    its weights, pushed ones and the experts' bases included, wait in the host's memory, and keys and values are
+    dropped. Only the order of these calls was tested; on a GPU this has not been run.
+
     Attributes:
         tokenizer: The base model's.
         policy: What a call without ``experts`` runs: returns z (r,) by module name, such as a model's in
@@ -70,7 +75,8 @@ class VllmEngine:
         Raises:
             ModuleNotFoundError: vLLM is not installed.
             FileNotFoundError: ``path`` is neither.
-            ValueError: The basis cache is missing or belongs to other weights.
+            ValueError: The basis cache is missing or belongs to other weights; or the engine is to sleep where vLLM
+                cannot.
         """
         if importlib.util.find_spec("vllm") is None:
             raise ModuleNotFoundError(
@@ -83,12 +89,15 @@ class VllmEngine:
         self._basis = BasisCache.open(basis)
         self._ends = sorted(chat.end_tokens(self.tokenizer, _generation_config(folder)))
         self.way: _Way = (
-            Folded(folder, self._basis, getattr(torch, dtype), own_process=settings.own_process)
+            Folded(folder, self._basis)
             if settings.experts == "folded"
             else PerRequest(self._basis, slots=settings.slots)
         )
-        self._llm = _start(folder, dtype, settings, self.way.options())
+        self._sleeps = settings.sleep and policy is not None
+        self._llm = _start(folder, dtype, settings, self.way.options() | {"enable_sleep_mode": self._sleeps})
         self.way.start(self._llm)
+        if self._sleeps:
+            self._llm.sleep(level=1)
 
     @property
     def context(self) -> int:
@@ -164,11 +173,26 @@ class VllmEngine:
         """Runs the prompts of ``indices``; yields those that ran together, with vLLM's outputs."""
         from vllm import TokensPrompt
 
-        for together, adapters in self.way.batches(experts, [rows[i] for i in indices]):
-            batch = [indices[index] for index in together]
-            prompts = [TokensPrompt(prompt_token_ids=encoded[i]) for i in batch]
-            chosen = [parameters[i] for i in batch]
-            yield batch, self._llm.generate(prompts, chosen, lora_request=adapters, use_tqdm=False)
+        with self._awake():
+            for together, adapters in self.way.batches(experts, [rows[i] for i in indices]):
+                batch = [indices[index] for index in together]
+                prompts = [TokensPrompt(prompt_token_ids=encoded[i]) for i in batch]
+                chosen = [parameters[i] for i in batch]
+                yield batch, self._llm.generate(prompts, chosen, lora_request=adapters, use_tqdm=False)
+
+    @contextlib.contextmanager
+    def _awake(self) -> Iterator[None]:
+        """Wakes an engine that sleeps between calls."""
+        if not self._sleeps:
+            yield
+            return
+        # What gradients leave in torch's own cache is no memory that vLLM could take.
+        torch.cuda.empty_cache()
+        self._llm.wake_up()
+        try:
+            yield
+        finally:
+            self._llm.sleep(level=1)
 
     def _experts(
         self, prompts: Sequence[str], experts: Mapping[str, Tensor] | None, rows: Sequence[int] | None
@@ -230,7 +254,13 @@ def _start(folder: Path, dtype: str, settings: Vllm, options: Mapping[str, Any])
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     import vllm
+    from vllm.platforms import current_platform
 
+    if settings.sleep and not current_platform.is_sleep_mode_available():
+        raise ValueError(
+            f"engine.vllm.sleep is true, and vLLM cannot sleep on this platform ({current_platform.device_name}), only "
+            "on GPUs; set it to false"
+        )
     return vllm.LLM(
         model=str(folder),
         tokenizer_mode="hf",
@@ -239,6 +269,7 @@ def _start(folder: Path, dtype: str, settings: Vllm, options: Mapping[str, Any])
         config_format="hf",
         load_format="safetensors",
         dtype=dtype,
+        tensor_parallel_size=settings.tensor_parallel,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
