@@ -1,10 +1,10 @@
 """What a flow adds to ``dvc repro``: seconds on a pipeline that is up to date, and the ratio on a whole run.
 
-    python benchmarks/flow.py [--checkout .] [--repeats 5] [--full]
+    python benchmarks/flow.py [--checkout .] [--repeats 5] [--full] [--parallel 1 2]
 
 The checkout's pipeline has run before. A Prefect server is started first and is not counted; the process that
-runs the flow is, imports included. ``--full`` forces every stage, once by DVC, once by a flow with ``parallel=1``
-(what a flow costs) and once with ``parallel=2`` (what it gains), and leaves the checkout's results renewed.
+runs the flow is, imports included. ``--full`` forces every stage, once by DVC and once by a flow for each number of
+stages side by side (1: what a flow costs; 2: what it gains), and leaves the checkout's results renewed.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--port", type=int, default=4299)
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--parallel", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as home:
@@ -66,7 +67,7 @@ def main() -> None:
             print(f"up to date: dvc repro {plain:.1f} s, flow {flow:.1f} s, difference {flow - plain:.1f} s")
             if arguments.full:
                 plain = by_dvc("--force")
-                for parallel in (1, 2):
+                for parallel in arguments.parallel:
                     flow = by_flow(True, parallel)
                     print(
                         f"every stage: dvc repro {plain:.0f} s, flow with parallel={parallel} {flow:.0f} s, "
