@@ -457,7 +457,7 @@ def training_step(bench: Bench, method: Any) -> dict[str, tuple[float, float]]:
         lambda items, replies: [int(item.answer) % 2 == 0 for item in items],
         recipe_of(bench),
         params.training,
-        bench.sizes.reply,
+        Sampling(bench.sizes.reply),
         torch.Generator().manual_seed(0),
     )
 
