@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import signal
 import traceback
@@ -10,6 +11,9 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
 from t2.stages.guard import die_with_parent
+
+_MALLOC = {-1: 2**30, -3: 2**25}
+"""mallopt's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, in bytes; 32 MiB is the most that the latter may be."""
 
 Report = Callable[[dict[str, Any]], None]
 """What a job calls to tell its parent how far it is."""
@@ -75,6 +79,7 @@ def run_jobs(
 
 def _work(job: Callable[[Report], Any], sender: Connection) -> None:
     die_with_parent()
+    _keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     try:
         result = job(lambda row: sender.send(("report", row)))
@@ -83,6 +88,14 @@ def _work(job: Callable[[Report], Any], sender: Connection) -> None:
     else:
         sender.send(("result", result))
     sender.close()
+
+
+def _keep_freed_memory() -> None:
+    """Lets glibc keep what is freed: a batch's tensors come and go at every token, and fresh pages take time."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is not None:
+        for option, size in _MALLOC.items():
+            mallopt(option, size)
 
 
 def _ending(exitcode: int | None) -> str:
