@@ -87,6 +87,7 @@ def test_a_failed_stage_stops_its_descendants_only_and_shows_what_it_said(projec
     }
 
 
+@pytest.mark.slow
 def test_a_stage_that_someone_else_holds_is_tried_again(project: Project) -> None:
     project.tell("root", steps=150)
     other = subprocess.Popen(
