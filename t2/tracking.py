@@ -230,7 +230,7 @@ class StageRun:
         """Logs an adapter folder and registers it as the next version of a model.
 
         The alias ``best`` names the version with the highest score, the newest among equals. Load one with
-        :func:`t2.serving.load_expert`. A resumed run does not register twice.
+        :func:`t2.serving.load_registered`. A resumed run does not register twice.
 
         Args:
             name: The registered model, for example ``expert-math``.
