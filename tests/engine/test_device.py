@@ -15,6 +15,7 @@ from t2.engine.hf import HfEngine, load_base
 from t2.svf import SvfConfig
 from t2.training.logits import learn
 from t2.training.sequences import Pair, pad
+from tests.training.setting import moved
 
 PROMPTS = [f"Tom has {n} apples and buys {3 * n} more. How many?" for n in range(12)]
 
@@ -33,13 +34,7 @@ def divided(tiny_model):
 
 
 def adapted(model):
-    generator = torch.Generator().manual_seed(1)
-    svf = get_peft_model(model, SvfConfig(target_modules=["q_proj", "v_proj", "up_proj", "down_proj"])).eval()
-    for name, parameter in svf.named_parameters():
-        if "svf_z" in name:
-            with torch.no_grad():
-                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return svf
+    return moved(get_peft_model(model, SvfConfig(target_modules=["q_proj", "v_proj", "up_proj", "down_proj"])).eval())
 
 
 def test_a_divided_model_answers_scores_and_learns_as_a_whole_one(tiny_model, divided, tiny_tokenizer):

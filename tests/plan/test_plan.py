@@ -206,6 +206,23 @@ class Case:
             self.model(input_ids=torch.ones(1, 1, dtype=torch.long))
 
 
+def planned_step(
+    shapes: Shapes, samples: int, divergence: bool, recompute: bool, lora_rank: int | None = None
+) -> cost.Cost:
+    """The plan of one micro-batch with prompts of 10 and replies of 8 tokens."""
+    return cost.step(
+        shapes,
+        COUNTING,
+        batch=samples,
+        micro_batch=samples,
+        prompt=10,
+        reply=8,
+        divergence=divergence,
+        lora_rank=lora_rank,
+        recompute=recompute,
+    )
+
+
 @pytest.mark.parametrize("layers", ["all", "half"])
 @pytest.mark.parametrize("divergence", [True, False])
 @pytest.mark.parametrize("samples", [2, 16])  # fewer tokens than a basis is wide, and more
@@ -221,16 +238,7 @@ def test_operations_of_a_training_step_are_those_that_torch_counts(
     assert folding.get_total_flops() == cost.fold(case.shapes) + cost.forward(case.shapes, 1, 1, 1)
     with FlopCounterMode(display=False) as counted:
         case.gradient(batch, samples, divergence)
-    planned = cost.step(
-        case.shapes,
-        COUNTING,
-        batch=samples,
-        micro_batch=samples,
-        prompt=10,
-        reply=8,
-        divergence=divergence,
-        recompute=recompute,
-    )
+    planned = planned_step(case.shapes, samples, divergence, recompute)
     # Not told apart: which inputs of the lowest adapted layer need no gradient.
     assert counted.get_total_flops() == pytest.approx(planned.operations, rel=0.03)
 
@@ -244,17 +252,7 @@ def test_operations_of_a_lora_s_step_are_those_that_torch_counts(
     batch = pad([Pair([1] * 10, [2] * 8)] * samples)
     with FlopCounterMode(display=False) as counted:
         case.gradient(batch, samples, divergence)
-    planned = cost.step(
-        case.shapes,
-        COUNTING,
-        batch=samples,
-        micro_batch=16,
-        prompt=10,
-        reply=8,
-        divergence=divergence,
-        lora_rank=rank,
-        recompute=recompute,
-    )
+    planned = planned_step(case.shapes, samples, divergence, recompute, lora_rank=rank)
     assert counted.get_total_flops() == pytest.approx(planned.operations, rel=0.03)
 
 
@@ -438,16 +436,7 @@ def test_operations_of_a_factored_step_are_those_that_torch_counts(
     batch = pad([Pair([1] * 10, [2] * 8)] * samples)
     with FlopCounterMode(display=False) as counted:
         case.gradient(batch, samples, divergence)
-    planned = cost.step(
-        replace(case.shapes, quantisation="nf4"),
-        COUNTING,
-        batch=samples,
-        micro_batch=samples,
-        prompt=10,
-        reply=8,
-        divergence=divergence,
-        recompute=recompute,
-    )
+    planned = planned_step(replace(case.shapes, quantisation="nf4"), samples, divergence, recompute)
     assert counted.get_total_flops() == pytest.approx(planned.operations, rel=0.03)
 
 

@@ -78,6 +78,16 @@ def adapted(model: PreTrainedModel, method: str = "svf", seed: int = 0, **change
     return build_adapter(model, method, **sections, seed=seed, task="tom")  # type: ignore[arg-type]
 
 
+def moved(model: Any) -> Any:
+    """Away from the start, where the divergence and half of LoRA's gradient are zero."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
 def trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
 

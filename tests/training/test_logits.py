@@ -12,7 +12,7 @@ from t2.training import next_token, reinforce
 from t2.training.logits import answer_logits, base_logits, learn
 from t2.training.sequences import Batch, Pair, pad
 
-from .setting import adapted
+from .setting import adapted, moved
 
 PAIRS = [Pair([5, 6, 7], [8, 9]), Pair([10], [11, 12, 13, 14]), Pair([3] * 6, [4])]
 
@@ -32,16 +32,6 @@ def test_logits_are_those_of_each_pair_alone(tiny_model: LlamaForCausalLM) -> No
 def test_the_model_is_left_as_it_was(tiny_model: LlamaForCausalLM) -> None:
     answer_logits(tiny_model, pad(PAIRS[:2]))
     assert tiny_model(torch.tensor([[1, 2, 3]])).logits.shape[:2] == (1, 3)
-
-
-def _moved(model: Any) -> Any:
-    """Away from the start, where the divergence and half of LoRA's gradient are zero."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
-    return model
 
 
 def _learn(model: Any, batch: Batch, size: int | None) -> tuple[float, torch.Tensor]:
@@ -74,7 +64,7 @@ def test_chunks_have_the_gradient_of_the_whole(
     tiny_model: LlamaForCausalLM, method: str, targets: list[str], size: int
 ) -> None:
     """The log-softmax is taken in float32, row by row; all else is in float64 here."""
-    model = _moved(adapted(tiny_model.double(), method, target_modules=targets, **_no_dropout(method)).double())
+    model = moved(adapted(tiny_model.double(), method, target_modules=targets, **_no_dropout(method)).double())
     batch = pad(PAIRS)
     loss, gradient = _learn(model, batch, None)
     in_chunks, gradient_of_chunks = _learn(model, batch, size)
@@ -137,6 +127,6 @@ def test_a_model_that_caps_its_logits_is_learned_from_whole_only() -> None:
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings")
 def test_dropout_in_front_of_the_output_layer_is_no_change_of_the_logits(tiny_model: LlamaForCausalLM) -> None:
-    model = _moved(adapted(tiny_model, "lora", target_modules=["lm_head", "q_proj"], dropout=0.5)).train()
+    model = moved(adapted(tiny_model, "lora", target_modules=["lm_head", "q_proj"], dropout=0.5)).train()
     _learn_next(model, pad(PAIRS), 3)
     assert all(p.grad.norm() > 0 for p in model.parameters() if p.requires_grad)

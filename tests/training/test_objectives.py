@@ -10,7 +10,7 @@ from t2.engine.hf import HfEngine
 from t2.tasks.item import Item
 from t2.training.objectives import NextToken, Objective, Reinforce
 
-from .setting import GREEDY, adapted, grade, items, recipe, training
+from .setting import GREEDY, adapted, grade, items, moved, recipe, training
 
 
 def _objective(model: Any, tokenizer: Any, objective: str, kl: float = 0.1, **settings: Any) -> Objective:
@@ -27,22 +27,12 @@ def _gradient(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat(gradients)
 
 
-def _moved(model: Any) -> Any:
-    """Away from the start, where the divergence and half of LoRA's gradient are zero."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
-    return model
-
-
 @pytest.mark.parametrize("method", ["svf", "lora"])
 @pytest.mark.parametrize("objective", ["reinforce", "next_token"])
 def test_micro_batches_and_chunks_add_up_to_the_whole_batch(
     tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, method: str, objective: str
 ) -> None:
-    model = _moved(adapted(tiny_model, method, dropout=0.0))
+    model = moved(adapted(tiny_model, method, dropout=0.0))
     measured, gradients = [], []
     for cut in (
         {"micro_batch": 16},
@@ -72,7 +62,7 @@ def test_divergence_is_measured_against_the_base(
     assert objective.accumulate(items(4))["kl"] == 0
     assert objective.accumulate(items(4))["kl"] == 0  # the adapter is trainable again after the base's pass
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
-    row = _objective(_moved(model), tiny_tokenizer, "reinforce").accumulate(items(4))
+    row = _objective(moved(model), tiny_tokenizer, "reinforce").accumulate(items(4))
     assert row["kl"] is not None and row["kl"] > 0.01
     assert _objective(model, tiny_tokenizer, "reinforce", kl=0.0).accumulate(items(4))["kl"] is None
 
@@ -95,7 +85,7 @@ def test_items_beyond_the_context_are_counted_and_teach_nothing(
     tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, objective: str
 ) -> None:
     endless = Item("long", "apples " * 300, "1", reply="1")
-    model = _moved(adapted(tiny_model))
+    model = moved(adapted(tiny_model))
     row = _objective(model, tiny_tokenizer, objective).accumulate([*items(3), endless])
     assert row["too_long"] == 1
     model.zero_grad()
