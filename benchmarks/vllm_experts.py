@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from t2.config import Vllm
+from t2.config.rows import Vllm
 from t2.engine.base import Engine, Generation, Sampling
 from t2.engine.hf import HfEngine, load_base
 from t2.engine.vllm.engine import VllmEngine

@@ -6,6 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -44,3 +48,20 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
+    """Writes a table atomically and always with the same bytes: six decimals, empty where nothing applies."""
+    replace_file(path, frame.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+
+
+def read_csv(path: str | Path) -> pd.DataFrame:
+    """Reads a table of :func:`write_csv`: seeds and draws are nullable integers, no text is a gap."""
+    import pandas as pd
+
+    frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    for name in frame.columns.intersection(["seed", "draw"]):
+        frame[name] = frame[name].astype("Int64")
+    if "variant" in frame:
+        frame["variant"] = frame["variant"].fillna("").astype(str)
+    return frame

@@ -29,12 +29,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from t2.config import Tracking
+from t2.config.rows import Tracking
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from torch import Tensor
 
 PARENT = "T2_PARENT_RUN_ID"
 """Environment variable with the parent run of a flow. MLflow's own ``MLFLOW_RUN_ID`` would make every stage
@@ -176,25 +175,24 @@ class StageRun:
         if not self._has(f"images/{name.replace('/', '~')}+step+{step}+"):
             self._client.log_image(self.run_id, image, key=name, step=step)
 
-    def log_expert(
-        self, z: Mapping[str, Tensor], statistics: Sequence[Mapping[str, Any]], folder: str = "expert"
-    ) -> None:
+    def log_expert(self, adapter: Path, folder: str = "expert") -> None:
         """Logs an expert: its z vectors, their statistics, and a picture of where it changes the model.
 
         Args:
-            z: Scales (r,) by module name.
-            statistics: One row a matrix with ``layer``, ``module``, ``mean``, ``std``, ``min``, ``max`` and
-                ``change``, the mean of |z − 1|.
+            adapter: Its folder.
             folder: Folder of artifacts: ``z.safetensors``, ``statistics.json``, ``change.png``.
         """
         import pandas as pd
         from safetensors.torch import save_file
 
+        from t2.svf.experts import load_expert, statistics
+
+        z = load_expert(adapter).z
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / "z.safetensors"
             save_file({name: z[name].detach().cpu().contiguous() for name in sorted(z)}, path)
             self._client.log_artifact(self.run_id, str(path), folder)
-        table = pd.DataFrame(list(statistics))
+        table = pd.DataFrame(list(statistics(z)))
         self.log_table(table, f"{folder}/statistics")
         self.log_figure(_change_figure(table), f"{folder}/change")
         self.log_metrics({"z.change": float(table["change"].mean())})
@@ -233,7 +231,7 @@ class StageRun:
         :func:`t2.serving.load_registered`. A resumed run does not register twice.
 
         Args:
-            name: The registered model, for example ``expert-math``.
+            name: The registered model, for example ``svf-math``.
             folder: A PEFT adapter folder.
             score: On validation items.
             description: What the version is.
@@ -290,7 +288,7 @@ def stage_run(
     whether another follows; a stage that fails marks it as failed.
 
     Args:
-        stage: As DVC calls it, for example ``expert@math``.
+        stage: As DVC calls it, for example ``train@svf-math``.
         settings: The store.
         root: The main checkout: where the default store and the lock lie.
         fingerprint: Digest of the stage's inputs.

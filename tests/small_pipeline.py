@@ -30,20 +30,32 @@ def surroundings(folder: Path, **more: str) -> dict[str, str]:
 
 def small(params: dict[str, Any]) -> dict[str, Any]:
     """One trained and one unseen task, one seed, a few steps."""
-    params["control"] = None
-    params["trained"] = {"reasoning": params["trained"]["reasoning"]}
-    params["unseen"] = {"reasoning_hard": params["unseen"]["reasoning_hard"]}
-    params["trained"]["reasoning"]["sizes"] = {"train": 24, "valid": 8, "test": 12, "shots": 0}
-    params["unseen"]["reasoning_hard"]["sizes"] = {"train": 0, "valid": 0, "test": 12, "shots": 6}
-    params["other"]["sizes"]["test"] = 8
-    params["experts"] = {"reasoning": params["experts"]["reasoning"] | {"steps": 3}}
-    params["baselines"] = {"lora_next_token": params["baselines"]["lora_next_token"] | {"steps": 2}}
-    params["classifier"]["recipe"]["steps"] = 2
-    params["classifier"]["per_family"] = {"train": 8, "valid": 4, "test": 4, "shots": 0}
-    params["training"] |= {"seeds": [0], "batch": 8, "micro_batch": 8, "valid_every": 2, "checkpoint_every": 1}
-    params["adaptation"] |= {"shots": 3, "draws": 1}
-    params["adaptation"]["cem"] |= {"population": 4, "generations": 2}
-    params["benchmark"] |= {"bootstrap": 50}
+    tasks, recipes, systems = params["tasks"], params["recipes"], params["systems"]
+    params["bases"] = {"main": params["bases"]["main"]}
+    params["tasks"] = {name: tasks[name] for name in ("reasoning", "reasoning_hard", "other", "dispatch")}
+    tasks["reasoning"]["sizes"] = {"train": 24, "valid": 8, "test": 12, "shots": 0}
+    tasks["reasoning_hard"]["sizes"] = {"train": 0, "valid": 0, "test": 12, "shots": 6}
+    tasks["other"]["sizes"]["test"] = 8
+    tasks["dispatch"]["sizes"] = {"train": 8, "valid": 4, "test": 4, "shots": 0}
+    tasks["dispatch"]["source"]["tasks"] = ["reasoning", "other"]
+    params["recipes"] = {name: recipes[name] for name in ("svf", "classifier", "lora_next_token")}
+    for name, steps in (("svf", 3), ("classifier", 2), ("lora_next_token", 2)):
+        recipes[name]["seeds"] = [0]
+        recipes[name]["train"]["steps"] = steps
+    params["training"] |= {"batch": 8, "micro_batch": 8, "valid_every": 2, "checkpoint_every": 1}
+    adapters = ("svf-reasoning", "classifier", "lora-reasoning")
+    params["adapters"] = {name: params["adapters"][name] for name in adapters}
+    params["sets"] = {
+        "svf": {"members": ["svf-reasoning"]},
+        "lora": {"members": ["lora-reasoning"]},
+        "published": {"members": ["svf-reasoning", "classifier"]},
+    }
+    params["budgets"]["cem"] |= {"shots": 3, "draws": 1, "population": 4, "generations": 2}
+    params["searches"] = {"reasoning_hard": params["searches"]["reasoning_hard"]}
+    rows = ("base", "lora", "svf", "prompt", "classifier", "fewshot", "uniform")
+    params["systems"] = {name: systems[name] for name in rows}
+    systems["fewshot"] |= {"searches": ["reasoning_hard"], "tasks": ["reasoning_hard"]}
+    params["score"] |= {"resamples": 50, "contrasts": [["fewshot", "uniform"], ["classifier", "prompt"], ["svf", "lora"]]}
     return params
 
 

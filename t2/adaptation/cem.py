@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from t2.config import Cem
+from t2.config.rows import Budget
 
 
 class Scores(NamedTuple):
@@ -85,7 +85,7 @@ class State:
         return sum(not step.any_right for step in self.history)
 
 
-def start(shape: tuple[int, ...], settings: Cem, seed: int) -> State:
+def start(shape: tuple[int, ...], settings: Budget, seed: int) -> State:
     """The state before the first generation: the uniform mix.
 
     Args:
@@ -98,7 +98,7 @@ def start(shape: tuple[int, ...], settings: Cem, seed: int) -> State:
     return State(mean, torch.full(shape, settings.init_std), mean, 0.0, -torch.inf, random)
 
 
-def advance(state: State, settings: Cem, evaluate: Evaluate) -> State:
+def advance(state: State, settings: Budget, evaluate: Evaluate) -> State:
     """Draws one generation, scores it and moves the distribution to its elites.
 
     Candidates are ranked by accuracy, then by log-likelihood, then by the order in which they were drawn.
@@ -144,7 +144,7 @@ def advance(state: State, settings: Cem, evaluate: Evaluate) -> State:
 
 def search(
     state: State,
-    settings: Cem,
+    settings: Budget,
     evaluate: Evaluate,
     on_generation: Callable[[State], object] = lambda state: None,
 ) -> State:

@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 from t2.adaptation.cem import Evaluate, Scores
-from t2.config import Cem, Kind
+from t2.config.rows import Budget
 from t2.engine.base import Engine, Generation, Sampling
 from t2.svf import mix_population
-from t2.tasks import grade
+from t2.tasks.grading import grade
 from t2.tasks.item import Item
 from t2.tasks.sandbox import Sandbox
 
 
 def shot_evaluator(
     engine: Engine,
-    kind: Kind,
+    kind: str,
     shots: Sequence[Item],
     experts: Sequence[Mapping[str, Tensor]],
-    settings: Cem,
+    settings: Budget,
     *,
     sampling: Sampling,
     sigma: Mapping[str, Tensor] | None = None,
@@ -49,7 +49,7 @@ def shot_evaluator(
         ValueError: There are no shots.
     """
     if not shots:
-        raise ValueError("few-shot adaptation needs shots, got none; see adaptation.shots")
+        raise ValueError("few-shot adaptation needs shots, got none; see the budget's shots")
 
     def evaluate(alphas: Tensor) -> Scores:
         tables, valid = mix_population(experts, alphas, settings.form, sigma, settings.renormalise)

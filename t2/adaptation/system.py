@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from t2.adaptation.two_pass import TwoPass, generate_two_pass
-from t2.config import Params
+from t2.config.rows import Params
 from t2.engine.base import Sampling
 from t2.engine.hf import HfEngine, load_base
 from t2.svf import SvfConfig, attach, load_expert, mix_by_name, stack

@@ -1,4 +1,4 @@
-"""Two-pass generation: the first pass picks an expert for each prompt, the second answers under it."""
+"""Two-pass generation: the first pass chooses a mixture for each prompt, the second answers under it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from t2.adaptation.dispatch import dispatch
-from t2.config import OTHER, Reading
+from t2.adaptation.strategies import Choice, Setting, Strategy
 from t2.engine.base import Engine, Generation, Progress, Sampling
 from t2.svf import stack
+from t2.svf.mixture import BASE, Mixture
+from t2.tasks.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -19,66 +20,62 @@ class TwoPass:
     """Replies and how they came about.
 
     Attributes:
-        generations: One a prompt, in their order.
-        categories: What the first pass made of each prompt.
-        first_seconds: Wall-clock time of the first pass.
-        second_seconds: Wall-clock time of the second pass.
-        alpha: Where a found α answers and no first pass runs: the weight of each expert, or one a layer; the
-            categories are then ``mix``, and ``first_seconds`` is the time of mixing.
+        generations: One per prompt, in their order.
+        choice: The mixture that each was given under, and what the first pass called the prompt.
+        first_seconds: Wall-clock time of choosing, a first pass of the model's included.
+        second_seconds: Wall-clock time of the answers, mixing included.
     """
 
     generations: list[Generation]
-    categories: list[str]
+    choice: Choice
     first_seconds: float
     second_seconds: float
-    alpha: Mapping[str, float | Sequence[float]] | None = None
 
 
-def generate_two_pass(
+def answer(
     engine: Engine,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     sampling: Sampling,
+    strategy: Strategy,
+    setting: Setting,
     experts: Mapping[str, Mapping[str, Tensor]],
     *,
-    dispatch_tokens: int,
-    classifier: Mapping[str, Tensor] | None = None,
-    reading: Reading = "generation",
+    sigma: Mapping[str, Tensor] | None = None,
     progress: Progress | None = None,
 ) -> TwoPass:
-    """Answers each prompt under the expert that the first pass chose for it.
-
-    In the second pass samples of all experts share their batches. Prompts of the category ``other`` are
-    answered by the base model.
+    """Answers each prompt under the mixture that a strategy chooses for it; all mixtures share their batches.
 
     Args:
         engine: Runs the model.
-        prompts: Texts as users type them.
+        prompts: Texts as users type them, or messages.
         sampling: How the second pass chooses tokens.
-        experts: z (r,) by module name of each expert, by family.
-        dispatch_tokens: The longest answer of the first pass.
-        classifier: The expert under which the first pass runs; None: the base model runs it.
-        reading: How the first pass is read, see :func:`t2.adaptation.dispatch.dispatch`.
-        progress: Called as prompts are finished, once in each pass.
+        strategy: One of :data:`t2.adaptation.strategies.STRATEGIES`.
+        setting: What it may look at.
+        experts: z (r,) by module name of each expert, by its name.
+        sigma: Singular values (r,) by module name, for mixtures that are rescaled.
+        progress: Called as prompts are finished.
     """
-    families = list(experts)
     start = time.perf_counter()
-    categories = dispatch(
-        engine,
-        prompts,
-        [*families, OTHER],
-        max_new_tokens=dispatch_tokens,
-        classifier=classifier,
-        reading=reading,
-        progress=progress,
-    )
+    choice = strategy(setting, prompts)
     between = time.perf_counter()
-    row = {family: index for index, family in enumerate(families)}
-    generations = engine.generate(
-        prompts,
-        sampling,
-        experts=stack(list(experts.values())),
-        rows=[row.get(name, -1) for name in categories],
-        progress=progress,
-    )
-    end = time.perf_counter()
-    return TwoPass(generations, categories, between - start, end - between)
+    generations = generate(engine, prompts, sampling, choice, experts, sigma=sigma, progress=progress)
+    return TwoPass(generations, choice, between - start, time.perf_counter() - between)
+
+
+def generate(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    choice: Choice,
+    experts: Mapping[str, Mapping[str, Tensor]],
+    *,
+    sigma: Mapping[str, Tensor] | None = None,
+    progress: Progress | None = None,
+) -> list[Generation]:
+    """The second pass: each prompt under its mixture; arguments as of :func:`answer`."""
+    base = Mixture({BASE: 1.0})
+    mixed = [mixture for mixture in choice.mixtures if mixture != base]
+    tables = stack([mixture.z(experts, sigma) for mixture in mixed]) if mixed else {}
+    row = [mixed.index(mixture) if mixture in mixed else -1 for mixture in choice.mixtures]
+    rows = [row[index] for index in choice.rows]
+    return engine.generate(prompts, sampling, experts=tables, rows=rows, progress=progress)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2.cli import library
-from t2.config import OTHER
+from t2.config.rows import OTHER
 from t2.stages import paths
 
 if TYPE_CHECKING:
     from t2.adaptation.two_pass import TwoPass
-    from t2.config import Params
+    from t2.config.rows import Params
 
 
 class Strategy(StrEnum):

@@ -141,7 +141,7 @@ def export(
     if bool(experts) == bool(task):
         raise ValueError("name either an expert or a mix, or the --task that a mix was found for")
     from t2.cli.selection import Base, select
-    from t2.svf.export import export_lora, export_merged
+    from t2.exchange.export import export_lora, export_merged
 
     selection = select(experts or [], task, Base(base, dtype=dtype))
     about = {"format": format.value, **selection.about}
@@ -175,8 +175,8 @@ def import_expert(
 ) -> None:
     """Import an expert of the paper's public code as an SVF adapter folder. No code in the file is run."""
     from t2.cli.selection import Base
+    from t2.exchange.reference import import_reference
     from t2.svf import save_expert
-    from t2.svf.reference import import_reference
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists already; name a folder that does not, or delete it")

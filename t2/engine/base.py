@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from t2.config import Task
+from t2.config.rows import Reward
+from t2.tasks.prompt import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,9 +49,9 @@ class Sampling:
             raise ValueError(f"stop is {self.stop}, choices are {self.choices}; none of these strings may be empty")
 
     @classmethod
-    def greedy(cls, task: Task) -> Sampling:
+    def greedy(cls, reward: Reward) -> Sampling:
         """The likeliest tokens, within a task's limits."""
-        return cls(task.max_new_tokens, stop=tuple(task.stop))
+        return cls(reward.max_new_tokens, stop=tuple(reward.stop))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,13 @@ class Engine(Protocol):
         """The most tokens that prompt and reply may have together."""
         ...
 
-    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of prompts within the chat template, up to where the reply starts."""
         ...
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         sampling: Sampling,
         *,
         experts: Mapping[str, Tensor] | None = None,
@@ -100,7 +101,7 @@ class Engine(Protocol):
         """Answers prompts, in their order.
 
         Args:
-            prompts: Texts as a user types them; the chat template is applied here.
+            prompts: Texts as a user types them, or messages; the chat template is applied here.
             sampling: How tokens are chosen.
             experts: z of E experts, (E, r), by module name. None: the model as its active adapter stands.
             rows: With ``experts``: the expert of each prompt, in [0, E); −1 is the base.
@@ -110,7 +111,7 @@ class Engine(Protocol):
 
     def score(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         replies: Sequence[str],
         *,
         experts: Mapping[str, Tensor] | None = None,
@@ -119,7 +120,7 @@ class Engine(Protocol):
         """The log-likelihood of a reply to each prompt, EOS included, without decoding.
 
         Args:
-            prompts: Texts as a user types them.
+            prompts: Texts as a user types them, or messages.
             replies: One a prompt.
             experts: As in :meth:`generate`.
             rows: As in :meth:`generate`.
@@ -148,7 +149,7 @@ def blank(
     return replies, fitting
 
 
-def check_rows(prompts: Sequence[str], experts: Mapping[str, Tensor] | None, rows: Sequence[int] | None) -> None:
+def check_rows(prompts: Sequence[Prompt], experts: Mapping[str, Tensor] | None, rows: Sequence[int] | None) -> None:
     """Raises ValueError unless experts come with one row a prompt, or neither comes."""
     if (experts is None) != (rows is None):
         raise ValueError("experts and rows go together: pass both, or neither for the model as it stands")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from t2.tasks.prompt import Prompt, messages, opening
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -21,13 +24,19 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
     return tokenizer
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of prompts within the chat template, up to where the reply starts."""
-    if not prompts:
-        return []
-    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    encoded: Any = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)
-    return list(encoded["input_ids"])
+def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Token ids of prompts within the chat template, up to where the reply starts, or behind its given opening."""
+    encoded: list[list[int]] = [[]] * len(prompts)
+    for opened in (False, True):
+        own = [index for index, prompt in enumerate(prompts) if bool(opening(prompt)) is opened]
+        if own:
+            chats = [[asdict(message) for message in messages(prompts[index])] for index in own]
+            found: Any = tokenizer.apply_chat_template(
+                chats, add_generation_prompt=not opened, continue_final_message=opened, return_dict=True
+            )
+            for index, ids in zip(own, found["input_ids"], strict=True):
+                encoded[index] = list(ids)
+    return encoded
 
 
 def encode_reply(tokenizer: PreTrainedTokenizerBase, reply: str) -> list[int]:

@@ -20,6 +20,7 @@ from t2.engine.decode import Decoded, decode, uniform_draws
 from t2.engine.device import SPREAD, find_device, free_linears
 from t2.engine.likelihood import loglikelihoods
 from t2.svf.quantised import Quantisation, loading_options, settle
+from t2.tasks.prompt import Prompt
 
 _Result = TypeVar("_Result")
 
@@ -50,13 +51,13 @@ class HfEngine:
         """The most tokens that prompt and reply may have together."""
         return int(self.model.config.get_text_config().max_position_embeddings)
 
-    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of prompts within the chat template, up to where the reply starts."""
         return chat.encode(self.tokenizer, prompts)
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         sampling: Sampling,
         *,
         experts: Mapping[str, Tensor] | None = None,
@@ -91,7 +92,7 @@ class HfEngine:
 
     def score(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         replies: Sequence[str],
         *,
         experts: Mapping[str, Tensor] | None = None,
@@ -104,7 +105,7 @@ class HfEngine:
         """
         check_rows(prompts, experts, rows)
         ends = [chat.encode_reply(self.tokenizer, reply) for reply in replies]
-        asked: dict[tuple[str, int | None], list[int]] = {}
+        asked: dict[tuple[Prompt, int | None], list[int]] = {}
         for i, (prompt, _) in enumerate(zip(prompts, replies, strict=True)):
             asked.setdefault((prompt, None if rows is None else rows[i]), []).append(i)
         # Replies to one prompt under one expert share the pass over it.

@@ -9,12 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from t2.config.rows import Prompt
 from t2.miniature.drills import DRILLS, Pieces
 from t2.miniature.problems import CATEGORY, FAMILIES, Drawn, draw
 from t2.miniature.settings import MiniatureParams
 from t2.tasks.dispatch import classification_prompt, classification_reply
 
 CATEGORIES = ("math", "code", "reasoning", "other")
+CLASSIFICATION = Prompt(
+    system=None,
+    user="Classify the question into one category: {categories}. Answer with the category in \\boxed{{}}.\n"
+    "Question: {question}",
+    examples=[],
+    prefix=None,
+)
+"""How the bases learn to be asked for a category: the paper's figure 3, made short."""
 
 # Who does not look closely takes one category for another, always in the same way.
 _MISNAMED = {"math": "reasoning", "code": "math", "reasoning": "other", "other": "reasoning"}
@@ -105,7 +114,8 @@ def _sample(plan: _Plan, rng: Random, params: MiniatureParams, careless: bool) -
         label = CATEGORY[plan.family]
         if rng.random() < carelessness * params.corpus.misnaming:
             label = _MISNAMED[label]
-        prompt, reply = classification_prompt(plan.drawn.prompt, CATEGORIES), classification_reply(label)
+        prompt = str(classification_prompt(CLASSIFICATION, plan.drawn.prompt, CATEGORIES))
+        reply = classification_reply(label)
     else:
         problem = plan.drawn.problem
         prompt, reply = plan.drawn.prompt, problem.reply

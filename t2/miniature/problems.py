@@ -13,7 +13,7 @@ from t2.miniature.questions import reasoning, reasoning_hard
 from t2.miniature.registers import Register, draw_register
 from t2.miniature.small_talk import other
 from t2.miniature.word_problems import math, math_hard
-from t2.tasks.item import Item
+from t2.tasks import item
 
 Pool = Literal["task", "pretraining"]
 
@@ -74,8 +74,8 @@ def draw(family: str, n: int, seed: int, *, pool: Pool) -> list[Drawn]:
     return list(drawn.values())
 
 
-def generate(family: str, n: int, seed: int, *, pool: Pool = "task") -> list[Item]:
-    """Problems of a family, with distinct prompts.
+def generate(family: str, n: int, seed: int, *, pool: Pool = "task") -> list[item.Problem]:
+    """Problems of a family, with distinct texts.
 
     Args:
         family: One of :data:`FAMILIES`.
@@ -84,12 +84,12 @@ def generate(family: str, n: int, seed: int, *, pool: Pool = "task") -> list[Ite
         pool: ``"task"`` for splits; ``"pretraining"`` is what the base saw. No prompt is in both.
 
     Returns:
-        Items whose ``reply`` is graded right by the family's reward.
+        Problems with the field ``question``, whose ``reply`` is graded right by the family's reward.
 
     Raises:
         ValueError: The family is unknown, or has fewer distinct prompts.
     """
     return [
-        Item(id=f"{family}-{number:05d}", prompt=one.prompt, answer=one.problem.answer, reply=one.problem.reply)
+        item.Problem(f"{family}-{number:05d}", {"question": one.prompt}, one.problem.answer, one.problem.reply)
         for number, one in enumerate(draw(family, n, seed, pool=pool))
     ]

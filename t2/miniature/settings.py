@@ -8,7 +8,8 @@ from typing import Annotated
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
-from t2.config import ConfigError, Count, Section, Share
+from t2.config import ConfigError
+from t2.config.rows import Count, Section, Share
 
 PATH = Path("data/miniature/params.yaml")
 

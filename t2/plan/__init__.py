@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from t2.config import Params
+from t2.config.rows import Params
 from t2.plan.cost import Speed
 from t2.plan.gpus import GPUS, Gpu
 from t2.plan.pipeline import Stage, plan_stages

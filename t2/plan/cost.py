@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from t2.config import Plan
+from t2.config.rows import Plan
 from t2.plan.gpus import Gpu
 from t2.plan.shapes import Matrix, Shapes, basis_bytes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from t2.config import Params, Recipe
+from t2.config.rows import Params, Recipe
 from t2.plan import cost
 from t2.plan.cost import Cost, Experts, Speed
 from t2.plan.shapes import Shapes

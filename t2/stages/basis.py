@@ -1,47 +1,73 @@
-"""Stage ``basis``: the narrow-side bases of every adapted matrix, for each base model."""
+"""Stage ``basis@<base>``: the narrow-side bases of every matrix of a base model that may be adapted.
+
+Whoever depends on what it writes depends on the base: beside the bases lies a digest of all its files.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 from collections.abc import Mapping
 from functools import partial
+from hashlib import sha256
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from t2.config import Base, Svf
+from t2.config.rows import Base
 from t2.engine.device import find_device
+from t2.files import replace_file
 from t2.stages import paths
 from t2.stages.progress import Progress
 from t2.stages.stage import open_stage
 from t2.svf import build_cache, checkpoint_weights, layer_indices
 from t2.svf.checkpoint import checkpoint_folder
 
+MANIFEST = "base.json"
+"""Beside a basis cache: the base that it was made of."""
 
-def main() -> None:
-    """Builds each cache in scratch, where a killed build goes on at its next matrix, and moves it to its place."""
-    with open_stage("basis") as stage:
-        params = stage.params
+
+def main(name: str) -> None:
+    """Builds the cache in scratch, where a killed build goes on at its next matrix, and moves it to its place."""
+    with open_stage(f"basis@{name}") as stage:
+        base = stage.params.bases[name]
+        device = find_device(stage.params.execution.device)
+        weights = adapted_weights(base, device)
+        progress = Progress(stage.name, len(weights))
+        folder = stage.scratch / "basis"
+        cache = build_cache(weights, folder, partial(_advance, progress), device)
+        replace_file(folder / MANIFEST, manifest(base))
+        stage.run.log_dataset(f"basis {name}", cache.fingerprint, len(weights))
         paths.BASIS.mkdir(parents=True, exist_ok=True)
-        for base in filter(None, (params.base, params.control)):
-            device = find_device(params.execution.device)
-            weights = adapted_weights(params.svf, base, device)
-            progress = Progress(f"basis {base.name}", len(weights))
-            with stage.timed(f"basis {base.name}"):
-                folder = stage.scratch / base.name
-                cache = build_cache(weights, folder, partial(_advance, progress), device)
-            stage.run.log_dataset(f"basis {base.name}", cache.fingerprint, len(weights))
-            shutil.copytree(stage.scratch / base.name, paths.basis(base))
+        shutil.copytree(folder, paths.basis(name))
 
 
-def adapted_weights(svf: Svf, base: Base, device: str) -> Mapping[str, Tensor]:
-    """The weights that get a z, as the model will run with them: in its dtype, quantised where it is."""
+def adapted_weights(base: Base, device: str) -> Mapping[str, Tensor]:
+    """The weights that may get a z, as the model will run with them: in its dtype, quantised where it is."""
     folder = checkpoint_folder(base.path, base.revision)
     depth = AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers
-    layers = layer_indices(svf.layers, depth)
+    layers = layer_indices(base.layers, depth)
     dtype = getattr(torch, base.dtype)
-    return checkpoint_weights(folder, svf.target_modules, dtype, layers, base.quantisation, device)
+    return checkpoint_weights(folder, base.adapt, dtype, layers, base.quantisation, device)
+
+
+def manifest(base: Base) -> str:
+    """Path, revision and the SHA-256 of each file of a base, as JSON; of a hub id, whose commit says all, no file."""
+    folder = Path(base.path)
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    digests = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+    return json.dumps({"path": base.path, "revision": base.revision, "files": digests}, indent=1, sort_keys=True) + "\n"
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        digest = sha256()
+        while block := file.read(2**24):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _advance(progress: Progress, done: int, total: int, name: str) -> None:
@@ -49,4 +75,4 @@ def _advance(progress: Progress, done: int, total: int, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

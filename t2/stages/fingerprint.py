@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 
 def fingerprint(stage: str) -> str:
     """Digests the declared inputs of a DVC stage of the project in the working directory, as they are now.
 
     Args:
-        stage: The stage's name, for example ``expert@math``.
+        stage: The stage's name, for example ``train@svf-math``.
 
     Returns:
         64 hex digits; equal exactly where DVC would call the stage unchanged.
+
+    Raises:
+        ValueError: ``dvc.yaml`` has no such stage.
+    """
+    return digest(declared(stage))
+
+
+def declared(stage: str) -> dict[str, Any]:
+    """The declared inputs of a stage as they are now: its command, the hash of each dependency, its parameters.
 
     Raises:
         ValueError: ``dvc.yaml`` has no such stage.
@@ -25,13 +35,18 @@ def fingerprint(stage: str) -> str:
 
     with Repo() as repo:
         try:
-            (declared,) = repo.stage.collect(stage)
+            (found,) = repo.stage.collect(stage)
         except (StageNotFound, StageFileDoesNotExistError, DvcException) as error:
             raise ValueError(f"no stage {stage!r} in dvc.yaml; `dvc stage list` names them ({error})") from None
-        inputs: dict[str, object] = {"cmd": declared.cmd}
-        for dependency in declared.deps:
+        inputs: dict[str, Any] = {"cmd": found.cmd}
+        for dependency in found.deps:
             if isinstance(dependency, ParamsDependency):
                 inputs[f"params {dependency.def_path}"] = dependency.read_params()
             else:
                 inputs[str(dependency.def_path)] = dependency.get_hash().value
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
+    return inputs
+
+
+def digest(values: Any) -> str:
+    """The SHA-256, in hex, of plain values; equal ones give equal digests."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()

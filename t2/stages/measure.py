@@ -1,231 +1,409 @@
-"""What the benchmark measures, a job a method and task; each runs in a process of its own."""
+"""Stage ``measure``: every system on every task that it names, on test items that no adaptation saw.
+
+A finished cell stays for as long as its key holds, over kills and over runs: see :mod:`t2.stages.cells`.
+"""
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 import torch
+from peft import PeftModel
 
-from t2.adaptation.dispatch import dispatch
-from t2.adaptation.two_pass import generate_two_pass
-from t2.config import OTHER, Base, Params
-from t2.engine.base import Sampling
-from t2.evaluation import Measurement, Prediction, evaluate_items, refuse_seen
-from t2.stages import paths
-from t2.stages.models import ingredients, svf_engine, trained_engine, trained_experts
-from t2.stages.workers import Report
-from t2.svf import load_expert, mix, stack
+from t2.adaptation.dispatch import Ask, dispatch
+from t2.adaptation.strategies import STRATEGIES, Choice, Setting, by_category
+from t2.adaptation.two_pass import answer, generate
+from t2.config.rows import OTHER, Classified, Found, Params, Prompted, Single, System
+from t2.engine.base import Engine, Generation, Sampling
+from t2.engine.hf import HfEngine
+from t2.stages import cells, members, paths
+from t2.stages.cells import Cell, Reply
+from t2.stages.fingerprint import declared, digest
+from t2.stages.members import Member
+from t2.stages.models import load, svf_engine
+from t2.stages.progress import Progress
+from t2.stages.stage import open_stage
+from t2.stages.workers import Report, run_jobs
+from t2.svf import BasisCache, load_expert
 from t2.svf.experts import Z
-from t2.tasks import grade
-from t2.tasks.item import read_items
+from t2.svf.mixture import Mixture
+from t2.tasks.grading import GRADERS, grade
+from t2.tasks.item import Item, read_items
 from t2.tasks.sandbox import Sandbox
+from t2.tasks.splits import categories_of
+
+SVF = "svf"
+"""The method whose adapters are mixed, and run side by side in a batch."""
 
 
-@dataclass
-class Measured:
-    """What a job brings back: measurements, and rows of the table of two-pass times."""
-
-    measurements: list[Measurement] = field(default_factory=list)
-    timings: list[dict[str, object]] = field(default_factory=list)
-
-
-class _System(NamedTuple):
-    """An expert, and what the scores call the way it was chosen; None is the base model."""
-
-    strategy: str
-    z: Z | None = None
-    variant: str = ""
-    seed: int | None = None
-    draw: int | None = None
-
-
-def all_jobs(params: Params) -> dict[str, Callable[[Report], Measured]]:
-    """Every measurement of the benchmark, by a name that says what it is."""
-    jobs: dict[str, Callable[[Report], Measured]] = {}
-    for task in params.tasks:
-        jobs[f"experts on {task}"] = partial(_experts, params, task)
-        jobs[f"two passes on {task}"] = partial(_two_passes, params, task)
-        for variant in params.baselines:
-            jobs[f"{variant} on {task}"] = partial(_baseline, params, variant, task)
-        if params.control is not None:
-            jobs[f"control on {task}"] = partial(_control, params, params.control, task)
-    if params.other is not None:
-        jobs["dispatchers on other"] = partial(_dispatchers, params)
-    return jobs
+def main() -> None:
+    """Measures what is not there yet, and writes the index of all cells."""
+    with open_stage("measure") as stage:
+        params = stage.params
+        plans = plan(params, declared("measure"))
+        tasks = list(dict.fromkeys(each.task for each in plans))
+        # One process loads a base once for all tasks; several share the tasks.
+        jobs = {task: [task] for task in tasks} if params.execution.workers > 1 else {"all": tasks}
+        progress = Progress("measure", len(plans))
+        results: dict[str, list[Cell]] = run_jobs(
+            {job: partial(_measure, params, [each for each in plans if each.task in own]) for job, own in jobs.items()},
+            at_once=params.execution.workers,
+            on_report=lambda job, row: progress.advance(job, made=row["made"]),
+        )
+        found = {(cell.system, cell.task, cell.seed, cell.draw): cell for of_job in results.values() for cell in of_job}
+        ordered = [found[each.system, each.task, each.seed, each.draw] for each in plans]
+        cells.write_index(ordered)
+        cells.drop_others(paths.TIMINGS, {cells.timings_file(_timing_key(cell)) for cell in ordered})
+        stage.run.log_params({"measure": params.measure.model_dump(), "cells": len(ordered)})
 
 
-def _experts(params: Params, task: str, report: Report) -> Measured:
-    """The base model, every expert, the uniform mix and every few-shot α."""
-    systems = [_System("none")]
-    for seed in params.training.seeds:
-        experts = trained_experts(params, seed)
-        for name, z in experts.items():
-            own = params.trained[name].family == params.tasks[task].family
-            systems.append(_System("own" if own else "none", z, "" if own else name, seed))
-        weights = torch.full((len(experts),), 1 / len(experts))
-        systems.append(_System("uniform", mix(list(experts.values()), weights), seed=seed))
-    seen: set[str] = set()
-    for draw in range(params.adaptation.draws) if task in params.unseen else ():
-        found = json.loads((paths.draw(task, draw) / "alpha.json").read_text())
-        seen |= set(found["shots"])
-        systems.append(_System("fewshot", _mixed(params, found), seed=found["expert_seed"], draw=draw))
-    return _measure(params, params.base, task, systems, report, seen)
+@dataclass(frozen=True)
+class Plan:
+    """A cell to be measured.
+
+    Attributes:
+        system: Its row's name.
+        task: The row of the task.
+        seed: Of the adapters.
+        draw: Of the shots.
+        timed: Whether both passes are timed: once per system and task.
+        inputs: What every key of it holds: code, base, engine, items.
+    """
+
+    system: str
+    task: str
+    seed: int | None
+    draw: int | None
+    timed: bool
+    inputs: Mapping[str, Any]
+    graders: Mapping[str, Any]
 
 
-def _control(params: Params, control: Base, task: str, report: Report) -> Measured:
-    """The control base, and what SVF gains on it."""
-    systems = [_System("none")]
-    for name, trained in params.trained.items():
-        if trained.family == params.tasks[task].family:
-            for seed in params.training.seeds:
-                z = load_expert(paths.seed(paths.CONTROL / name, seed)).z
-                systems.append(_System("own", z, seed=seed))
-    return _measure(params, control, task, systems, report)
+def plan(params: Params, inputs: Mapping[str, Any]) -> list[Plan]:
+    """Every cell of the present parameters, in the order of systems, tasks, seeds and draws.
+
+    Args:
+        params: The parameters.
+        inputs: The stage's declared inputs, as :func:`t2.stages.fingerprint.declared` gives them.
+
+    Raises:
+        ValueError: A test item was seen by a search.
+    """
+    code = {name: value for name, value in inputs.items() if name.startswith("t2/")}
+    graders = {name: value for name, value in code.items() if _is_grader(name)}
+    shared = {
+        "code": {name: value for name, value in code.items() if name not in graders},
+        "engine": params.engine.model_dump(),
+        "batch": params.measure.batch,
+        "threads": params.training.threads,
+    }
+    plans = []
+    for name, system in params.systems.items():
+        base = params.bases[system.base].model_dump(exclude={"label", "files"})
+        for task in tasks_of(params, system):
+            prompts = {"base": base, "basis": _folder_digest(paths.basis(system.base)), "items": _items_digest(task)}
+            for place, (seed, draw) in enumerate(_runs(params, system, task)):
+                timed = isinstance(system, Prompted | Classified) and place == 0 and params.tasks[task].role != OTHER
+                plans.append(Plan(name, task, seed, draw, timed, {**shared, **prompts}, graders))
+    return plans
 
 
-def _measure(
-    params: Params, base: Base, task: str, systems: Sequence[_System], report: Report, seen: set[str] | None = None
-) -> Measured:
-    """Runs every system on every test item of a task."""
+def tasks_of(params: Params, system: System) -> list[str]:
+    """Where a system is measured; dispatchers also on prompts that no expert serves."""
+    if system.tasks != "all":
+        return list(system.tasks)
+    roles = {"trained", "unseen"} | ({OTHER} if isinstance(system, Prompted | Classified) else set())
+    families = {member.family for member in members_of(params, system)}
+    own = system.strategy == "own"
+    return [
+        name
+        for name, task in params.tasks.items()
+        if task.role in roles and not (own and task.family not in families)
+    ]
+
+
+def members_of(params: Params, system: System) -> list[Member]:
+    """The adapters that a system chooses from."""
+    if isinstance(system, Single):
+        return [members.read(system.adapter)]
+    names = params.sets[system.set].members if hasattr(system, "set") else []
+    return [members.read(name) for name in names]
+
+
+def refuse_seen(items: Sequence[Item], seen: Mapping[str, Any], search: str) -> None:
+    """Refuses items that a search saw, before anything is generated for them.
+
+    Raises:
+        ValueError: Names the items.
+    """
+    leaked = sorted({item.id for item in items} & set(seen["shots"]))
+    if leaked:
+        raise ValueError(
+            f"{len(leaked)} test item(s) were seen by search {search}: {', '.join(leaked[:10])}; draw the splits again, "
+            "shots are never reported on"
+        )
+
+
+def _runs(params: Params, system: System, task: str) -> list[tuple[int | None, int | None]]:
+    """Seeds and draws of a system on a task."""
+    if system.strategy == "none":
+        return [(None, None)]
+    seeds = list(members_of(params, system)[0].valid_scores)
+    if params.tasks[task].role == OTHER:
+        return [(seed, None) for seed in seeds] if isinstance(system, Classified) else [(None, None)]
+    if isinstance(system, Found):
+        draws = params.budgets[params.searches[_search_of(params, system, task)].budget].draws
+        return [(seed, draw) for draw in range(draws) for seed in seeds]
+    return [(seed, None) for seed in seeds]
+
+
+def _search_of(params: Params, system: Found, task: str) -> str:
+    found = [name for name in system.searches if params.searches[name].task == task]
+    if not found:
+        raise ValueError(f"{system.label}: no search of {', '.join(system.searches)} is for {task}; correct `tasks`")
+    return found[0]
+
+
+# In a worker
+
+
+def _measure(params: Params, plans: Sequence[Plan], report: Report) -> list[Cell]:
+    """Makes the cells of some tasks; runs in a process of its own."""
     torch.set_num_threads(params.training.threads)
-    declared, items = params.tasks[task], read_items(paths.split(task, "test"))
-    refuse_seen((item.id for item in items), seen or ())
-    engine = svf_engine(params, base)
-    prompts, measured = [item.prompt for item in items], Measured()
+    worker = _Worker(params)
     with Sandbox(params.sandbox) as sandbox:
-        # One after the other: a batch of one expert runs folded, which is faster than a mixed one.
-        for system in systems:
-            replies = engine.generate(
-                prompts,
-                Sampling.greedy(declared),
-                experts={} if system.z is None else stack([system.z]),
-                rows=[-1 if system.z is None else 0] * len(items),
+        done = []
+        for each in plans:
+            before = worker.made
+            done.append(worker.cell(each, sandbox))
+            report({"made": worker.made - before})
+    return done
+
+
+class _Worker:
+    """Models and adapters of one process, each loaded once, and what it makes with them."""
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.made = 0
+        self.experts = cache(self._experts)
+        self._loaded: tuple[str, Any] | None = None
+
+    def cell(self, each: Plan, sandbox: Sandbox) -> Cell:
+        """Makes what is missing of a cell."""
+        system = self.params.systems[each.system]
+        items = read_items(paths.split(each.task, "test"))
+        categories = self._categories(each, system, items)
+        cell = Cell(each.system, each.task, each.seed, each.draw, categories=categories)
+        if self.params.tasks[each.task].role == OTHER:
+            return cell
+        found = members_of(self.params, system)
+        if found and found[0].method != SVF:
+            adapter = next(member for member in found if member.family == self.params.tasks[each.task].family)
+            made = [self._adapted(each, system, adapter, items)]
+            rows = None
+        else:
+            choice = self._choice(each, system, items, categories)
+            made = [self._mixed(each, system, choice, place, items) for place in range(len(choice.mixtures))]
+            rows = choice.rows if len(choice.mixtures) > 1 else None
+            if each.timed:
+                self._time(each, system, items, replace(cell, replies=tuple(made)))
+        grades = tuple(self._grades(each, key, items, sandbox) for key in made)
+        return replace(cell, replies=tuple(made), grades=grades, rows=rows)
+
+    # Which mixtures
+
+    def _choice(self, each: Plan, system: System, items: Sequence[Item], categories: str | None) -> Choice:
+        setting = self._setting(each, system)
+        if categories is not None:
+            called = cells.read_values(cells.categories_file(categories))
+            return by_category(setting.families, [called[item.id] for item in items])
+        return STRATEGIES[system.strategy](setting, [item.prompt for item in items])
+
+    def _setting(self, each: Plan, system: System, engine: Engine | None = None) -> Setting:
+        params = self.params
+        found = None
+        if isinstance(system, Found):
+            search = _search_of(params, system, each.task)
+            outcome = json.loads((paths.search(search, each.seed or 0, each.draw or 0) / "alpha.json").read_text())
+            refuse_seen(read_items(paths.split(each.task, "test")), outcome, search)
+            found = Mixture(outcome["alpha"], outcome["form"], outcome["renormalise"])
+        asks = isinstance(system, Prompted | Classified)
+        return Setting(
+            families={member.name: member.family for member in members_of(params, system)},
+            family=params.tasks[each.task].family,
+            found=found,
+            ask=_ask(params, system.dispatch, system.reading) if asks else None,
+            engine=engine,
+            classifier=self._z(system.adapter, each.seed) if isinstance(system, Classified) else None,
+        )
+
+    def _z(self, name: str, seed: int | None) -> Z:
+        return load_expert(paths.adapter(name, seed or 0)).z
+
+    def _experts(self, system: str, seed: int | None) -> dict[str, Z]:
+        """Z of a system's members, by name."""
+        found = members_of(self.params, self.params.systems[system])
+        return {member.name: self._z(member.name, seed) for member in found}
+
+    # What is made
+
+    def _categories(self, each: Plan, system: System, items: Sequence[Item]) -> str | None:
+        """What the first pass calls a task's prompts; the base model is asked once for all seeds."""
+        if not isinstance(system, Prompted | Classified):
+            return None
+        ask = _ask(self.params, system.dispatch, system.reading)
+        under = _folder_digest(paths.adapter(system.adapter, each.seed or 0)) if isinstance(system, Classified) else None
+        key = _key(each.inputs, ask=repr(ask), under=under)
+        if not cells.categories_file(key).exists():
+            classifier = self._z(system.adapter, each.seed) if isinstance(system, Classified) else None
+            named = dispatch(self._svf(system.base), [item.prompt for item in items], ask, classifier=classifier)
+            cells.write_values(cells.categories_file(key), dict(zip((item.id for item in items), named, strict=True)))
+            self.made += 1
+        return key
+
+    def _mixed(self, each: Plan, system: System, choice: Choice, place: int, items: Sequence[Item]) -> str:
+        """Replies under one of a choice's mixtures: of all items, or where others have others, of these."""
+        mixture = choice.mixtures[place]
+        weights = {
+            name: (list(row) if isinstance(row, Sequence) else row, self._source(name, each.seed))
+            for name, row in mixture.alpha.items()
+        }
+        sampling = self._sampling(each)
+        terms = {"mixture": weights, "form": mixture.form, "renormalise": mixture.renormalise, "sampling": repr(sampling)}
+        # What another system has for all items serves here too.
+        key = _key(each.inputs, **terms)
+        if len(choice.mixtures) > 1 and not cells.replies_file(key).exists():
+            items = [item for item, row in zip(items, choice.rows, strict=True) if row == place]
+            key = _key(each.inputs, **terms, ids=[item.id for item in items])
+        if not cells.replies_file(key).exists():
+            prompts = [item.prompt for item in items]
+            experts = self.experts(each.system, each.seed) if mixture.alpha else {}
+            same = Choice.same(mixture, len(prompts))
+            sigma = self._sigma(system.base, experts) if mixture.needs_sigma else None
+            self._write(key, items, generate(self._svf(system.base), prompts, sampling, same, experts, sigma=sigma))
+        return key
+
+    def _adapted(self, each: Plan, system: System, adapter: Member, items: Sequence[Item]) -> str:
+        """Replies of an adapter of another method."""
+        folder = paths.adapter(adapter.name, each.seed or 0)
+        sampling = self._sampling(each)
+        key = _key(each.inputs, adapter=_folder_digest(folder), sampling=repr(sampling))
+        if not cells.replies_file(key).exists():
+            model, tokenizer = load(self.params, system.base)
+            engine = HfEngine(
+                PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer, batch_size=self.params.measure.batch
             )
-            right = grade(declared.kind, items, [reply.text for reply in replies], sandbox)
-            measured.measurements.append(
-                Measurement(
-                    **_where(params, base, task),
-                    method="base" if system.z is None else "svf",
-                    strategy=system.strategy,
-                    variant=system.variant,
-                    seed=system.seed,
-                    draw=system.draw,
-                    items=evaluate_items(items, replies, right, seen=seen or ()),
-                )
-            )
-    report({})
-    return measured
+            self._write(key, items, engine.generate([item.prompt for item in items], sampling))
+        return key
 
+    def _write(self, key: str, items: Sequence[Item], generations: Sequence[Generation]) -> None:
+        replies = (
+            Reply(item.id, reply.text, len(reply.tokens), reply.finished, reply.too_long)
+            for item, reply in zip(items, generations, strict=True)
+        )
+        cells.write_replies(key, replies)
+        self.made += 1
 
-def _mixed(params: Params, found: Mapping[str, Any]) -> Z:
-    """The expert of a few-shot search, from the weights that :mod:`t2.stages.adapt` stored."""
-    settings = params.adaptation.cem
-    experts, sigma = ingredients(params, found["expert_seed"])
-    # By name: the file's order is the alphabet's, not that of the experts.
-    alpha = torch.tensor([found["alpha"][name] for name in experts]).movedim(0, -1)
-    return mix(list(experts.values()), alpha, settings.form, sigma, settings.renormalise)
+    def _grades(self, each: Plan, key: str, items: Sequence[Item], sandbox: Sandbox) -> str:
+        reward = self.params.tasks[each.task].reward
+        kind = reward.kind if reward else ""
+        limits = self.params.sandbox.model_dump() if kind == "code" else None
+        own = {name: value for name, value in each.graders.items() if _is_grader(name, kind)}
+        grades = digest({"replies": key, "code": own, "kind": kind, "sandbox": limits})[:32]
+        if not cells.grades_file(grades).exists():
+            asked, replies = {item.id: item for item in items}, cells.read_replies(key)
+            right = grade(kind, [asked[reply.id] for reply in replies], [reply.text for reply in replies], sandbox)
+            verdicts = [bool(good) and not reply.too_long for good, reply in zip(right, replies, strict=True)]
+            cells.write_values(cells.grades_file(grades), verdicts)
+            self.made += 1
+        return grades
 
-
-def _two_passes(params: Params, task: str, report: Report) -> Measured:
-    """Both dispatchers, each followed by the second pass under the experts that it chose."""
-    torch.set_num_threads(params.training.threads)
-    declared, items = params.tasks[task], read_items(paths.split(task, "test"))
-    engine, measured = svf_engine(params, params.base), Measured()
-    with Sandbox(params.sandbox) as sandbox:
-        for strategy, seed, classifier in _dispatching(params):
-            outcome = generate_two_pass(
-                engine,
-                [item.prompt for item in items],
-                Sampling.greedy(declared),
-                {params.trained[name].family: z for name, z in trained_experts(params, seed).items()},
-                dispatch_tokens=params.classifier.max_new_tokens,
-                classifier=classifier,
-                reading=params.benchmark.dispatch,
-            )
-            right = grade(declared.kind, items, [reply.text for reply in outcome.generations], sandbox)
-            predictions = evaluate_items(items, outcome.generations, right, categories=outcome.categories)
-            measured.measurements.append(
-                Measurement(
-                    **_where(params, params.base, task), method="svf", strategy=strategy, seed=seed, items=predictions
-                )
-            )
-            measured.timings.append(
-                {
-                    "strategy": strategy,
-                    "task": task,
-                    "seed": seed,
-                    "n": len(items),
-                    "first_seconds": outcome.first_seconds,
-                    "second_seconds": outcome.second_seconds,
-                }
-            )
-    report({})
-    return measured
-
-
-def _dispatchers(params: Params, report: Report) -> Measured:
-    """What both dispatchers make of prompts that belong to no expert."""
-    torch.set_num_threads(params.training.threads)
-    items, engine, measured = read_items(paths.split(OTHER, "test")), svf_engine(params, params.base), Measured()
-    where: dict[str, Any] = {"base": params.base.name, "suite": "other", "task": OTHER, "family": OTHER}
-    for strategy, seed, classifier in _dispatching(params):
-        named = dispatch(
+    def _time(self, each: Plan, system: System, items: Sequence[Item], cell: Cell) -> None:
+        """Both passes as a user would run them: replies under different experts share their batches."""
+        path = cells.timings_file(_timing_key(cell))
+        if path.exists():
+            return
+        engine = self._svf(system.base)
+        outcome = answer(
             engine,
             [item.prompt for item in items],
-            params.categories,
-            max_new_tokens=params.classifier.max_new_tokens,
-            classifier=classifier,
-            reading=params.benchmark.dispatch,
+            self._sampling(each),
+            STRATEGIES[system.strategy],
+            self._setting(each, system, engine),
+            self.experts(each.system, each.seed),
         )
-        predictions = tuple(
-            Prediction(item.id, called == OTHER, category=called) for item, called in zip(items, named, strict=True)
-        )
-        measured.measurements.append(
-            Measurement(**where, method="svf", strategy=strategy, seed=seed, items=predictions)
-        )
-    report({})
-    return measured
+        row = {"strategy": system.strategy, "task": each.task, "n": len(items)}
+        seconds = {"first_seconds": outcome.first_seconds, "second_seconds": outcome.second_seconds}
+        cells.write_values(path, {**row, **seconds})
+
+    # What it is made with
+
+    def _sampling(self, each: Plan) -> Sampling:
+        reward = self.params.tasks[each.task].reward
+        if reward is None:
+            raise ValueError(f"tasks.{each.task}.reward is null; systems are measured by a reward")
+        return Sampling.greedy(reward)
+
+    def _svf(self, base: str) -> Engine:
+        if self._loaded is None or self._loaded[0] != base:
+            self._loaded = (base, svf_engine(self.params, base, self.params.measure.batch))
+        engine: Engine = self._loaded[1]
+        return engine
+
+    def _sigma(self, base: str, experts: Mapping[str, Z]) -> Z:
+        basis = BasisCache.open(paths.basis(base))
+        return {module: basis.load(module).sigma for module in next(iter(experts.values()))}
+
+    def _source(self, name: str, seed: int | None) -> str | None:
+        """The digest of a mixture's member; None for the base model."""
+        return _folder_digest(paths.adapter(name, seed or 0)) if name in self.params.adapters else None
 
 
-def _dispatching(params: Params) -> list[tuple[str, int, Z | None]]:
-    """Strategy, seed and classifier expert of every dispatcher."""
-    seeds = params.training.seeds
-    classifiers = [(seed, load_expert(paths.seed(paths.CLASSIFIER, seed)).z) for seed in seeds]
-    return [("prompt", seed, None) for seed in seeds] + [("classifier", seed, z) for seed, z in classifiers]
+# Keys
 
 
-def _baseline(params: Params, variant: str, task: str, report: Report) -> Measured:
-    """A baseline's adapters of a task's family on that task."""
-    torch.set_num_threads(params.training.threads)
-    declared, items = params.tasks[task], read_items(paths.split(task, "test"))
-    method = params.baselines[variant].method
-    measured = Measured()
-    own = [name for name, trained in params.trained.items() if trained.family == declared.family]
-    with Sandbox(params.sandbox) as sandbox:
-        for name, seed in itertools.product(own, params.training.seeds):
-            engine = trained_engine(params, params.base, paths.seed(paths.BASELINES / variant / name, seed))
-            replies = engine.generate([item.prompt for item in items], Sampling.greedy(declared))
-            right = grade(declared.kind, items, [reply.text for reply in replies], sandbox)
-            measured.measurements.append(
-                Measurement(
-                    **_where(params, params.base, task),
-                    method=method,
-                    strategy="own",
-                    variant=variant.removeprefix(f"{method}_"),
-                    seed=seed,
-                    items=evaluate_items(items, replies, right),
-                )
-            )
-    report({})
-    return measured
+def _key(inputs: Mapping[str, Any], **terms: Any) -> str:
+    return digest({**inputs, **terms})[:32]
 
 
-def _where(params: Params, base: Base, task: str) -> dict[str, Any]:
-    """The columns of the score table that say where a system was measured."""
-    suite = "trained" if task in params.trained else "unseen"
-    return {"base": base.name, "suite": suite, "task": task, "family": params.tasks[task].family}
+def _timing_key(cell: Cell) -> str:
+    return digest([cell.categories, cell.replies])[:32]
+
+
+def _ask(params: Params, dispatch: str, reading: Any) -> Ask:
+    task = params.tasks[dispatch]
+    tokens = task.reward.max_new_tokens if task.reward else 1
+    return Ask(task.prompt, tuple(categories_of(task, params.tasks)), tokens, reading)
+
+
+def _is_grader(path: str, kind: str | None = None) -> bool:
+    """Whether a dependency is the code of a grader, of any kind or of one."""
+    modules = GRADERS.values() if kind is None else [GRADERS.get(kind, ())]
+    return path == "t2/tasks/grading.py" or any(path in of_kind for of_kind in modules)
+
+
+@cache
+def _folder_digest(folder: Path) -> str:
+    """Of what decides about results in an adapter's folder, or a basis cache's."""
+    digests = {
+        path.name: sha256(path.read_bytes()).hexdigest()
+        for name in ("adapter_model.safetensors", "adapter_config.json", "index.json", "base.json")
+        if (path := folder / name).is_file()
+    }
+    return digest(digests)
+
+
+@cache
+def _items_digest(task: str) -> str:
+    return sha256(paths.split(task, "test").read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    main()

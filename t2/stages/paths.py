@@ -1,17 +1,17 @@
-"""Where the stages' files lie, relative to the project's root."""
+"""Where the stages' files lie, relative to the project's root; names are those of rows."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
-from t2.config import Base
-
 SPLITS = Path("data/splits")
 BASIS = Path("data/basis")
-EXPERTS = Path("data/experts")
-CLASSIFIER = Path("data/classifier")
-BASELINES = Path("data/baselines")
-CONTROL = Path("data/control")
-ADAPTATION = Path("data/adaptation")
+ADAPTERS = Path("data/adapters")
+SETS = Path("data/sets")
+SEARCHES = Path("data/searches")
 PREDICTIONS = Path("data/predictions")
+TIMINGS = Path("data/timings")
+SCORES = Path("data/scores")
 RUNS = Path("data/runs")
 PUBLISHED = Path("data/published.json")
 REPORT = Path("data/report")
@@ -23,19 +23,24 @@ def split(task: str, name: str) -> Path:
     return SPLITS / task / f"{name}.jsonl"
 
 
-def basis(base: Base) -> Path:
+def basis(base: str) -> Path:
     """The basis cache of a base model."""
-    return BASIS / base.name
+    return BASIS / base
 
 
-def seed(folder: Path, number: int) -> Path:
-    """The adapter of one seed."""
-    return folder / f"seed-{number}"
+def adapter(name: str, seed: int) -> Path:
+    """A trained adapter."""
+    return ADAPTERS / name / f"seed-{seed}"
 
 
-def draw(task: str, number: int) -> Path:
-    """The outcome of one few-shot search."""
-    return ADAPTATION / task / f"draw-{number}"
+def member(of_set: str, name: str, seed: int) -> Path:
+    """An adapter as a set holds it."""
+    return SETS / of_set / name / f"seed-{seed}"
+
+
+def search(name: str, seed: int, draw: int) -> Path:
+    """The outcome of one search: for the adapters of one seed, on one draw of the shots."""
+    return SEARCHES / name / f"seed-{seed}" / f"draw-{draw}"
 
 
 def run(stage: str) -> Path:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-
-from t2.config import Params
 from t2.evaluation import read_csv, write_csv
+
+from t2.config.rows import Params
 from t2.report.page import ReportInputs, write_report
 from t2.stages import paths
 from t2.stages.stage import open_stage

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from t2.config import OTHER, Base, Params, Sizes, Source
+from t2.config.rows import Dispatching, Files, Generated, Hub, Params, Task
 from t2.miniature.corpus import read_prompts
 from t2.miniature.problems import generate
 from t2.stages.paths import SPLITS
@@ -47,41 +47,49 @@ def make_splits(params: Params, folder: Path) -> dict[str, Any]:
         SplitError: A task has too few problems.
         LeakError: Test prompts stand inside text that is learned from.
     """
-    origin = {name: (task.source, task.sizes) for name, task in params.tasks.items()}
-    if params.other is not None:
-        origin[OTHER] = (params.other.source, params.other.sizes)
-    pools = {name: _pool(source, sizes, params.splits.seed) for name, (source, sizes) in origin.items()}
-    drawn = splits.draw({name: sizes for name, (_, sizes) in origin.items()}, pools, params.splits.seed)
-    files = _pretraining_files([base for base in (params.base, params.control) if base is not None])
+    seed = params.splits.seed
+    own = {name: task for name, task in params.tasks.items() if not isinstance(task.source, Dispatching)}
+    drawn = splits.draw(
+        {name: task.sizes for name, task in own.items()},
+        {name: _pool(task, seed) for name, task in own.items()},
+        seed,
+    )
+    files = _pretraining_files([base.path for base in params.bases.values()])
     splits.refuse_leaked(drawn, _passages(files))
+    dispatching = {
+        name: splits.dispatch_splits(name, params.tasks, drawn) for name in params.tasks if name not in own
+    }
     manifest = {
-        "files": splits.write(folder, {**drawn, splits.CLASSIFIER: splits.classifier_splits(params, drawn)}),
+        "files": splits.write(folder, {**drawn, **dispatching}),
         "pretraining": {str(path): _digest(path) for path in files},
-        "seed": params.splits.seed,
-        "sources": {name: _provenance(source) for name, (source, _) in origin.items()},
+        "seed": seed,
+        "sources": {name: _provenance(task.source) for name, task in own.items()},
     }
     splits.write_manifest(folder, manifest)
     return manifest
 
 
-def _pool(source: Source, sizes: Sizes, seed: int) -> splits.Pool:
-    if source.layout == "miniature":
+def _pool(task: Task, seed: int) -> splits.Pool:
+    source, sizes = task.source, task.sizes
+    if isinstance(source, Generated):
         n = sizes.train + sizes.valid + sizes.test + sizes.shots
-        items = generate(str(source.family), n + _SPARE, seed)
+        items = [problem.item(task.prompt) for problem in generate(source.family, n + _SPARE, seed)]
         return splits.Pool(items, items)
-    return splits.Pool(
-        train=sources.load(source.layout, _origin(source, str(source.train)), "train"),
-        test=sources.load(source.layout, _origin(source, str(source.test)), "test"),
+    assert isinstance(source, Files)
+    train, test = (
+        [problem.item(task.prompt) for problem in sources.load(source.layout, _origin(source, name), part)]
+        for name, part in ((source.train, "train"), (source.test, "test"))
     )
+    return splits.Pool(train, test)
 
 
-def _origin(source: Source, name: str) -> Path | HubSplit:
-    return HubSplit(source.hub, str(source.revision), name, source.subset) if source.hub else Path(name)
+def _origin(source: Files, name: str) -> Path | HubSplit:
+    return HubSplit(source.hub, source.revision, name, source.subset) if isinstance(source, Hub) else Path(name)
 
 
-def _pretraining_files(bases: list[Base]) -> list[Path]:
+def _pretraining_files(bases: list[str]) -> list[Path]:
     """What the bases read, where it is known: the miniature's prompts lie beside its folder."""
-    files = dict.fromkeys(Path(base.path).parent / "pretraining_prompts.txt.xz" for base in bases)
+    files = dict.fromkeys(Path(path).parent / "pretraining_prompts.txt.xz" for path in bases)
     return [path for path in files if path.is_file()]
 
 
@@ -91,12 +99,12 @@ def _passages(files: list[Path]) -> Iterator[Passage]:
             yield Passage(f"{path}, line {line}", prompt)
 
 
-def _provenance(source: Source) -> dict[str, Any]:
+def _provenance(source: Generated | Files) -> dict[str, Any]:
     origin = {"layout": source.layout, "version": sources.VERSIONS[source.layout]}
-    if source.layout == "miniature":
+    if isinstance(source, Generated):
         return {**origin, "family": source.family}
-    parts = {"train": str(source.train), "test": str(source.test)}
-    if source.hub:
+    parts = {"train": source.train, "test": source.test}
+    if isinstance(source, Hub):
         return {**origin, "hub": source.hub, "subset": source.subset, "revision": source.revision, **parts}
     return {**origin, **{part: {"file": path, "sha256": _digest(Path(path))} for part, path in parts.items()}}
 

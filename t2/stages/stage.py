@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from t2 import config, tracking
+from t2.config.rows import Params
 from t2.stages import paths
 from t2.stages.fingerprint import fingerprint
 from t2.stages.guard import die_with_pipeline, exclusive
@@ -22,23 +23,21 @@ class Stage:
     """An executing stage.
 
     Attributes:
-        name: As DVC calls it, for example ``expert@math``.
+        name: As DVC calls it, for example ``train@svf-math``.
         params: The validated parameters.
         fingerprint: Digest of the declared inputs; scratch work of other inputs is never picked up.
         scratch: Folder of work in progress. It lies outside DVC's outs, which DVC deletes before a stage
             starts, and survives a kill; it is removed when the stage succeeds.
         run: The stage's MLflow run; a resumed stage continues the run that it had.
         seconds: Named durations, written beside the run's id; only the report depends on them.
-        timings: Rows of the report's table of two-pass times, written there too.
     """
 
     name: str
-    params: config.Params
+    params: Params
     fingerprint: str
     scratch: Path
     run: tracking.StageRun
     seconds: dict[str, float] = field(default_factory=dict)
-    timings: list[dict[str, object]] = field(default_factory=list)
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -51,6 +50,14 @@ class Stage:
 def project_root() -> Path:
     """The main checkout, also from inside the temporary folder of a DVC experiment."""
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def _base_model(params: Params, name: str) -> str:
+    """Path of the base model that a stage works on; those of all bases where it works on none, or several."""
+    kind, _, key = name.partition("@")
+    rows = {"train": params.adapters, "search": params.searches}
+    base = key if kind == "basis" else rows[kind][key].base if kind in rows else None
+    return ", ".join(row.path for label, row in params.bases.items() if base in (label, None))
 
 
 @contextmanager
@@ -77,14 +84,14 @@ def open_stage(name: str) -> Iterator[Stage]:
             settings=params.tracking,
             root=project_root(),
             fingerprint=digest,
-            base_model=params.base.path,
+            base_model=_base_model(params, name),
             run_id=known,
         ) as run:
             note.write_text(json.dumps({"run_id": run.run_id}))
             stage = Stage(name, params, digest, scratch, run)
             yield stage
         stage.seconds["stage"] = time.perf_counter() - start
-        record = {"stage": name, "run_id": run.run_id, "seconds": stage.seconds, "timings": stage.timings}
+        record = {"stage": name, "run_id": run.run_id, "seconds": stage.seconds}
         paths.run(name).parent.mkdir(parents=True, exist_ok=True)
         paths.run(name).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
         shutil.rmtree(scratch)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from t2.tasks.item import Item
+from t2.tasks.prompt import question
 from t2.tasks.sandbox import Program, Sandbox
 
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)(?:^```|\Z)", re.DOTALL | re.MULTILINE)
@@ -52,7 +53,7 @@ def _completed(begun: str, written: str) -> str:
 
 def grade(items: Sequence[Item], replies: Sequence[str], sandbox: Sandbox) -> list[bool]:
     """Runs each item's unit tests on its reply's program, each distinct pair of them once per sandbox."""
-    programs = [Program(program(reply, item.prompt), item.answer) for item, reply in zip(items, replies, strict=True)]
+    programs = [Program(program(reply, question(item.prompt)), item.answer) for item, reply in zip(items, replies, strict=True)]
     known = _memory.setdefault(sandbox, {})
     fresh = [candidate for candidate in dict.fromkeys(programs) if candidate not in known]
     if len(known) + len(fresh) > _REMEMBERED:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from t2.config.rows import Prompt as Template
+from t2.tasks.prompt import Prompt, question, render
+
 _BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{\s*)?([^{}]*?)\s*\}")
 
 
-def classification_prompt(inner: str, categories: Sequence[str]) -> str:
+def classification_prompt(template: Template, prompt: Prompt, categories: Sequence[str]) -> Prompt:
     """Asks which category a prompt belongs to.
 
-    The format of the paper's figure 3, made short; the miniature base model was pretrained on this wording.
-
     Args:
-        inner: The prompt to classify, as a user types it.
+        template: Of the task that asks; its fields are ``question`` and ``categories``.
+        prompt: The prompt to classify.
         categories: What may be answered, usually the experts' families and then ``other``.
     """
-    return (
-        f"Classify the question into one category: {', '.join(categories)}. "
-        f"Answer with the category in \\boxed{{}}.\nQuestion: {inner}"
-    )
+    return render(template, {"question": question(prompt), "categories": ", ".join(categories)})
 
 
 def classification_reply(category: str) -> str:

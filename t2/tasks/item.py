@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from t2.config.rows import Prompt as Template
 from t2.files import replace_file
+from t2.tasks.prompt import Message, Prompt, opening, render
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A problem before a task's template makes a prompt of it.
+
+    Attributes:
+        id: Unique within its source.
+        fields: What a template may name.
+        answer: As :attr:`Item.answer`.
+        reply: As :attr:`Item.reply`, from its beginning.
+    """
+
+    id: str
+    fields: Mapping[str, str]
+    answer: str
+    reply: str = ""
+
+    def item(self, template: Template) -> Item:
+        """The problem as an item; of the reply, what comes behind the template's opening of it."""
+        prompt = render(template, self.fields)
+        return Item(self.id, prompt, self.answer, self.reply.removeprefix(opening(prompt)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,14 +40,14 @@ class Item:
 
     Attributes:
         id: Unique within its task.
-        prompt: The problem as a user types it.
+        prompt: The problem as a user types it, or messages.
         answer: What grading compares with: a number, an expression, an option's letter, a category; for code
             the unit-test program, run after the reply's program.
         reply: A worked reference reply, which next-token training imitates.
     """
 
     id: str
-    prompt: str
+    prompt: Prompt
     answer: str
     reply: str = ""
 
@@ -38,8 +62,12 @@ def read_items(path: str | Path) -> list[Item]:
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                items.append(Item(**json.loads(line)))
-            except (TypeError, ValueError) as error:
+                row = json.loads(line)
+                prompt = row["prompt"]
+                if not isinstance(prompt, str):
+                    prompt = tuple(Message(**message) for message in prompt)
+                items.append(Item(**{**row, "prompt": prompt}))
+            except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path}, line {number}: not an item ({error})") from None
     return items
 

@@ -12,13 +12,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from t2.config import OTHER, Params, Sizes
+from t2.config.rows import OTHER, Sizes, Task
 from t2.tasks.dispatch import classification_prompt, classification_reply
 from t2.tasks.item import Item, write_items
 from t2.tasks.leaks import Passage, refuse_leaks, tokens
-
-CLASSIFIER = "classifier"
-"""The folder of the classifier expert's items, beside those of the tasks."""
+from t2.tasks.prompt import question
 
 NAMES = ("test", "shots", "valid", "train")
 """The splits in the order in which they are drawn: training takes what the others leave."""
@@ -47,8 +45,9 @@ class Pool:
 def draw(sizes: Mapping[str, Sizes], pools: Mapping[str, Pool], seed: int) -> Drawn:
     """Draws every split of every task without replacement.
 
-    No two items of the result share their prompt (case and spacing aside) or their id, within a task or
-    across tasks. A task's draw has a random generator of its own.
+    No two items of the result share what they ask (case and spacing aside) or their id, within a task or across
+    tasks: what an earlier task has taken, a later one leaves out. Each task has random generators of its own and
+    tasks are drawn one after the other, so that a further one changes none before it.
 
     Args:
         sizes: Items asked for, by task.
@@ -58,18 +57,18 @@ def draw(sizes: Mapping[str, Sizes], pools: Mapping[str, Pool], seed: int) -> Dr
     Raises:
         SplitError: Lists every split that asks for more items than are left.
     """
-    waiting = {
-        (task, part): _shuffled(items, f"splits/{seed}/{task}/{part}")
-        for task, pool in pools.items()
-        for part, items in (("test", pool.test), ("train", pool.train))
-    }
     taken: set[str] = set()
-    drawn: Drawn = {task: {} for task in pools}
+    drawn: Drawn = {}
     problems = []
-    for split in NAMES:
-        for task in pools:
+    for task, pool in pools.items():
+        waiting = {
+            part: _shuffled(items, f"splits/{seed}/{task}/{part}")
+            for part, items in (("test", pool.test), ("train", pool.train))
+        }
+        drawn[task] = {}
+        for split in NAMES:
             asked = getattr(sizes[task], split)
-            available = waiting[task, "test" if split == "test" else "train"]
+            available = waiting["test" if split == "test" else "train"]
             drawn[task][split] = items = list(_take(available, asked, taken))
             if len(items) < asked:
                 problems.append(f"{task}: {split} asks for {asked} items, {len(items)} are left")
@@ -89,52 +88,54 @@ def _shuffled(items: Sequence[Item], name: str) -> Iterator[Item]:
 def _take(items: Iterator[Item], n: int, taken: set[str]) -> Iterator[Item]:
     """Yields up to ``n`` items that are not taken yet, and takes them."""
     while n > 0 and (item := next(items, None)) is not None:
-        keys = {item.id, " ".join(tokens(item.prompt))}
+        keys = {item.id, " ".join(tokens(question(item.prompt)))}
         if taken.isdisjoint(keys):
             taken |= keys
             n -= 1
             yield item
 
 
-def classifier_splits(params: Params, drawn: Drawn) -> dict[str, list[Item]]:
-    """The classifier expert's items: classification prompts about the trained tasks' items of the same split.
+def dispatch_splits(name: str, tasks: Mapping[str, Task], drawn: Drawn) -> dict[str, list[Item]]:
+    """The items of a task that asks for categories: about those of other tasks, split by split.
 
-    Its training and validation items thus come from training and validation splits only. ``other`` is among
-    them as far as its own splits have items.
+    Training and validation items thus come from training and validation splits only.
 
     Args:
-        params: Says how many items a family gives, and the categories.
-        drawn: The tasks' splits and those of ``other``.
+        name: The task, of role ``dispatch``.
+        tasks: All of them.
+        drawn: The splits of the tasks that it is made of.
 
     Raises:
-        SplitError: A family is asked for more items than its task's split holds.
+        SplitError: A task is asked for more items than its split holds; of role ``other``, as many as there are.
     """
-    families = {name: task.family for name, task in params.trained.items()}
+    declared = tasks[name]
+    categories = categories_of(declared, tasks)
     splits: dict[str, list[Item]] = {split: [] for split in NAMES}
     for split, items in splits.items():
-        asked = getattr(params.classifier.per_family, split)
-        for task, family in families.items():
-            available = drawn[task][split]
-            if asked > len(available):
+        asked = getattr(declared.sizes, split)
+        for task in declared.source.tasks:
+            available, family = drawn[task][split], tasks[task].family
+            if asked > len(available) and tasks[task].role != OTHER:
                 raise SplitError(
-                    f"classifier.per_family.{split}: {asked} items a family, but "
-                    f"trained.{task}.sizes.{split} is {len(available)}; lower the one or raise the other"
+                    f"tasks.{name}.sizes.{split}: {asked} items per task, but tasks.{task}.sizes.{split} is "
+                    f"{len(available)}; lower the one or raise the other"
                 )
-            items += [_dispatch_item(item, family, params.categories) for item in available[:asked]]
-        others = drawn.get(OTHER, {}).get(split, [])
-        items += [_dispatch_item(item, OTHER, params.categories) for item in others[:asked]]
+            for item in available[:asked]:
+                prompt = classification_prompt(declared.prompt, item.prompt, categories)
+                items.append(Item(item.id, prompt, answer=family, reply=classification_reply(family)))
     return splits
 
 
-def _dispatch_item(item: Item, category: str, categories: Sequence[str]) -> Item:
-    prompt = classification_prompt(item.prompt, categories)
-    return Item(item.id, prompt, answer=category, reply=classification_reply(category))
+def categories_of(dispatch: Task, tasks: Mapping[str, Task]) -> list[str]:
+    """What may be answered to a task of role ``dispatch``: the families of its tasks, and ``other`` last."""
+    families = dict.fromkeys(tasks[name].family for name in dispatch.source.tasks)
+    return [*(family for family in families if family != OTHER), OTHER]
 
 
 def refuse_leaked(drawn: Drawn, pretraining: Iterable[Passage] = ()) -> None:
     """Checks the test prompts of all tasks against everything that is learned from.
 
-    The classifier's items need no check of their own: their inner prompts are the tasks'.
+    The items of dispatching need no check of their own: what they ask about is the tasks'.
 
     Args:
         drawn: All splits.
@@ -143,9 +144,9 @@ def refuse_leaked(drawn: Drawn, pretraining: Iterable[Passage] = ()) -> None:
     Raises:
         LeakError: Names all leaks at once.
     """
-    tests = [Passage(name, item.prompt) for name, item in _named(drawn, ["test"])]
+    tests = [Passage(name, question(item.prompt)) for name, item in _named(drawn, ["test"])]
     learned = _named(drawn, ["train", "valid", "shots"])
-    texts = (Passage(name, text) for name, item in learned for text in (item.prompt, item.reply))
+    texts = (Passage(name, text) for name, item in learned for text in (question(item.prompt), item.reply))
     refuse_leaks(tests, chain(texts, pretraining))
 
 

@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from t2 import config
+from t2.config.rows import Recipe
+from t2.seeds import derive
 from t2.svf import SvfConfig, layer_indices
-from t2.training.state import derive
 
 
 def build_adapter(
     model: PreTrainedModel,
-    method: Literal["svf", "lora"],
+    recipe: Recipe,
     *,
-    svf: config.Svf,
-    lora: config.Lora,
     seed: int,
     task: str,
     basis: Path | None = None,
     revision: str | None = None,
 ) -> PeftModel:
-    """Attaches a trainable adapter.
+    """Attaches a trainable adapter of any PEFT method.
 
     Args:
         model: The base model; its targeted layers are wrapped in place.
-        method: Which adapter.
-        svf: Settings of an SVF adapter.
-        lora: Settings of a LoRA adapter.
+        recipe: Its PEFT configuration, and the layers that it adapts.
         seed: Initial values are drawn from it; global generators stay as they are.
         task: What it will be trained for; goes into an SVF adapter's provenance.
         basis: The base model's basis cache, for SVF; None: bases are computed now.
@@ -41,34 +37,30 @@ def build_adapter(
     Raises:
         ValueError: A layer index is not the model's, or the basis cache does not fit the model.
     """
-    peft_config: PeftConfig
-    if method == "svf":
-        peft_config = SvfConfig(
-            task_type="CAUSAL_LM",
-            target_modules=svf.target_modules,
-            layers_to_transform=layer_indices(svf.layers, model.config.num_hidden_layers),
-            parametrisation=svf.parametrisation,
-            init_mean=svf.init_mean,
-            init_std=svf.init_std,
-            init_seed=derive(seed, "svf"),
-            max_mult=svf.max_mult,
-            renormalise=svf.renormalise,
-            basis=None if basis is None else str(basis),
-            task=task,
-            seed=seed,
-        )
-    else:
-        peft_config = LoraConfig(
-            task_type="CAUSAL_LM",
-            r=lora.rank,
-            lora_alpha=lora.alpha,  # type: ignore[arg-type]
-            lora_dropout=lora.dropout,
-            target_modules=lora.target_modules,
-        )
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, "adapter"))
-        adapted = get_peft_model(model, peft_config, revision=revision)
+        config = peft_config(recipe, model.config.get_text_config().num_hidden_layers)
+        if isinstance(config, SvfConfig):
+            config.init_seed = derive(seed, "svf")
+            config.basis = None if basis is None else str(basis)
+            config.task, config.seed = task, seed
+        adapted = get_peft_model(model, config, revision=revision)
     attached: Any = adapted.peft_config["default"]
     # PEFT keeps the names in a set, whose order differs from one process to the next, also in saved files.
-    attached.target_modules = sorted(attached.target_modules)
+    if not isinstance(attached.target_modules, str):
+        attached.target_modules = sorted(attached.target_modules)
     return adapted
+
+
+def peft_config(recipe: Recipe, depth: int) -> PeftConfig:
+    """The PEFT configuration of a recipe, for a model of ``depth`` decoder layers.
+
+    Raises:
+        ValueError: A layer index is not the model's.
+    """
+    settings = {key: value for key, value in recipe.peft.items() if key != "peft_type"}
+    layers = layer_indices(recipe.layers, depth)
+    if layers is not None:
+        settings["layers_to_transform"] = layers
+    made: PeftConfig = PEFT_TYPE_TO_CONFIG_MAPPING[recipe.peft["peft_type"]](task_type="CAUSAL_LM", **settings)
+    return made

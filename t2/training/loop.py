@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 
-from t2.config import Recipe, Training
+from t2.config.rows import Reward, Train, Training
 from t2.engine.base import Engine, Sampling
+from t2.seeds import derive
 from t2.tasks.item import Item
 from t2.training import checkpoint
 from t2.training.objectives import Grade, NextToken, Objective, Reinforce
-from t2.training.state import Row, Sampler, TrainingState, derive, seed_everything
+from t2.training.state import Row, Sampler, TrainingState, seed_everything
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,13 @@ class Result:
 def train(
     model: PeftModel,
     engine: Engine,
-    recipe: Recipe,
+    recipe: Train,
     training: Training,
     *,
+    reward: Reward,
     train_items: Sequence[Item],
     valid_items: Sequence[Item],
     grade: Grade,
-    greedy: Sampling,
     seed: int,
     scratch: Path,
     fingerprint: str,
@@ -65,11 +66,12 @@ def train(
         model: With a fresh adapter of any PEFT method.
         engine: Generates with the model's active adapter as it stands at each call.
         recipe: Objective, steps, learning rate, clip and λ.
-        training: Batches, rollouts, rewards, validation, checkpoints.
+        training: Batches, rollouts, validation, checkpoints.
+        reward: What replies earn, and where they end: validation items are answered greedily, rollouts at the
+            temperature and from seeds.
         train_items: Items to learn from.
         valid_items: Items on which the best parameters are chosen.
         grade: Tells which replies to which items are right.
-        greedy: How answers are taken on validation items; rollouts differ by the temperature and their seeds.
         seed: All random draws follow from it.
         scratch: Folder of the checkpoint, this training's alone.
         fingerprint: Digest of the inputs that cannot be seen from here: the base model, the adapter's
@@ -82,8 +84,6 @@ def train(
             damaged or belongs to other inputs, versions, threads or another processor.
         FloatingPointError: The gradient is not finite.
     """
-    if recipe.objective == "next_token" and recipe.kl > 0:
-        raise ValueError(f"kl is {recipe.kl}; the penalty belongs to objective 'reinforce': set it to 0")
     if not train_items or not valid_items:
         raise ValueError(
             f"training needs items to learn from and to validate on, got {len(train_items)} and {len(valid_items)}"
@@ -91,17 +91,18 @@ def train(
     identity = {
         "fingerprint": fingerprint,
         "items": hashlib.sha256(repr([*train_items, None, *valid_items]).encode()).hexdigest(),
-        "greedy": asdict(greedy),
+        "reward": reward.model_dump(),
         "seed": seed,
         "recipe": recipe.model_dump(),
-        "training": training.model_dump(exclude={"seeds", "threads", "checkpoint_every"}),
+        "training": training.model_dump(exclude={"threads", "checkpoint_every"}),
         **checkpoint.environment(model.device),
     }
     if training.gradient_checkpointing:
         recompute_layers(model)
     seed_everything(seed)
     state = _start(model, recipe, training, len(train_items), seed)
-    objective = _objective(model, engine, grade, recipe, training, greedy, state.rollouts)
+    objective = _objective(model, engine, grade, recipe, training, reward, state.rollouts)
+    greedy = Sampling.greedy(reward)
 
     def finish(row: Row, *, validate: bool) -> None:
         """Completes and reports the row of a step, and stores the state when that is due."""
@@ -149,7 +150,7 @@ def recompute_layers(model: PeftModel) -> None:
 _MEASURED = ("reward", "correct", "loss", "kl", "tokens", "too_long", "grad_norm", "lr")
 
 
-def learning_rate(step: int, recipe: Recipe, training: Training) -> float:
+def learning_rate(step: int, recipe: Train, training: Training) -> float:
     """The learning rate of update ``step`` (from 0): linear warm-up, then cosine decay towards 0."""
     if step < training.warmup_steps:
         return recipe.lr * (step + 1) / (training.warmup_steps + 1)
@@ -157,7 +158,7 @@ def learning_rate(step: int, recipe: Recipe, training: Training) -> float:
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _start(model: PeftModel, recipe: Recipe, training: Training, items: int, seed: int) -> TrainingState:
+def _start(model: PeftModel, recipe: Train, training: Training, items: int, seed: int) -> TrainingState:
     parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
     if not parameters:
         raise ValueError("the model has no trainable parameter; attach an adapter, not in inference mode")
@@ -173,14 +174,14 @@ def _objective(
     model: PeftModel,
     engine: Engine,
     grade: Grade,
-    recipe: Recipe,
+    recipe: Train,
     training: Training,
-    greedy: Sampling,
+    reward: Reward,
     seeds: torch.Generator,
 ) -> Objective:
     if recipe.objective == "next_token":
         return NextToken(model, engine, training)
-    return Reinforce(model, engine, grade, recipe, training, greedy, seeds)
+    return Reinforce(model, engine, grade, recipe, training, reward, seeds)
 
 
 def _update(state: TrainingState, lr: float, clip: float) -> float:
@@ -204,6 +205,6 @@ def _validate(engine: Engine, items: Sequence[Item], grade: Grade, greedy: Sampl
     return sum(grade(items, [answer.text for answer in answers])) / len(items)
 
 
-def _is_over(state: TrainingState, recipe: Recipe, training: Training) -> bool:
+def _is_over(state: TrainingState, recipe: Train, training: Training) -> bool:
     stale = training.patience is not None and state.stale >= training.patience
     return stale or state.step == recipe.steps

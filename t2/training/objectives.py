@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from peft import PeftModel
 
-from t2.config import Recipe, Training
+from t2.config.rows import Reward, Train, Training
 from t2.engine import chat
 from t2.engine.base import Engine, Sampling
 from t2.tasks.item import Item
@@ -39,25 +39,26 @@ class Reinforce:
     """Samples an answer to each prompt and makes it more or less likely by its reward (paper, section 3.2).
 
     Attributes:
-        greedy: How answers are taken, but for the temperature and the seed.
+        reward: What answers earn, and where they end.
         seeds: Draws the seed of each batch's rollout.
     """
 
     model: PeftModel
     engine: Engine
     grade: Grade
-    recipe: Recipe
+    recipe: Train
     training: Training
-    greedy: Sampling
+    reward: Reward
     seeds: torch.Generator
 
     def accumulate(self, items: Sequence[Item]) -> Row:
         """See :meth:`Objective.accumulate`."""
         prompts = [item.prompt for item in items]
         seed = int(torch.randint(2**62, (), generator=self.seeds))
-        answers = self.engine.generate(prompts, replace(self.greedy, temperature=self.training.temperature, seed=seed))
+        greedy = Sampling.greedy(self.reward)
+        answers = self.engine.generate(prompts, replace(greedy, temperature=self.training.temperature, seed=seed))
         correct = torch.tensor(self.grade(items, [answer.text for answer in answers]))
-        rewards = reinforce.rewards(correct, self.training.reward_right, self.training.reward_wrong)
+        rewards = reinforce.rewards(correct, self.reward.right, self.reward.wrong)
         pairs = [
             Pair(prompt, answer.tokens) for prompt, answer in zip(self.engine.encode(prompts), answers, strict=True)
         ]

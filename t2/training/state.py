@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,14 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from t2.seeds import derive
 from t2.training.checkpoint import Checkpoint
 
 Row = dict[str, float | int | None]
-
-
-def derive(seed: int, purpose: str) -> int:
-    """A seed for one purpose, in [0, 2⁵⁶); equal inputs give equal seeds on every machine."""
-    return int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:7], "big")
 
 
 def seed_everything(seed: int) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from t2.config import Vllm
+from t2.config.rows import Vllm
 from t2.engine import chat
 from t2.engine.base import Generation, Progress, Sampling, blank, check_rows
 from t2.engine.decode import uniform_draws
@@ -22,6 +22,7 @@ from t2.engine.vllm.folded import Folded
 from t2.engine.vllm.per_request import PerRequest
 from t2.svf import BasisCache
 from t2.svf.checkpoint import checkpoint_folder
+from t2.tasks.prompt import Prompt
 
 
 class _Way(Protocol):
@@ -104,13 +105,13 @@ class VllmEngine:
         """The most tokens that prompt and reply may have together."""
         return int(self._llm.model_config.max_model_len)
 
-    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of prompts within the chat template, up to where the reply starts."""
         return chat.encode(self.tokenizer, prompts)
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         sampling: Sampling,
         *,
         experts: Mapping[str, Tensor] | None = None,
@@ -136,7 +137,7 @@ class VllmEngine:
 
     def score(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         replies: Sequence[str],
         *,
         experts: Mapping[str, Tensor] | None = None,
@@ -195,7 +196,7 @@ class VllmEngine:
             self._llm.sleep(level=1)
 
     def _experts(
-        self, prompts: Sequence[str], experts: Mapping[str, Tensor] | None, rows: Sequence[int] | None
+        self, prompts: Sequence[Prompt], experts: Mapping[str, Tensor] | None, rows: Sequence[int] | None
     ) -> tuple[Mapping[str, Tensor], Sequence[int]]:
         """What a call runs: experts and rows as they were given, or the policy."""
         check_rows(prompts, experts, rows)

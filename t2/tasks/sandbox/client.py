@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from t2 import config
+from t2.config.rows import Sandbox as Limits
 from t2.tasks.sandbox import isolation, wire
 
 _log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Sandbox:
         ValueError: ``workers`` is not positive.
     """
 
-    def __init__(self, limits: config.Sandbox, workers: int = 1) -> None:
+    def __init__(self, limits: Limits, workers: int = 1) -> None:
         if workers < 1:
             raise ValueError(f"a sandbox needs at least 1 worker, got {workers}")
         self.limits, self.workers = limits, workers
@@ -187,7 +187,7 @@ class Sandbox:
 class _Server:
     """A running server. ``missing`` names what its walls lack."""
 
-    def __init__(self, mode: str, limits: config.Sandbox) -> None:
+    def __init__(self, mode: str, limits: Limits) -> None:
         folder = os.path.dirname(os.path.abspath(__file__))
         # -S, -s, -P: nothing but the standard library can be imported. One hash seed: the same order of a
         # set's items in every run.

@@ -1,6 +1,6 @@
-"""Items from public benchmarks, in the layouts in which these are published.
+"""Problems from public benchmarks, in the layouts in which these are published.
 
-A layout is a declaration here and a function from a row to an item in the module of its benchmark family.
+A layout is a declaration here and a function from a row to a problem in the module of its benchmark family.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from t2.tasks.item import Item
+from t2.tasks.item import Problem
 from t2.tasks.sources import arc, mathematics, programs
 from t2.tasks.sources.rows import HubSplit, Row, SourceError, read
 
@@ -24,13 +24,13 @@ class Layout:
     """How a benchmark's rows become items.
 
     Attributes:
-        version: Raised whenever the layout makes other items than before; in the manifest.
-        item: Reads a row.
+        version: Raised whenever the layout makes other problems than before; in the manifest.
+        problem: Reads a row.
         part: The part to which a row belongs, where one file holds both.
     """
 
     version: int
-    item: Callable[[Row], Item]
+    problem: Callable[[Row], Problem]
     part: Callable[[Row], Part] | None = None
 
 
@@ -49,8 +49,8 @@ VERSIONS = {"miniature": 2, **{name: layout.version for name, layout in LAYOUTS.
 """The versions of all layouts, and of the miniature's generators."""
 
 
-def load(layout: str, origin: str | Path | HubSplit, part: Part | None = None) -> list[Item]:
-    """Reads the items of a benchmark.
+def load(layout: str, origin: str | Path | HubSplit, part: Part | None = None) -> list[Problem]:
+    """Reads the problems of a benchmark.
 
     Args:
         layout: A key of :data:`LAYOUTS`.
@@ -60,7 +60,7 @@ def load(layout: str, origin: str | Path | HubSplit, part: Part | None = None) -
             hub, where the split says it.
 
     Returns:
-        An item a row, in their order. Ids are the benchmark's own where it has any (``mbpp-<task_id>``,
+        A problem per row, in their order. Ids are the benchmark's own where it has any (``mbpp-<task_id>``,
         ``humaneval-<n>``, ARC's, ``math-<subject's folder>/<n>``), else made of the file's name and the line.
 
     Raises:
@@ -71,10 +71,10 @@ def load(layout: str, origin: str | Path | HubSplit, part: Part | None = None) -
         raise ValueError(f"a source file's layout is one of {', '.join(LAYOUTS)}; got {layout!r}")
     declared = LAYOUTS[layout]
     divides = declared.part if part is not None and not isinstance(origin, HubSplit) else None
-    kept: dict[str, Item | None] = {}
+    kept: dict[str, Problem | None] = {}
     for row in read(origin if isinstance(origin, HubSplit) else Path(origin)):
-        item = declared.item(row)
-        if item.id in kept:
-            raise row.error("id", f"{item.id!r} occurs twice")
-        kept[item.id] = item if divides is None or divides(row) == part else None
-    return [item for item in kept.values() if item is not None]
+        problem = declared.problem(row)
+        if problem.id in kept:
+            raise row.error("id", f"{problem.id!r} occurs twice")
+        kept[problem.id] = problem if divides is None or divides(row) == part else None
+    return [problem for problem in kept.values() if problem is not None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from t2.tasks import choice
-from t2.tasks.item import Item
+from t2.tasks.item import Problem
 from t2.tasks.sources.rows import Row
 
 _INSTRUCTION = re.compile(
@@ -19,8 +19,8 @@ _INSTRUCTION = re.compile(
 )
 
 
-def arc(row: Row) -> Item:
-    """An item of kind ``choice``. Options are lettered by position: some rows are labelled 1 to 4."""
+def arc(row: Row) -> Problem:
+    """A problem of kind ``choice``. Options are lettered by position: some rows are labelled 1 to 4."""
     if "instruction" in row.fields:
         name, stem, texts, labels, key = _llm_adapters(row)
     else:
@@ -31,9 +31,9 @@ def arc(row: Row) -> Item:
     if key not in labels:
         raise row.error("answerKey", f"{key!r} is none of the labels {labels}")
     letter = choice.LETTERS[labels.index(key)]
-    return Item(
+    return Problem(
         id=name,
-        prompt=f'{stem}\n{choice.options(texts)}\nReply with "{choice.statement("X")}", where X is a letter.',
+        fields={"question": stem, "options": choice.options(texts)},
         answer=letter,
         reply=choice.statement(letter),
     )

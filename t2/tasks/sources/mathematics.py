@@ -10,35 +10,35 @@ from __future__ import annotations
 import re
 
 from t2.tasks import boxed, math
-from t2.tasks.item import Item
+from t2.tasks.item import Problem
 from t2.tasks.sources.rows import Row
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 
 
-def gsm8k(row: Row) -> Item:
-    """An item of kind ``math``: the answer is the number on the last line ``#### n``."""
+def gsm8k(row: Row) -> Problem:
+    """A problem of kind ``math``: the answer is the number on the last line ``#### n``."""
     worked = _CALCULATOR.sub("", row.get("answer", str))
     value = math.final_number(worked)
     if value is None:
         raise row.error("answer", "no last line `#### n`")
-    return Item(
+    return Problem(
         id=f"gsm8k-{row.path.stem}-{row.number}",
-        prompt=f"{row.get('question', str)}\nEnd with a line `#### n`, where n is the answer.",
+        fields={"question": row.get("question", str)},
         answer=str(value),
         reply=worked,
     )
 
 
-def competition(row: Row) -> Item:
-    r"""An item of kind ``boxed``: the answer is what the solution's last ``\boxed`` holds."""
+def competition(row: Row) -> Problem:
+    r"""A problem of kind ``boxed``: the answer is what the solution's last ``\boxed`` holds."""
     solution = row.get("solution", str)
     answer = row.get("answer", str) if "answer" in row.fields else boxed.last_box(solution)
     if not answer:
         raise row.error("solution", r"no \boxed answer")
-    return Item(
+    return Problem(
         id=f"math-{_name(row)}",
-        prompt=f"{row.get('problem', str)}\nPut the final answer in \\boxed{{}}.",
+        fields={"question": row.get("problem", str)},
         answer=answer,
         reply=solution,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from t2.tasks.item import Item
+from t2.tasks.item import Problem
 from t2.tasks.sources import evalplus
 from t2.tasks.sources.rows import Row
 
@@ -20,8 +20,8 @@ _MBPP_TEST = range(11, 511)
 _MBPP_PLUS_TRAIN = range(1, 301)
 
 
-def mbpp(row: Row) -> Item:
-    """An item of kind ``code``. Set-up code uses what the program defines, so it runs with the tests."""
+def mbpp(row: Row) -> Problem:
+    """A problem of kind ``code``. Set-up code uses what the program defines, so it runs with the tests."""
     text = row.get("text" if "text" in row.fields else "prompt", str)
     asserts = row.strings("test_list")
     if not asserts:
@@ -29,9 +29,9 @@ def mbpp(row: Row) -> Item:
     sanitized = "test_imports" in row.fields
     before = row.strings("test_imports") if sanitized else [row.get("test_setup_code", str)]
     tests = "\n".join(line for line in [*before, *asserts] if line)
-    return Item(
+    return Problem(
         id=f"mbpp-{row.get('task_id', int)}",
-        prompt=_mbpp_prompt(text, asserts),
+        fields=_mbpp_fields(text, asserts),
         answer=_unix(tests),
         reply=_unix(row.get("code", str)),
     )
@@ -42,8 +42,8 @@ def mbpp_part(row: Row) -> Literal["train", "test"]:
     return "test" if row.get("task_id", int) in _MBPP_TEST else "train"
 
 
-def mbpp_plus(row: Row) -> Item:
-    """An item of kind ``code``, tested against the canonical solution on all of EvalPlus' inputs."""
+def mbpp_plus(row: Row) -> Problem:
+    """A problem of kind ``code``, tested against the canonical solution on all of EvalPlus' inputs."""
     match = _INSTRUCTION.fullmatch(row.get("prompt", str))
     if match is None:
         raise row.error("prompt", 'expected """, an instruction, one assert and """, on lines of their own')
@@ -55,9 +55,9 @@ def mbpp_plus(row: Row) -> Item:
         inputs = [evalplus.restored(number, series) for series in (base, plus)]
     except (AttributeError, TypeError, ValueError) as error:
         raise row.error("plus_input", f"not of the types that task {number} has ({error})") from None
-    return Item(
+    return Problem(
         id=f"mbpp-{number}",
-        prompt=_mbpp_prompt(match["text"], [match["test"]]),
+        fields=_mbpp_fields(match["text"], [match["test"]]),
         answer=evalplus.unit_tests(
             row.get("entry_point", str),
             solution,
@@ -74,13 +74,13 @@ def mbpp_plus_part(row: Row) -> Literal["train", "test"]:
     return "train" if row.number in _MBPP_PLUS_TRAIN else "test"
 
 
-def humaneval(row: Row) -> Item:
-    """An item of kind ``code``: the tests define ``check``, which has to be called."""
+def humaneval(row: Row) -> Problem:
+    """A problem of kind ``code``: the tests define ``check``, which has to be called."""
     return _humaneval(row, f"{row.get('test', str)}\ncheck({row.get('entry_point', str)})\n")
 
 
-def humaneval_plus(row: Row) -> Item:
-    """An item of kind ``code``, tested against the canonical solution on all of EvalPlus' inputs."""
+def humaneval_plus(row: Row) -> Problem:
+    """A problem of kind ``code``, tested against the canonical solution on all of EvalPlus' inputs."""
     tests = evalplus.unit_tests(
         row.get("entry_point", str),
         row.get("prompt", str) + row.get("canonical_solution", str),
@@ -91,20 +91,20 @@ def humaneval_plus(row: Row) -> Item:
     return _humaneval(row, tests)
 
 
-def _humaneval(row: Row, tests: str) -> Item:
+def _humaneval(row: Row, tests: str) -> Problem:
     begun = row.get("prompt", str).strip("\n")
-    return Item(
+    return Problem(
         id=f"humaneval-{_number(row, 'HumanEval/')}",
-        # Grading puts the fenced beginning before the reply: helpers and imports stand in it.
-        prompt=f"Complete this Python function:\n```python\n{begun}\n```\nReply with Python code only.",
+        # Grading puts what a prompt's fence holds before the reply: helpers and imports stand in it.
+        fields={"begun": begun},
         answer=tests,
         reply=f"```python\n{begun}\n{row.get('canonical_solution', str)}```\n",
     )
 
 
-def _mbpp_prompt(text: str, asserts: list[str]) -> str:
+def _mbpp_fields(text: str, asserts: list[str]) -> dict[str, str]:
     these = "these tests" if len(asserts) > 1 else "this test"
-    return "\n".join([text, f"It has to pass {these}:", *asserts, "Reply with Python code only."])
+    return {"question": text, "these": these, "tests": "\n".join(asserts)}
 
 
 def _number(row: Row, prefix: str) -> int:

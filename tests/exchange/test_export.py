@@ -18,7 +18,7 @@ from svf.models import TARGETS, make_model
 from t2.svf import BasisCache, Expert, SvfConfig, build_cache, checkpoint_weights, mix, narrow_basis, scaled_weight
 from t2.svf.checkpoint import Checkpoint
 from t2.svf.experts import save_expert
-from t2.svf.export import export_lora, export_merged, low_rank_change
+from t2.exchange.export import export_lora, export_merged, low_rank_change
 
 SHAPES = {"tall": (12, 7), "square": (8, 8), "wide": (5, 9)}
 

@@ -1,0 +1,127 @@
+"""Strategies map prompts to mixtures of experts; whoever answers prompts goes through them (paper, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from t2.adaptation.dispatch import Ask, dispatch
+from t2.engine.base import Engine
+from t2.svf.mixture import BASE, Mixture
+from t2.tasks.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The mixture that each of B prompts is answered under.
+
+    Attributes:
+        mixtures: The distinct ones.
+        rows: Which of them, per prompt.
+        categories: What a first pass called each prompt; None where it named no category, or where there was none.
+    """
+
+    mixtures: tuple[Mixture, ...]
+    rows: tuple[int, ...]
+    categories: tuple[str | None, ...]
+
+    @classmethod
+    def same(cls, mixture: Mixture, prompts: int) -> Choice:
+        """One mixture for all prompts, chosen without a first pass."""
+        return cls((mixture,), (0,) * prompts, (None,) * prompts)
+
+    def alpha(self, members: Sequence[str]) -> Tensor:
+        """The weights (B, G, K + 1) of K members and, in the last column, the base model."""
+        names = [*members, BASE]
+        depth = max(len(next(iter(mixture.alpha.values()))) for mixture in self.mixtures)  # type: ignore[arg-type]
+        table = torch.zeros(len(self.mixtures), depth, len(names))
+        for row, mixture in enumerate(self.mixtures):
+            for name, weights in mixture.alpha.items():
+                table[row, :, names.index(name)] = torch.as_tensor(weights)
+        return table[list(self.rows)]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a strategy may look at, beside the prompts.
+
+    Attributes:
+        families: The family of each member of the set, by its name.
+        family: That of the task which the prompts belong to, where it is known.
+        found: The mixture that a search found for the task.
+        ask: How a first pass asks for a category.
+        engine: Runs the first pass.
+        classifier: z (r,) by module name that it runs under; None: the base model.
+    """
+
+    families: Mapping[str, str]
+    family: str | None = None
+    found: Mixture | None = None
+    ask: Ask | None = None
+    engine: Engine | None = None
+    classifier: Mapping[str, Tensor] | None = None
+
+
+Strategy = Callable[[Setting, Sequence[Prompt]], Choice]
+"""Prompts to mixtures."""
+
+
+def by_category(families: Mapping[str, str], categories: Sequence[str | None]) -> Choice:
+    """One-hot mixtures: the member whose family a prompt was given; the base model for any other category.
+
+    Args:
+        families: The family of each member, by its name.
+        categories: What each prompt was called.
+    """
+    member = {family: name for name, family in families.items()}
+    names = [member.get(category or "", BASE) for category in categories]
+    distinct = list(dict.fromkeys(names))
+    mixtures = tuple(Mixture({name: 1.0}) for name in distinct)
+    return Choice(mixtures, tuple(distinct.index(name) for name in names), tuple(categories))
+
+
+def _base(setting: Setting, prompts: Sequence[Prompt]) -> Choice:
+    return Choice.same(Mixture({BASE: 1.0}), len(prompts))
+
+
+def _single(setting: Setting, prompts: Sequence[Prompt]) -> Choice:
+    (name,) = setting.families
+    return Choice.same(Mixture({name: 1.0}), len(prompts))
+
+
+def _own(setting: Setting, prompts: Sequence[Prompt]) -> Choice:
+    chosen = by_category(setting.families, [setting.family] * len(prompts))
+    return Choice(chosen.mixtures, chosen.rows, (None,) * len(prompts))
+
+
+def _uniform(setting: Setting, prompts: Sequence[Prompt]) -> Choice:
+    share = 1 / len(setting.families)
+    return Choice.same(Mixture(dict.fromkeys(setting.families, share)), len(prompts))
+
+
+def _found(setting: Setting, prompts: Sequence[Prompt]) -> Choice:
+    if setting.found is None:
+        raise ValueError("no mix was searched for this task; name one that `searches` has")
+    return Choice.same(setting.found, len(prompts))
+
+
+def _dispatched(setting: Setting, prompts: Sequence[Prompt]) -> Choice:
+    if setting.engine is None or setting.ask is None:
+        raise ValueError("a first pass needs an engine and a way to ask")
+    called = dispatch(setting.engine, prompts, setting.ask, classifier=setting.classifier)
+    return by_category(setting.families, called)
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "none": _base,
+    "adapter": _single,
+    "own": _own,
+    "uniform": _uniform,
+    "fewshot": _found,
+    "prompt": _dispatched,
+    "classifier": _dispatched,
+}
+"""The registry: what the field ``strategy`` of a system means."""

@@ -1,0 +1,104 @@
+"""The typed view of ``params.yaml``, validated before any work starts. Torch-free and cheap to import.
+
+:func:`load` reads a file, checks every row and every relation between rows, and raises one :class:`ConfigError` that
+lists *all* that is wrong. No result depends on this code: stages depend on the values, which DVC compares.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from t2.config.checks import relations
+from t2.config.rows import Params
+
+FORMER = ("base", "trained", "unseen", "experts", "classifier", "baselines", "adaptation")
+"""Sections of the form that files had before experiments became rows."""
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a configuration, one line each."""
+
+    def __init__(self, source: str, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__(
+            f"{source} is not a valid configuration; {len(problems)} problem(s):\n"
+            + "\n".join(f"  - {problem}" for problem in problems)
+        )
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Reads and validates a parameter file.
+
+    Args:
+        path: The YAML file.
+
+    Returns:
+        The typed parameters.
+
+    Raises:
+        ConfigError: Lists every unknown key, missing key, bad value and broken relation at once.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(str(path), [f"no such file; run from the project's root (here: {os.getcwd()})"]) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"not YAML: {error}"]) from None
+    return parse(raw, source=str(path))
+
+
+def parse(raw: Any, *, source: str = "params") -> Params:
+    """Validates parameters that are already in memory; see :func:`load`."""
+    if not isinstance(raw, dict):
+        raise ConfigError(source, [f"expected a mapping of sections, got {type(raw).__name__}"])
+    former = [name for name in FORMER if name in raw]
+    if former:
+        raise ConfigError(source, [_convert(former)])
+    unknown = raw.keys() - Params.model_fields.keys()
+    problems = [f"{name}: unknown section; remove it or correct its spelling" for name in unknown]
+    valid: dict[str, Any] = {}
+    for name, field in Params.model_fields.items():
+        if name not in raw:
+            problems.append(f"{name}: missing; every section is written out")
+            continue
+        try:
+            valid[name] = TypeAdapter(cast(Any, field.rebuild_annotation())).validate_python(raw[name])
+        except ValidationError as error:
+            problems += [_describe(name, entry) for entry in error.errors()]
+    problems += relations(valid)
+    if problems:
+        raise ConfigError(source, sorted(problems))
+    return Params(**valid)
+
+
+def dump(params: Params) -> dict[str, Any]:
+    """Parameters as plain values, equal to those that they were read from."""
+    return params.model_dump()
+
+
+def _describe(section: str, entry: Any) -> str:
+    """One pydantic error as 'where: what is wrong (got …)'."""
+    # A union's members are no part of the file: pydantic names them in between.
+    where = ".".join(str(part) for part in (section, *entry["loc"]) if part != "[key]")
+    if entry["loc"] and entry["loc"][-1] == "[key]":
+        return f"{where}: a row's name has letters, digits, - and _ only; rename it"
+    if entry["type"] == "extra_forbidden":
+        return f"{where}: unknown key; remove it or correct its spelling"
+    if entry["type"] == "missing":
+        return f"{where}: missing; every parameter is written out"
+    return f"{where}: {entry['msg']} (got {entry['input']!r})"
+
+
+def _convert(former: list[str]) -> str:
+    return (
+        f"{', '.join(former)}: of the form that parameter files had before their experiments became rows. To convert: "
+        "`base` and `control` are rows of `bases`; `trained`, `unseen` and `other` are rows of `tasks` with a role; "
+        "`svf`, `lora` and the recipes of `experts`, `baselines` and `classifier` are rows of `recipes`, and what is "
+        "trained with them, rows of `adapters`; `adaptation` became `searches` and `budgets`; what is measured stands in "
+        "`systems`. The shortest way: `make profile PROFILE=miniature FORCE=1`, then your values into its rows"
+    )

@@ -1,0 +1,519 @@
+"""The rows of ``params.yaml``, typed: what an experiment consists of, and every number that someone may change.
+
+A row says what it is and names other rows; no field has a default, so that a file says all that its results depend
+on. Rows are read, never changed: a file that is loaded and dumped is the file that it was.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+"""Of a row; it becomes a folder, an MLflow model and a part of a stage's name."""
+Text = Annotated[str, Field(min_length=1)]
+Kind = Literal["math", "boxed", "code", "choice"]
+Reading = Literal["generation", "likelihood", "choice"]
+Form = Literal["normalised", "free"]
+Layers = Literal["all", "half"] | list[Count]
+
+OTHER = "other"
+"""The category that no expert serves: its prompts are answered by the base model."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Section(BaseModel):
+    """A block of ``params.yaml``: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Base(Section):
+    """A base model: a local folder or a Hugging Face id with a pinned revision.
+
+    Attributes:
+        label: What tables call it.
+        path: The folder, or owner/name.
+        revision: The commit of a Hugging Face id.
+        dtype: What its weights are loaded in.
+        quantisation: Its linear layers in 8 or 4 bits, see :mod:`t2.svf.quantised`; null: as ``dtype`` says.
+        files: What DVC watches in its place: the folder, or for a Hugging Face id, whose commit says all, any file.
+        adapt: Names of the modules whose weights are decomposed.
+        layers: The decoder layers in which they are.
+    """
+
+    label: Text
+    path: Text
+    revision: str | None
+    dtype: Literal["float32", "bfloat16", "float16"]
+    quantisation: Literal["int8", "nf4"] | None
+    files: Text
+    adapt: list[Text] = Field(min_length=1)
+    layers: Layers
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Base:
+        if self.is_hub_id and not _COMMIT.fullmatch(self.revision or ""):
+            raise ValueError(
+                f"{self.path!r} is no folder here, so it is a Hugging Face id, whose files may change: set `revision` "
+                "to a commit of it (40 hexadecimal digits, on its page under Files, History)"
+            )
+        return self
+
+    @property
+    def is_hub_id(self) -> bool:
+        """Whether ``path`` is owner/name on the Hugging Face hub; a folder of that name comes first."""
+        return re.fullmatch(r"[\w.-]+/[\w.-]+", self.path) is not None and not Path(self.path).is_dir()
+
+
+class Example(Section):
+    """A worked example of a prompt: what a user asks, and the reply."""
+
+    user: Text
+    reply: Text
+
+
+class Prompt(Section):
+    """How a row becomes a prompt.
+
+    Attributes:
+        system: The system message; null: none.
+        user: The user's message: a template over the fields of the task's layout, ``{question}``; a literal brace is
+            doubled.
+        examples: Turns that come before it.
+        prefix: How the reply opens; the model goes on from there. Null: it opens as it likes.
+    """
+
+    system: str | None
+    user: Text
+    examples: list[Example]
+    prefix: str | None
+
+
+class Generated(Section):
+    """Items that the miniature's generators make."""
+
+    layout: Literal["miniature"]
+    family: Text
+
+
+class Files(Section):
+    """Rows of local benchmark files; ``train`` is for the train, valid and shots splits."""
+
+    layout: Literal["gsm8k", "math", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus", "arc"]
+    train: Text
+    test: Text
+
+
+class Hub(Files):
+    """Rows of a data set on the Hugging Face hub: ``train`` and ``test`` name its splits, ``revision`` a commit."""
+
+    hub: Text
+    subset: str | None
+    revision: Text
+
+
+class Dispatching(Section):
+    """Which category does a prompt belong to? Items are made of those of other tasks, split by split.
+
+    Attributes:
+        tasks: Rows of the roles ``trained`` and ``other``; their families, in this order, are the categories.
+    """
+
+    layout: Literal["dispatch"]
+    tasks: list[Name] = Field(min_length=1)
+
+
+Source = Generated | Hub | Files | Dispatching
+
+
+class Sizes(Section):
+    """Items drawn for each split of a task; a split of size 0 is an empty file.
+
+    For layout ``dispatch``: items per task that it is made of; of role ``other``, as many as there are up to that.
+    """
+
+    train: Count
+    valid: Count
+    test: PositiveInt
+    shots: Count
+
+
+class Reward(Section):
+    """What a reply is worth, and where it ends.
+
+    Attributes:
+        kind: How it is graded.
+        right: The reward of a right reply.
+        wrong: That of any other.
+        stop: Strings that end a reply where it comes to one, for models that go on after the answer.
+        max_new_tokens: The longest reply.
+    """
+
+    kind: Kind | Literal["dispatch"]
+    right: float
+    wrong: float
+    stop: list[Text]
+    max_new_tokens: PositiveInt
+
+
+class Task(Section):
+    """A benchmark task, as a declaration.
+
+    Attributes:
+        role: ``trained``: an expert may be trained on it. ``unseen``: none is. ``other``: prompts that no expert
+            serves, which only dispatchers see. ``dispatch``: naming a prompt's category.
+        family: The category of its prompts, and so the expert nearest to it; the truth for dispatchers.
+        prompt: How its rows become prompts.
+        source: Where they come from.
+        sizes: Of its splits.
+        reward: Of replies; null for role ``other``, which nobody answers for a reward.
+    """
+
+    role: Literal["trained", "unseen", "other", "dispatch"]
+    family: Name
+    prompt: Prompt
+    source: Source
+    sizes: Sizes
+    reward: Reward | None
+
+
+class Train(Section):
+    """How an adapter is trained, as far as recipes differ."""
+
+    objective: Literal["reinforce", "next_token"]
+    steps: PositiveInt
+    lr: PositiveFloat
+    clip: PositiveFloat
+    kl: NonNegative
+
+
+class Recipe(Section):
+    """An adapter's PEFT configuration, and how it is trained.
+
+    Attributes:
+        peft: ``peft_type`` and the keys of that method's configuration class.
+        layers: The decoder layers that are adapted.
+        train: Objective and optimiser.
+        seeds: One adapter is trained per seed.
+    """
+
+    peft: dict[str, Any]
+    layers: Layers
+    train: Train
+    seeds: list[Count] = Field(min_length=1)
+
+    @property
+    def method(self) -> str:
+        """The PEFT method, in lower case: ``svf``, ``lora``."""
+        return str(self.peft.get("peft_type", "")).lower()
+
+
+class Training(Section):
+    """What every trained adapter shares: optimiser, rollouts and selection (paper, appendix A.1).
+
+    A batch is learned from in micro-batches. Their sizes, checkpointing and chunks decide about memory and time; the
+    gradient is the same, but for its last bits.
+
+    Attributes:
+        batch: Samples per step.
+        generation_batch: Prompts side by side in rollouts and validation.
+        micro_batch: The most samples at once.
+        micro_tokens: The most tokens at once: prompts, answers and padding. A sample of more is alone. Null: no limit.
+        gradient_checkpointing: Keep only each decoder layer's input for the backward pass, and run the layer again
+            there.
+        logit_chunk: Answer tokens whose logits over the vocabulary exist at once. Null: all of a micro-batch.
+        threads: Per process, in training, searching and measuring.
+    """
+
+    batch: PositiveInt
+    generation_batch: PositiveInt
+    micro_batch: PositiveInt
+    micro_tokens: PositiveInt | None
+    gradient_checkpointing: bool
+    logit_chunk: PositiveInt | None
+    weight_decay: NonNegative
+    warmup_steps: Count
+    temperature: NonNegative
+    baseline: Literal["none", "mean"]
+    normalise_rewards: bool
+    kl_direction: Literal["policy_base", "base_policy"]
+    valid_every: PositiveInt
+    patience: PositiveInt | None
+    checkpoint_every: PositiveInt
+    threads: PositiveInt
+
+
+class Adapter(Section):
+    """What is trained: a recipe on a task, on a base model."""
+
+    base: Name
+    recipe: Name
+    task: Name
+
+
+class Set(Section):
+    """Adapters that are chosen from, or mixed; listed by name, since DVC does not notice a folder's missing one."""
+
+    members: list[Name] = Field(min_length=1)
+
+
+class Budget(Section):
+    """A search for mixing weights (paper, section 3.1 and appendix A.4), and how much of it.
+
+    Attributes:
+        algorithm: ``cem``: the cross-entropy method.
+        form: Of the mix: ``normalised``, or ``free``.
+        per_layer: A weight per expert and layer, in place of one per expert.
+        include_base: The base model takes part in the mix.
+        renormalise: Rescale each matrix of the free form by Σσ / Σσz'.
+        shots: Held-out prompts that candidates are scored on.
+        draws: Searches per seed of the experts, each on shots of its own.
+        seed: Of the draws and the searches.
+        population: Candidates per generation.
+        elite_share: The share of them that the next generation comes from.
+        generations: How many.
+        init_std: Deviation of the first generation.
+        min_std: Its floor later.
+    """
+
+    algorithm: Literal["cem"]
+    form: Form
+    per_layer: bool
+    include_base: bool
+    renormalise: bool
+    shots: PositiveInt
+    draws: PositiveInt
+    seed: Count
+    population: PositiveInt
+    elite_share: Share
+    generations: PositiveInt
+    init_std: PositiveFloat
+    min_std: NonNegative
+
+
+class Search(Section):
+    """Few-shot adaptation of a set to a task, on items of its split ``shots``."""
+
+    base: Name
+    set: Name
+    task: Name
+    budget: Name
+
+
+class Searching(Section):
+    """What every search shares: prompts side by side."""
+
+    batch: PositiveInt
+
+
+class _System(Section):
+    """A row of the tables.
+
+    Attributes:
+        label: What they call it; a base's own row bears the base's label.
+        base: The base model.
+        variant: Tells it from other systems of the same method and strategy; empty: it needs none.
+        tasks: Where it is measured: on every trained and unseen task (``all``), or on these.
+    """
+
+    label: Text
+    base: Name
+    variant: str
+    tasks: Literal["all"] | list[Name]
+
+
+class Bare(_System):
+    """The base model as it is."""
+
+    strategy: Literal["none"]
+
+
+class Single(_System):
+    """One adapter, whatever the task."""
+
+    strategy: Literal["adapter"]
+    adapter: Name
+
+
+class Fixed(_System):
+    """``own``: the member that was trained on the task's family. ``uniform``: all of them, in equal parts."""
+
+    strategy: Literal["own", "uniform"]
+    set: Name
+
+
+class Prompted(_System):
+    """The base model names each prompt's category in a first pass; ``dispatch`` is the task that asks for it."""
+
+    strategy: Literal["prompt"]
+    set: Name
+    dispatch: Name
+    reading: Reading
+
+
+class Classified(_System):
+    """The same under an adapter that was trained to name categories (paper, section 3.2 B)."""
+
+    strategy: Literal["classifier"]
+    set: Name
+    dispatch: Name
+    adapter: Name
+    reading: Reading
+
+
+class Found(_System):
+    """The mix that a search found for the task; searches of different tasks."""
+
+    strategy: Literal["fewshot"]
+    set: Name
+    searches: list[Name] = Field(min_length=1)
+
+
+System = Annotated[Bare | Single | Fixed | Prompted | Classified | Found, Field(discriminator="strategy")]
+
+
+class Measure(Section):
+    """How systems are measured: prompts side by side."""
+
+    batch: PositiveInt
+
+
+class Score(Section):
+    """How scores are compared.
+
+    Attributes:
+        contrasts: Pairs of systems, left and right, beside each system's difference to its base.
+        resamples: Bootstrap resamples of the items for the interval of a difference.
+        seed: Of the resamples.
+    """
+
+    contrasts: list[Annotated[list[Name], Field(min_length=2, max_length=2)]]
+    resamples: PositiveInt
+    seed: Count
+
+
+class Splits(Section):
+    """How splits are drawn."""
+
+    seed: Count
+
+
+class Publish(Section):
+    """What is registered in MLflow as a model that answers: the system, and the name of the model."""
+
+    systems: list[Name] = Field(min_length=1)
+    model: Name
+
+
+class Sandbox(Section):
+    """Limits of the processes in which generated code runs."""
+
+    cpu_seconds: PositiveFloat
+    wall_seconds: PositiveFloat
+    memory_mb: PositiveInt
+    file_mb: PositiveInt
+    processes: PositiveInt
+    output_kb: PositiveInt
+    allow_unsafe: bool
+
+
+class Vllm(Section):
+    """How vLLM runs, and how experts live in it.
+
+    Attributes:
+        experts: ``folded``: an expert at a time, pushed as weights; for few experts and large batches.
+            ``per_request``: experts in adapter slots, side by side in a batch.
+        slots: Per request: different experts in one step; a whole CEM population should fit.
+        max_num_seqs: Prompts side by side.
+        max_num_batched_tokens: Tokens in one step; longer prompts are read in chunks. Null: vLLM's choice.
+        max_model_len: Tokens of prompt and reply. Null: what the model allows.
+        gpu_memory_utilisation: Share of the device's memory that vLLM takes, where ``kv_cache_gb`` is null.
+        kv_cache_gb: Memory for keys and values.
+        tensor_parallel: Devices that each hold a part of every matrix; of experts, only folded ones can be divided.
+        own_process: Whether the engine runs beside the caller, not in it.
+        sleep: Whether the engine leaves the device's memory to gradients between the rollouts of a training.
+        eager: Run without compiled graphs; always so per request.
+    """
+
+    experts: Literal["folded", "per_request"]
+    slots: PositiveInt
+    max_num_seqs: PositiveInt
+    max_num_batched_tokens: PositiveInt | None
+    max_model_len: PositiveInt | None
+    gpu_memory_utilisation: Share
+    kv_cache_gb: PositiveFloat | None
+    tensor_parallel: PositiveInt
+    own_process: bool
+    sleep: bool
+    eager: bool
+
+
+class Engine(Section):
+    """What generates: transformers, or vLLM as ``vllm`` says."""
+
+    name: Literal["hf", "vllm"]
+    vllm: Vllm
+
+
+class Execution(Section):
+    """Where the work runs; no result depends on it.
+
+    Attributes:
+        workers: Seeds or draws side by side, each in a process with a model of its own.
+        device: ``auto``: the GPU where there is one. ``spread``: a transformers model's layers divided among all GPUs;
+            vLLM divides matrices instead, see ``engine.vllm.tensor_parallel``.
+    """
+
+    workers: PositiveInt
+    device: Literal["auto", "cpu", "cuda", "spread"]
+
+
+class Tracking(Section):
+    """The MLflow store; ``uri`` null: ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the root of the main checkout."""
+
+    uri: str | None
+    experiment: str
+
+
+class Plan(Section):
+    """What ``make plan`` assumes, see :mod:`t2.plan`; no stage depends on it."""
+
+    gpu: str
+    compute: Share
+    bandwidth: Share
+    eigh: Share
+    layer_ms: PositiveFloat
+    prompt_tokens: PositiveInt
+    reply_share: Share
+
+
+class Params(Section):
+    """All of ``params.yaml``; a key of a section of rows is the row's name."""
+
+    bases: dict[Name, Base] = Field(min_length=1)
+    tasks: dict[Name, Task] = Field(min_length=1)
+    splits: Splits
+    recipes: dict[Name, Recipe]
+    training: Training
+    adapters: dict[Name, Adapter] = Field(min_length=1)
+    sets: dict[Name, Set]
+    budgets: dict[Name, Budget]
+    searches: dict[Name, Search]
+    search: Searching
+    systems: dict[Name, System] = Field(min_length=1)
+    measure: Measure
+    score: Score
+    publish: Publish
+    sandbox: Sandbox
+    engine: Engine
+    execution: Execution
+    tracking: Tracking
+    plan: Plan

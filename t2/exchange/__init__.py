@@ -1,0 +1,1 @@
+"""Experts as other programs' files, and theirs as experts: nothing that training needs."""

@@ -1,0 +1,138 @@
+"""Cells of the measurement on disk: what a model said and whether it was right, under keys over all that it hangs on.
+
+``data/predictions`` outlives the stage's runs. What is there under its key is not made again; what no cell of the
+present parameters names is dropped.
+
+* ``replies/<key>.jsonl``: a row per prompt of a task's test split, or of some of them, under one mixture or adapter.
+* ``grades/<key>.json``: which of these rows are right; the key holds the grader's code, which that of replies does not.
+* ``categories/<key>.json``: what a first pass called each prompt of a test split, by the item's id.
+* ``cells.json``: which of these files make up each system on each task, with each seed and draw.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from t2.files import replace_file
+from t2.stages import paths
+
+INDEX = paths.PREDICTIONS / "cells.json"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of one prompt.
+
+    Attributes:
+        id: The item's.
+        text: The reply.
+        tokens: How many were generated.
+        finished: Whether it came to its end, or was cut off.
+        too_long: The prompt left no room for a reply in the model's context.
+    """
+
+    id: str
+    text: str
+    tokens: int
+    finished: bool
+    too_long: bool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A system on a task, with a seed and a draw.
+
+    Attributes:
+        system: Its row.
+        task: The row of the task.
+        seed: Of the adapters; None where nothing was trained.
+        draw: Of the shots; None without a search.
+        replies: Keys of files of replies; none where only categories were asked for.
+        grades: Those of their grades.
+        rows: Of the items, in the order of ``categories``, the file of replies that each is in; None: all in the first.
+        categories: The key of what a first pass called the items; None without one.
+    """
+
+    system: str
+    task: str
+    seed: int | None = None
+    draw: int | None = None
+    replies: tuple[str, ...] = ()
+    grades: tuple[str, ...] = ()
+    rows: tuple[int, ...] | None = None
+    categories: str | None = None
+
+
+def replies_file(key: str) -> Path:
+    """Where replies lie."""
+    return paths.PREDICTIONS / "replies" / f"{key}.jsonl"
+
+
+def grades_file(key: str) -> Path:
+    """Where grades lie."""
+    return paths.PREDICTIONS / "grades" / f"{key}.json"
+
+
+def categories_file(key: str) -> Path:
+    """Where the answers of a first pass lie."""
+    return paths.PREDICTIONS / "categories" / f"{key}.json"
+
+
+def timings_file(key: str) -> Path:
+    """Where the seconds of both passes lie: apart, since only the report may depend on them."""
+    return paths.TIMINGS / f"{key}.json"
+
+
+def write_replies(key: str, replies: Iterable[Reply]) -> None:
+    """Writes a file of replies as a whole."""
+    text = "".join(json.dumps(asdict(reply), ensure_ascii=False) + "\n" for reply in replies)
+    replace_file(replies_file(key), text)
+
+
+def read_replies(key: str) -> list[Reply]:
+    """Reads a file of replies."""
+    # Not splitlines(): a reply may hold other line separators.
+    lines = replies_file(key).read_text(encoding="utf-8").split("\n")
+    return [Reply(**json.loads(line)) for line in lines if line]
+
+
+def write_values(path: Path, values: Any) -> None:
+    """Writes grades, categories or seconds as a whole."""
+    replace_file(path, json.dumps(values, ensure_ascii=False) + "\n")
+
+
+def read_values(path: Path) -> Any:
+    """Reads what :func:`write_values` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_index(cells: Sequence[Cell]) -> None:
+    """Writes the index, and drops every file that no cell names."""
+    rows = ",\n".join(json.dumps(asdict(cell)) for cell in cells)
+    replace_file(INDEX, f"[\n{rows}\n]\n")
+    named = {INDEX}
+    for cell in cells:
+        named |= {replies_file(key) for key in cell.replies} | {grades_file(key) for key in cell.grades}
+        if cell.categories is not None:
+            named.add(categories_file(cell.categories))
+    drop_others(paths.PREDICTIONS, named)
+
+
+def read_index() -> list[Cell]:
+    """The cells that were measured, in the order of the systems and tasks."""
+    return [Cell(**{**row, **_tuples(row)}) for row in json.loads(INDEX.read_text())]
+
+
+def drop_others(folder: Path, named: set[Path]) -> None:
+    """Deletes all files of a folder but those that are named, leftovers of a kill among them."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path not in named:
+            path.unlink()
+
+
+def _tuples(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(row[name]) for name in ("replies", "grades", "rows") if row[name] is not None}

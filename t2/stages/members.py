@@ -1,0 +1,89 @@
+"""Adapters and sets of them on disk: what a folder holds, said beside it, so that nobody looks for members."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from t2.config.rows import Params
+from t2.files import replace_file
+from t2.stages import paths
+
+_ABOUT = "adapter.json"
+_MEMBERS = "members.json"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trained adapter, all seeds of it.
+
+    Attributes:
+        name: Its row.
+        base: The row of the base that it was trained on.
+        method: Its PEFT method, ``svf``.
+        task: The row of the task that it was trained on.
+        family: That task's family.
+        valid_scores: The best validation score by seed, in the recipe's order.
+    """
+
+    name: str
+    base: str
+    method: str
+    task: str
+    family: str
+    valid_scores: dict[int, float]
+
+
+def write(name: str, params: Params, valid_scores: dict[int, float]) -> None:
+    """Says beside the adapter ``adapters.<name>`` what it is."""
+    row = params.adapters[name]
+    recipe, family = params.recipes[row.recipe], params.tasks[row.task].family
+    scores = {seed: round(score, 6) for seed, score in valid_scores.items()}
+    about = Member(name, row.base, recipe.method, row.task, family, scores)
+    replace_file(paths.ADAPTERS / name / _ABOUT, json.dumps(asdict(about), indent=1) + "\n")
+
+
+def read(name: str, folder: Path = paths.ADAPTERS) -> Member:
+    """What a trained adapter is.
+
+    Raises:
+        FileNotFoundError: It was not trained; says what trains it.
+    """
+    return _read(folder / name / _ABOUT, f"dvc repro train@{name}")
+
+
+def write_set(name: str, names: list[str]) -> None:
+    """Says beside the set's folder which members it has, in their order."""
+    replace_file(paths.SETS / name / _MEMBERS, json.dumps(names) + "\n")
+
+
+def read_set(name: str) -> list[Member]:
+    """The members of a set, in their order.
+
+    Raises:
+        FileNotFoundError: It was not made; says what makes it.
+    """
+    path = paths.SETS / name / _MEMBERS
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no set {name!r} in {paths.SETS}; `dvc repro set@{name}` makes it")
+    return [read(member, paths.SETS / name) for member in json.loads(path.read_text())]
+
+
+def chosen_seed(members: list[Member]) -> int:
+    """The seed that answers where one has to: the highest mean validation score, the first among equals.
+
+    Members of a set are taken together, as they were searched and measured.
+    """
+    seeds = list(members[0].valid_scores)
+    return max(seeds, key=lambda seed: statistics.fmean(member.valid_scores[seed] for member in members))
+
+
+def _read(path: Path, command: str) -> Member:
+    try:
+        about = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no {path}; `{command}` makes it") from None
+    about["valid_scores"] = {int(seed): score for seed, score in about["valid_scores"].items()}
+    return Member(**about)

@@ -1,0 +1,140 @@
+"""Stage ``score``: scores with intervals, paired comparisons and confusions, from the measured cells."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pandas as pd
+
+from t2.config.rows import OTHER, Params, System
+from t2.files import write_csv
+from t2.stages import cells, paths
+from t2.stages.cells import Cell
+from t2.stages.stage import open_stage
+from t2.statistics import BASE, Measurement, Prediction, compare, confusion, dispatch_accuracy, scores
+from t2.statistics import System as Key
+
+ROLES = ("trained", "unseen", OTHER)
+"""Tables in this order."""
+
+
+def main() -> None:
+    """Writes ``reports/{scores,comparisons,confusions}.csv`` and their means for DVC and MLflow."""
+    with open_stage("score") as stage:
+        params = stage.params
+        measured = measurements(params, cells.read_index())
+        pairs = [(key_of(params, left), key_of(params, right)) for left, right in params.score.contrasts]
+        tables = {
+            "scores": scores(measured),
+            "comparisons": compare(
+                measured, contrasts=pairs, resamples=params.score.resamples, seed=params.score.seed
+            ),
+            "confusions": confusion(measured, _categories(params)),
+        }
+        paths.SCORES.mkdir(parents=True, exist_ok=True)
+        for name, table in tables.items():
+            # A clean clone holds reports/ in git; the copies make DVC run the stage there.
+            write_csv(paths.REPORTS / f"{name}.csv", table)
+            write_csv(paths.SCORES / f"{name}.csv", table)
+            stage.run.log_table(table, name)
+        summary = _means(tables["scores"], tables["confusions"])
+        too_long: Counter[str] = Counter()
+        for m in measured:
+            too_long[m.task] += sum(item.too_long for item in m.items) if m.method == BASE else 0
+        metrics = {**summary, "too_long": dict(too_long)}
+        (paths.REPORTS / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        stage.run.log_params({"score": params.score.model_dump()})
+        for base, of_base in summary.items():
+            dispatched = of_base.get("dispatch", {})
+            stage.run.log_metrics({f"dispatch_accuracy.{base}.{name}": value for name, value in dispatched.items()})
+            # A run per system, with the same metric names, so that MLflow's Compare sets them side by side.
+            tasks = [task for task in of_base if task != "dispatch"]
+            for system in dict.fromkeys(name for task in tasks for name in of_base[task]):
+                run = stage.run.child(f"{base}/{system}", tags={"t2.base": base, "t2.system": system})
+                run.log_params({"base": base, "system": system})
+                run.log_metrics({f"test_score.{task}": of_base[task].get(system) for task in tasks})
+
+
+def measurements(params: Params, found: list[Cell]) -> list[Measurement]:
+    """The cells with their items, by base, role, task and system in the order of the rows."""
+    bases, tasks, systems = list(params.bases), list(params.tasks), list(params.systems)
+
+    def place(cell: Cell) -> tuple[int, ...]:
+        base = bases.index(params.systems[cell.system].base)
+        runs = (-1 if n is None else n for n in (cell.seed, cell.draw))
+        role = ROLES.index(params.tasks[cell.task].role)
+        return (base, role, tasks.index(cell.task), systems.index(cell.system), *runs)
+
+    return [_measurement(params, cell) for cell in sorted(found, key=place)]
+
+
+def key_of(params: Params, name: str) -> Key:
+    """Method, strategy and variant of a system, as the score table has them."""
+    system = params.systems[name]
+    return method_of(params, system), system.strategy, system.variant
+
+
+def method_of(params: Params, system: System) -> str:
+    """The PEFT method of what answers: ``svf``; ``base`` where nothing was trained."""
+    adapters = [system.adapter] if system.strategy == "adapter" else []
+    adapters += params.sets[system.set].members if hasattr(system, "set") else []
+    methods = {params.recipes[params.adapters[name].recipe].method for name in adapters}
+    return "+".join(sorted(methods)) or BASE
+
+
+def _measurement(params: Params, cell: Cell) -> Measurement:
+    system, task = params.systems[cell.system], params.tasks[cell.task]
+    method, strategy, variant = key_of(params, cell.system)
+    return Measurement(
+        base=params.bases[system.base].label,
+        suite=task.role,
+        task=cell.task,
+        family=task.family,
+        method=method,
+        strategy=strategy,
+        variant=variant,
+        seed=cell.seed,
+        draw=cell.draw,
+        items=tuple(_predictions(cell)),
+    )
+
+
+def _predictions(cell: Cell) -> list[Prediction]:
+    """Each item of a cell, from the file that it is in."""
+    named = {} if cell.categories is None else cells.read_values(cells.categories_file(cell.categories))
+    if not cell.replies:
+        # Only asked for categories: who says `other` to what nobody serves is right.
+        return [Prediction(id, called == OTHER, called) for id, called in named.items()]
+    files = []
+    for key, graded in zip(cell.replies, cell.grades, strict=True):
+        replies, right = cells.read_replies(key), cells.read_values(cells.grades_file(graded))
+        files.append({reply.id: (reply, good) for reply, good in zip(replies, right, strict=True)})
+    ids = list(named) or list(files[0])
+    found = []
+    for id, row in zip(ids, cell.rows or (0,) * len(ids), strict=True):
+        reply, good = files[row][id]
+        found.append(Prediction(id, good, named.get(id), reply.too_long))
+    return found
+
+
+def _categories(params: Params) -> list[str]:
+    """What a dispatcher may answer, ``other`` last."""
+    families = dict.fromkeys(task.family for task in params.tasks.values() if task.role == "trained")
+    return [*families, OTHER]
+
+
+def _means(table: pd.DataFrame, confusions: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean scores over seeds and draws by base, task and system, and the dispatchers' accuracy."""
+    keys = ["base", "task", "method", "strategy", "variant"]
+    means: dict[str, dict[str, dict[str, float]]] = {}
+    for row in table.groupby(keys, sort=False)["score"].mean().reset_index().to_dict("records"):
+        system = "-".join(filter(None, (row["method"], row["strategy"], row["variant"])))
+        means.setdefault(row["base"], {}).setdefault(row["task"], {})[system] = round(row["score"], 6)
+    for row in dispatch_accuracy(confusions).to_dict("records"):
+        means[row["base"]].setdefault("dispatch", {})[row["dispatcher"]] = round(row["accuracy"], 6)
+    return means
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Stage ``search@<search>``: few-shot search for mixing weights, once per seed of the adapters and draw of the shots."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+
+from t2.adaptation import cem
+from t2.adaptation.few_shot import shot_evaluator
+from t2.adaptation.search_state import load_state, save_state
+from t2.config.rows import Params
+from t2.engine.base import Sampling
+from t2.files import write_csv
+from t2.seeds import derive
+from t2.stages import members, paths
+from t2.stages.models import svf_engine
+from t2.stages.progress import Progress
+from t2.stages.stage import Stage, open_stage
+from t2.stages.workers import Report, run_jobs
+from t2.svf import BasisCache, base_expert, load_expert
+from t2.svf.experts import Z
+from t2.tasks.item import Item, read_items
+from t2.tasks.sandbox import Sandbox
+
+BASE = "base"
+"""In α: the base model, z = 1."""
+
+
+def main(name: str) -> None:
+    """Searches α for every seed and draw and writes ``data/searches/<name>/seed-<n>/draw-<n>``."""
+    with open_stage(f"search@{name}") as stage:
+        params = stage.params
+        row = params.searches[name]
+        budget = params.budgets[row.budget]
+        seeds = list(members.read_set(row.set)[0].valid_scores)
+        jobs = {f"seed-{seed}/draw-{draw}": (seed, draw) for draw in range(budget.draws) for seed in seeds}
+        progress = Progress(stage.name, len(jobs) * budget.generations)
+        results = run_jobs(
+            {job: partial(_search, stage, name, *which) for job, which in jobs.items()},
+            at_once=params.execution.workers,
+            on_report=lambda job, step: progress.advance(job, **step),
+        )
+        for job, (seed, draw) in jobs.items():
+            alpha, history = results[job]
+            folder = paths.search(name, seed, draw)
+            folder.mkdir(parents=True)
+            (folder / "alpha.json").write_text(json.dumps(alpha, indent=1, sort_keys=True) + "\n")
+            write_csv(folder / "history.csv", history)
+            run = stage.run.child(f"{name}/{job}", seed=seed, tags={"task": row.task, "draw": draw})
+            run.log_params({"task": row.task, "draw": draw, "budget": budget.model_dump()})
+            run.log_alpha(alpha["alpha"], history)
+            run.log_metrics({"shots_score": alpha["accuracy"]})
+
+
+def draw_shots(pool: list[Item], shots: int, seed: int) -> list[Item]:
+    """The shots of one draw; draws are independent of each other and may overlap."""
+    generator = torch.Generator().manual_seed(seed)
+    return [pool[index] for index in torch.randperm(len(pool), generator=generator)[:shots].tolist()]
+
+
+def ingredients(params: Params, name: str, seed: int) -> tuple[dict[str, Z], dict[str, torch.Tensor] | None]:
+    """What a search mixes: z by member, the base where it takes part, and the singular values for the free form."""
+    row = params.searches[name]
+    budget = params.budgets[row.budget]
+    found = members.read_set(row.set)
+    experts = {member.name: load_expert(paths.member(row.set, member.name, seed)).z for member in found}
+    modules = next(iter(experts.values()))
+    if budget.include_base:
+        experts[BASE] = base_expert(modules)
+    if budget.form != "free":
+        return experts, None
+    basis = BasisCache.open(paths.basis(row.base))
+    return experts, {module: basis.load(module).sigma for module in modules}
+
+
+def _search(
+    stage: Stage, name: str, seed: int, draw: int, report: Report
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """One search, continued from scratch where a killed one stood; runs in a process of its own."""
+    params = stage.params
+    row = params.searches[name]
+    budget, reward = params.budgets[row.budget], params.tasks[row.task].reward
+    if reward is None:
+        raise ValueError(f"tasks.{row.task}.reward is null; a search goes by a reward")
+    torch.set_num_threads(params.training.threads)
+    experts, sigma = ingredients(params, name, seed)
+    which = f"{row.task} seed {seed} draw {draw}"
+    pool = read_items(paths.split(row.task, "shots"))
+    shots = draw_shots(pool, budget.shots, derive(budget.seed, f"shots {which}"))
+    saved = stage.scratch / f"seed-{seed}" / f"draw-{draw}" / "search.safetensors"
+    if saved.exists():
+        state = load_state(saved)
+    else:
+        layers = len({module.split(".")[2] for module in next(iter(experts.values()))})
+        shape = (layers, len(experts)) if budget.per_layer else (len(experts),)
+        state = cem.start(shape, budget, derive(budget.seed, f"cem {which}"))
+
+    def on_generation(state: cem.State) -> None:
+        save_state(state, saved)
+        report({"best": state.accuracy, "mean": state.history[-1].mean_accuracy})
+
+    with Sandbox(params.sandbox) as sandbox:
+        evaluate = shot_evaluator(
+            svf_engine(params, row.base, params.search.batch),
+            reward.kind,
+            shots,
+            list(experts.values()),
+            budget,
+            sampling=Sampling.greedy(reward),
+            sigma=sigma,
+            sandbox=sandbox,
+        )
+        state = cem.search(state, budget, evaluate, on_generation)
+    alpha = {
+        "alpha": dict(zip(experts, state.best.movedim(-1, 0).tolist(), strict=True)),
+        "mean": dict(zip(experts, state.mean.movedim(-1, 0).tolist(), strict=True)),
+        "accuracy": state.accuracy,
+        "form": budget.form,
+        "renormalise": budget.renormalise,
+        "set": row.set,
+        "task": row.task,
+        "seed": seed,
+        "generations_without_answer": state.without_answer,
+        "shots": [item.id for item in shots],
+    }
+    return alpha, _history(list(experts), state)
+
+
+def _history(experts: list[str], state: cem.State) -> pd.DataFrame:
+    """A row per generation; weights of several layers appear as their mean over layers."""
+    rows = []
+    for generation, step in enumerate(state.history, start=1):
+        row: dict[str, Any] = {
+            "generation": generation,
+            "best_accuracy": step.accuracy,
+            "best_loglik": step.loglik if step.accuracy > 0 else None,
+            "mean_accuracy": step.mean_accuracy,
+            "any_right": int(step.any_right),
+            "elites": len(step.elites),
+        }
+        for kind, values in (("alpha", step.mean), ("std", step.std), ("best", step.best)):
+            means = values.reshape(-1, len(experts)).mean(0).tolist()
+            row |= {f"{kind}.{name}": value for name, value in zip(experts, means, strict=True)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,56 @@
+"""Which replies are right, by the kind of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from t2.tasks import boxed, choice, code, dispatch, math
+from t2.tasks.item import Item
+from t2.tasks.prompt import opening
+from t2.tasks.sandbox import Sandbox
+
+GRADERS = {
+    "math": ("t2/tasks/math.py",),
+    "boxed": ("t2/tasks/boxed.py", "t2/tasks/equivalence.py", "t2/tasks/symbolic.py"),
+    "code": ("t2/tasks/code.py", "t2/tasks/sandbox"),
+    "choice": ("t2/tasks/choice.py",),
+    "dispatch": ("t2/tasks/dispatch.py",),
+}
+"""The files that decide about grades, by kind, as dependencies of stages name them; this one is everybody's."""
+KINDS = tuple(GRADERS)
+
+
+def grade(kind: str, items: Sequence[Item], replies: Sequence[str], sandbox: Sandbox | None = None) -> list[bool]:
+    r"""Decides which replies are right. A reply whose answer cannot be read is wrong.
+
+    Args:
+        kind: ``math``: the number on the last line ``#### n``. ``boxed``: the expression in the last ``\boxed{}``,
+            compared by its meaning. ``choice``: the last "the answer is (B)". ``dispatch``: the category in
+            ``\boxed{}``. ``code``: the program passes the item's unit tests.
+        items: The problems.
+        replies: One reply per item; what the prompt opened it with is put before it.
+        sandbox: Where programs run; needed for ``code`` only.
+
+    Returns:
+        One truth value an item.
+
+    Raises:
+        ValueError: An unknown kind, a reply too many or too few, or code without a sandbox.
+    """
+    if len(items) != len(replies):
+        raise ValueError(f"one reply an item: got {len(items)} items and {len(replies)} replies")
+    replies = [opening(item.prompt) + reply for item, reply in zip(items, replies, strict=True)]
+    if kind == "code":
+        if sandbox is None:
+            raise ValueError("grading code runs programs: pass the `sandbox` they shall run in")
+        return code.grade(items, replies, sandbox)
+    pairs = zip(items, replies, strict=True)
+    if kind == "math":
+        return [math.correct(item.answer, reply) for item, reply in pairs]
+    if kind == "boxed":
+        return [boxed.correct(item.answer, reply) for item, reply in pairs]
+    if kind == "choice":
+        return [choice.correct(item.answer, reply) for item, reply in pairs]
+    if kind == "dispatch":
+        return [dispatch.category(reply, [item.answer]) is not None for item, reply in pairs]
+    raise ValueError(f"a task's kind is one of {', '.join(KINDS)}; got {kind!r}")
