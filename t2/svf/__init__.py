@@ -10,20 +10,19 @@ from t2.svf.experts import (
     base_expert,
     compare,
     load_expert,
-    mix,
-    mix_by_name,
-    mix_population,
     save_expert,
     stack,
     statistics,
 )
 from t2.svf.layer import SvfLinear
+from t2.svf.mixture import Mixture, mix, mix_population
 from t2.svf.tuner import SvfModel, attach
 
 __all__ = [
     "Basis",
     "BasisCache",
     "Expert",
+    "Mixture",
     "SvfConfig",
     "SvfLinear",
     "SvfModel",
@@ -35,7 +34,6 @@ __all__ = [
     "layer_indices",
     "load_expert",
     "mix",
-    "mix_by_name",
     "mix_population",
     "model_weights",
     "narrow_basis",

@@ -1,7 +1,6 @@
-"""Experts: sets of z vectors, on disk and in combination.
+"""Experts: sets of z vectors, on disk and side by side.
 
-An expert is one z (r,) for each adapted weight matrix. Combining experts needs no model: z' is a weighted sum
-of their z (paper, section 3.2 C).
+An expert is one z (r,) for each adapted weight matrix; :mod:`t2.svf.mixture` combines them.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -20,7 +19,6 @@ from torch import Tensor
 from t2.files import replace_file
 from t2.svf.config import SvfConfig
 
-Form = Literal["normalised", "free"]
 Z = dict[str, Tensor]
 
 _PREFIX = "base_model.model."
@@ -59,7 +57,7 @@ def load_expert(folder: str | Path) -> Expert:
         raise ValueError(f"{folder} holds a {config.get('peft_type')} adapter, not an SVF expert")
     z = {key.removeprefix(_PREFIX).removesuffix(_SUFFIX): tensor.float() for key, tensor in tensors.items()}
     provenance = {key: config[key] for key in _PROVENANCE if config.get(key) is not None}
-    return Expert({name: z[name] for name in sorted(z, key=_natural)}, provenance)
+    return Expert({name: z[name] for name in sorted(z, key=natural)}, provenance)
 
 
 def save_expert(expert: Expert, folder: str | Path) -> None:
@@ -113,127 +111,7 @@ def layers(names: Sequence[str] | Mapping[str, Any]) -> list[int]:
     Raises:
         ValueError: A name holds no layer index.
     """
-    return sorted({_layer(name) for name in names})
-
-
-class Population(NamedTuple):
-    """Mixed experts, one a row.
-
-    Attributes:
-        tables: z' (P, r) by module name, as ``SvfModel.per_sample`` takes them; 1 where not valid.
-        valid: (P,) bool: whether the rescaled form exists (Σσz' > 0 for every matrix).
-    """
-
-    tables: Z
-    valid: Tensor
-
-
-def mix_population(
-    experts: Sequence[Mapping[str, Tensor]],
-    alphas: Tensor,
-    form: Form = "normalised",
-    sigma: Mapping[str, Tensor] | None = None,
-    renormalise: bool = True,
-) -> Population:
-    """Mixes K experts with P sets of weights at once: z' = Σ_k w_k z_k.
-
-    Args:
-        experts: K sets of z, (r,) by module name.
-        alphas: (P, K), or (P, L, K) with a row a layer, in the order of :func:`layers`.
-        form: ``"normalised"``: w = α + (1 − Σα) / K, which sums to 1 and allows negatives. ``"free"``: w = α,
-            and z' is rescaled for each matrix by Σσ / Σσz'.
-        sigma: Singular values (r,) by module name; the rescaling needs them.
-        renormalise: Whether the free form is rescaled.
-
-    Returns:
-        The mixed z' and which of them are valid.
-
-    Raises:
-        ValueError: Shapes do not fit, or the free form lacks ``sigma``.
-    """
-    z = stack(experts)
-    if form not in ("normalised", "free"):
-        raise ValueError(f"form is {form!r}; it must be 'normalised' or 'free'")
-    rescale = form == "free" and renormalise
-    if rescale and (sigma is None or not z.keys() <= sigma.keys()):
-        raise ValueError("the free form rescales by singular values: pass sigma for every matrix, or renormalise=False")
-    alphas = torch.as_tensor(alphas, dtype=torch.float32)
-    order = {layer: row for row, layer in enumerate(layers(z))} if alphas.ndim == 3 else {}
-    shape = (len(order), len(experts)) if order else (len(experts),)
-    if alphas.ndim not in (2, 3) or alphas.shape[1:] != shape:
-        raise ValueError(f"alphas must be (P, {', '.join(map(str, shape))}), got {tuple(alphas.shape)}")
-    weights = alphas + (1 - alphas.sum(-1, keepdim=True)) / len(experts) if form == "normalised" else alphas
-    valid = torch.ones(len(alphas), dtype=torch.bool)
-    tables: Z = {}
-    for name, of_experts in z.items():
-        mixed = (weights[:, order[_layer(name)]] if order else weights) @ of_experts
-        if rescale:
-            values = sigma[name].float()  # type: ignore[index]
-            total = mixed @ values
-            valid &= total > 0
-            mixed = mixed * (values.sum() / total)[:, None]
-        tables[name] = mixed
-    for name, mixed in tables.items():
-        tables[name] = torch.where(valid[:, None], mixed, 1.0)
-    return Population(tables, valid)
-
-
-def mix(
-    experts: Sequence[Mapping[str, Tensor]],
-    alpha: Tensor,
-    form: Form = "normalised",
-    sigma: Mapping[str, Tensor] | None = None,
-    renormalise: bool = True,
-) -> Z:
-    """Mixes K experts into one; see :func:`mix_population`.
-
-    Args:
-        experts: K sets of z, (r,) by module name.
-        alpha: (K,), or (L, K) with a row a layer.
-        form: ``"normalised"`` or ``"free"``.
-        sigma: Singular values by module name, for the free form.
-        renormalise: Whether the free form is rescaled.
-
-    Returns:
-        z' (r,) by module name.
-
-    Raises:
-        ValueError: As :func:`mix_population`; also if Σσz' <= 0 for a matrix of the free form.
-    """
-    tables, valid = mix_population(experts, torch.as_tensor(alpha)[None], form, sigma, renormalise)
-    if not valid[0]:
-        raise ValueError(
-            f"alpha {torch.as_tensor(alpha).tolist()} gives a matrix with Σσz' <= 0, which cannot be "
-            "rescaled to Σσ; use larger weights or the normalised form"
-        )
-    return {name: table[0] for name, table in tables.items()}
-
-
-def mix_by_name(
-    experts: Mapping[str, Mapping[str, Tensor]],
-    alpha: Mapping[str, float | Sequence[float]],
-    form: Form = "normalised",
-    sigma: Mapping[str, Tensor] | None = None,
-    renormalise: bool = True,
-) -> Z:
-    """Mixes experts as an ``alpha.json`` says; see :func:`mix`.
-
-    Args:
-        experts: z (r,) by module name, by the experts' names.
-        alpha: The weight of each expert, or one a layer. ``base`` is the base model, where no expert is called so.
-        form: ``"normalised"`` or ``"free"``.
-        sigma: Singular values by module name, for the free form.
-        renormalise: Whether the free form is rescaled.
-
-    Raises:
-        ValueError: ``alpha`` names an unknown expert, or see :func:`mix`.
-    """
-    known = {"base": base_expert(next(iter(experts.values()))), **experts} if experts else {}
-    unknown = [name for name in alpha if name not in known]
-    if unknown or not alpha:
-        raise ValueError(f"alpha names {unknown or 'no expert'}; it may name {', '.join(known)}")
-    weights = torch.tensor(list(alpha.values()), dtype=torch.float32).movedim(0, -1)
-    return mix([known[name] for name in alpha], weights, form, sigma, renormalise)
+    return sorted({layer_of(name) for name in names})
 
 
 def statistics(z: Mapping[str, Tensor]) -> list[dict[str, Any]]:
@@ -246,7 +124,7 @@ def statistics(z: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "layer": _layer(name),
+            "layer": layer_of(name),
             "module": name.rsplit(".", 1)[-1],
             "mean": float(values.mean()),
             "std": float(values.std(correction=0)),
@@ -254,7 +132,7 @@ def statistics(z: Mapping[str, Tensor]) -> list[dict[str, Any]]:
             "max": float(values.max()),
             "change": float((values - 1).abs().mean()),
         }
-        for name in sorted(z, key=_natural)
+        for name in sorted(z, key=natural)
         for values in [z[name].double()]
     ]
 
@@ -271,12 +149,18 @@ def compare(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
     return float(a @ b / norms) if norms > 0 else 0.0
 
 
-def _layer(name: str) -> int:
+def layer_of(name: str) -> int:
+    """The layer index in a module's name.
+
+    Raises:
+        ValueError: It holds none.
+    """
     found = re.search(r"\.(\d+)\.", name)
     if found is None:
         raise ValueError(f"module name {name!r} holds no layer index such as 'layers.0.'")
     return int(found[1])
 
 
-def _natural(name: str) -> list[tuple[int, int | str]]:
+def natural(name: str) -> list[tuple[int, int | str]]:
+    """A key that sorts module names by the numbers in them."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in name.split(".")]
