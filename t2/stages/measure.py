@@ -19,7 +19,7 @@ from t2.evaluation import Measurement, Prediction, evaluate_items, refuse_seen
 from t2.stages import paths
 from t2.stages.models import ingredients, svf_engine, trained_engine, trained_experts
 from t2.stages.workers import Report
-from t2.svf import load_expert, mix, stack
+from t2.svf import Mixture, load_expert, mix, stack
 from t2.svf.experts import Z
 from t2.tasks import grade
 from t2.tasks.item import read_items
@@ -126,9 +126,7 @@ def _mixed(params: Params, found: Mapping[str, Any]) -> Z:
     """The expert of a few-shot search, from the weights that :mod:`t2.stages.adapt` stored."""
     settings = params.adaptation.cem
     experts, sigma = ingredients(params, found["expert_seed"])
-    # By name: the file's order is the alphabet's, not that of the experts.
-    alpha = torch.tensor([found["alpha"][name] for name in experts]).movedim(0, -1)
-    return mix(list(experts.values()), alpha, settings.form, sigma, settings.renormalise)
+    return Mixture(found["alpha"], settings.form, settings.renormalise).z(experts, sigma)
 
 
 def _two_passes(params: Params, task: str, report: Report) -> Measured:
