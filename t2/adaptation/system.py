@@ -12,8 +12,8 @@ from t2.adaptation.two_pass import TwoPass, generate_two_pass
 from t2.config.rows import Params
 from t2.engine.base import Sampling
 from t2.engine.hf import HfEngine, load_base
-from t2.svf import SvfConfig, attach, load_expert, mix_by_name, stack
-from t2.svf.experts import Form
+from t2.svf import Mixture, SvfConfig, attach, load_expert, stack
+from t2.svf.mixture import Form
 from t2.svf.quantised import Quantisation
 
 STRATEGIES = ("classifier", "prompt", "fewshot")
@@ -142,7 +142,7 @@ class TwoPassSystem:
         alpha, settings = self._alphas[task], self.settings
         start = time.perf_counter()
         sigma = self._engine.model.sigmas() if settings.form == "free" else None
-        z = mix_by_name(self._experts, alpha, settings.form, sigma, settings.renormalise)
+        z = Mixture(alpha, settings.form, settings.renormalise).z(self._experts, sigma)
         between = time.perf_counter()
         replies = self._engine.generate(prompts, sampling, experts=stack([z]), rows=[0] * len(prompts))
         end = time.perf_counter()

@@ -13,7 +13,7 @@ import torch
 from t2 import config
 from t2.cli import library
 from t2.engine.device import find_device
-from t2.svf import BasisCache, Expert, load_expert, mix_by_name
+from t2.svf import BasisCache, Expert, Mixture, load_expert
 from t2.svf.checkpoint import Checkpoint, checkpoint_folder
 from t2.svf.quantised import Quantisation
 
@@ -112,7 +112,7 @@ def _mix(alpha: Mapping[str, float | Sequence[float]], given: Base) -> Selection
     if settings.form == "free" and settings.renormalise:
         sigma = {name: checkpoint.basis_of(name, checkpoint.weights[name]).sigma.cpu() for name in first.z}
     z = {name: expert.z for name, expert in experts.items()}
-    mixed = mix_by_name(z, alpha, settings.form, sigma, settings.renormalise)
+    mixed = Mixture(alpha, settings.form, settings.renormalise).z(z, sigma)
     provenance = {key: value for key, value in first.provenance.items() if key not in ("task", "seed")}
     about = _said(base) | {
         "experts": {entry.name: str(entry.folder) for entry in entries.values()},
@@ -126,8 +126,10 @@ def _mix(alpha: Mapping[str, float | Sequence[float]], given: Base) -> Selection
 def _found(task: str) -> dict[str, float | list[float]]:
     """The first draw's α of an unseen task, with the experts that it was found for."""
     found = json.loads(library.found(task).read_text())
-    seed = found["expert_seed"]
-    return {name if name == library.BASE else f"{name}/seed-{seed}": weight for name, weight in found["alpha"].items()}
+    seed, alpha, order = found["expert_seed"], found["alpha"], list(config.load().trained)
+    # The file's order is the alphabet's; the sum's last bits are to be those of the search.
+    names = sorted(alpha, key=lambda name: order.index(name) if name in order else len(order))
+    return {name if name == library.BASE else f"{name}/seed-{seed}": alpha[name] for name in names}
 
 
 def _base_of(expert: Expert, given: Base) -> Base:

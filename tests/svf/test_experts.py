@@ -13,9 +13,6 @@ from t2.svf import (
     base_expert,
     compare,
     load_expert,
-    mix,
-    mix_by_name,
-    mix_population,
     save_expert,
     stack,
     statistics,
@@ -29,78 +26,6 @@ def experts(k: int = 3, std: float = 0.3) -> list[dict[str, Tensor]]:
     return [{name: 1 + std * torch.randn(6, generator=generator) for name in NAMES} for _ in range(k)]
 
 
-SIGMA = {name: torch.linspace(3, 1, 6) for name in NAMES}
-
-
-@pytest.mark.parametrize("form", ["normalised", "free"])
-def test_a_weight_of_one_on_an_expert_is_that_expert(form: str) -> None:
-    k = experts()
-    alpha = torch.tensor([0.0, 1.0, 0.0])
-    mixed = mix(k, alpha, form, SIGMA, renormalise=False)  # type: ignore[arg-type]
-    assert all(torch.equal(mixed[name], k[1][name]) for name in NAMES)
-
-
-def test_the_normalised_form_spreads_what_is_missing_over_all_experts() -> None:
-    k = experts()
-    alpha = torch.tensor([0.9, -0.4, 0.2])
-    weights = alpha + (1 - alpha.sum()) / 3
-    assert weights.sum().item() == pytest.approx(1)
-    mixed = mix(k, alpha)
-    for name in NAMES:
-        expected = sum(w * expert[name] for w, expert in zip(weights, k, strict=True))
-        assert torch.allclose(mixed[name], expected, atol=1e-6)
-    # Equal experts are their own mixture, whatever α: the weights sum to one.
-    same = mix([k[0]] * 3, alpha)
-    assert all(torch.allclose(same[name], k[0][name], atol=1e-6) for name in NAMES)
-    assert all(torch.allclose(z, torch.ones(6), atol=1e-6) for z in mix([base_expert(k[0])] * 3, alpha).values())
-
-
-def test_the_free_form_keeps_the_sum_of_singular_values_for_each_matrix() -> None:
-    k = experts()
-    mixed = mix(k, torch.tensor([0.1, 0.7, -0.1]), "free", SIGMA)
-    for name in NAMES:
-        assert (SIGMA[name] @ mixed[name]).item() == pytest.approx(SIGMA[name].sum().item())
-    plain = mix(k, torch.tensor([0.1, 0.7, -0.1]), "free", renormalise=False)
-    for name in NAMES:
-        assert torch.allclose(plain[name], 0.1 * k[0][name] + 0.7 * k[1][name] - 0.1 * k[2][name], atol=1e-6)
-        ratio = mixed[name] / plain[name]
-        assert torch.allclose(ratio, ratio[0].expand(6), rtol=1e-4)
-
-
-def test_layers_may_have_their_own_weights() -> None:
-    k = experts()
-    alpha = torch.eye(3)  # layer 0 takes expert 0, layer 2 takes expert 1, layer 10 takes expert 2
-    mixed = mix(k, alpha)
-    for expert, name in enumerate(NAMES):
-        assert torch.equal(mixed[name], k[expert][name])
-    with pytest.raises(ValueError, match=r"alphas must be \(P, 3, 3\), got \(1, 2, 3\)"):
-        mix(k, torch.ones(2, 3))
-
-
-@pytest.mark.parametrize("per_layer", [False, True])
-@pytest.mark.parametrize("form", ["normalised", "free"])
-def test_a_population_is_its_members(form: str, per_layer: bool) -> None:
-    k = experts()
-    shape = (5, 3, 3) if per_layer else (5, 3)
-    alphas = 1 / 3 + 0.2 * torch.randn(shape, generator=torch.Generator().manual_seed(3))
-    tables, valid = mix_population(k, alphas, form, SIGMA)  # type: ignore[arg-type]
-    assert valid.all()
-    for member, alpha in enumerate(alphas):
-        mixed = mix(k, alpha, form, SIGMA)  # type: ignore[arg-type]
-        assert all(torch.allclose(tables[name][member], mixed[name], atol=1e-6) for name in NAMES)
-
-
-def test_what_cannot_be_rescaled_is_marked_and_stays_finite() -> None:
-    k = experts()
-    alphas = torch.tensor([[1.0, 0.0, 0.0], [-1.0, -1.0, -1.0], [0.0, 0.0, 0.0]])
-    tables, valid = mix_population(k, alphas, "free", SIGMA)
-    assert valid.tolist() == [True, False, False]
-    assert all(torch.isfinite(table).all() and (table[1:] == 1).all() for table in tables.values())
-    with pytest.raises(ValueError, match="Σσz' <= 0"):
-        mix(k, alphas[1], "free", SIGMA)
-    assert mix_population(k, alphas, "free", renormalise=False).valid.all()
-
-
 def test_what_does_not_fit_is_refused() -> None:
     k = experts()
     with pytest.raises(ValueError, match="no experts"):
@@ -110,14 +35,6 @@ def test_what_does_not_fit_is_refused() -> None:
         stack([k[0], other])
     with pytest.raises(ValueError, match="experts 0 and 1"):
         compare(k[0], {NAMES[0]: torch.ones(6)})
-    with pytest.raises(ValueError, match="pass sigma"):
-        mix(k, torch.ones(3), "free")
-    with pytest.raises(ValueError, match=r"alphas must be \(P, 3\), got \(1, 2\)"):
-        mix(k, torch.ones(2))
-    with pytest.raises(ValueError, match="form is 'soft'"):
-        mix(k, torch.ones(3), "soft")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="holds no layer index"):
-        mix([{"up": torch.ones(2)}] * 2, torch.ones(1, 2))
 
 
 def test_statistics_by_layer_and_module() -> None:
@@ -181,16 +98,3 @@ def test_what_is_no_expert_is_refused(tmp_path: Path) -> None:
     save_file({"x": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(ValueError, match="holds a LORA adapter"):
         load_expert(tmp_path)
-
-
-def test_mixing_by_name_takes_what_an_alpha_file_holds() -> None:
-    a, b = experts(2)
-    named = {"math": a, "code": b}
-    mixed = mix_by_name(named, {"code": 0.2, "base": -0.1, "math": 0.7})
-    expected = mix([b, base_expert(a), a], torch.tensor([0.2, -0.1, 0.7]))
-    assert all(torch.equal(mixed[name], expected[name]) for name in NAMES)
-    by_layer = mix_by_name(named, {"math": [1, 0, 0.5], "code": [0, 1, 0.5]}, "free", SIGMA)
-    expected = mix([a, b], torch.tensor([[1, 0], [0, 1], [0.5, 0.5]]), "free", SIGMA)
-    assert all(torch.equal(by_layer[name], expected[name]) for name in NAMES)
-    with pytest.raises(ValueError, match=r"alpha names \['art'\]; it may name base, math, code"):
-        mix_by_name(named, {"art": 1})
