@@ -74,6 +74,7 @@ def _references(valid: Mapping[str, Any]) -> Iterator[str]:
                     yield from _repeated(where, named)
     if "publish" in valid:
         yield from _missing(valid, "publish.systems", valid["publish"].systems, "systems")
+        yield from _missing(valid, "publish.set", [valid["publish"].set], "sets")
     if "score" in valid:
         for pair in valid["score"].contrasts:
             yield from _missing(valid, "score.contrasts", pair, "systems")

@@ -407,9 +407,16 @@ class Splits(Section):
 
 
 class Publish(Section):
-    """What is registered in MLflow as a model that answers: the system, and the name of the model."""
+    """What is registered in MLflow as a model that answers.
+
+    Attributes:
+        systems: Over one base; the first answers by default.
+        set: Their adapters, and no others: what makes the stage due.
+        model: The name of the model.
+    """
 
     systems: list[Name] = Field(min_length=1)
+    set: Name
     model: Name
 
 

@@ -22,11 +22,11 @@ from t2.adaptation.two_pass import answer, generate
 from t2.config.rows import OTHER, Classified, Found, Params, Prompted, Single, System
 from t2.engine.base import Engine, Generation, Sampling
 from t2.engine.hf import HfEngine
+from t2.engine.select import load, svf_engine
 from t2.stages import cells, members, paths
 from t2.stages.cells import Cell, Reply
 from t2.stages.fingerprint import declared, digest
 from t2.stages.members import Member
-from t2.stages.models import load, svf_engine
 from t2.stages.progress import Progress
 from t2.stages.stage import open_stage
 from t2.stages.workers import Report, run_jobs
@@ -193,7 +193,7 @@ class _Worker:
         self.params = params
         self.made = 0
         self.experts = cache(self._experts)
-        self._loaded: tuple[str, Any] | None = None
+        self._loaded: tuple[str, Engine] | None = None
 
     def cell(self, each: Plan, sandbox: Sandbox) -> Cell:
         """Makes what is missing of a cell."""
@@ -296,7 +296,7 @@ class _Worker:
         sampling = self._sampling(each)
         key = _key(each.inputs, adapter=_folder_digest(folder), sampling=repr(sampling))
         if not cells.replies_file(key).exists():
-            model, tokenizer = load(self.params, system.base)
+            model, tokenizer = load(self.params.bases[system.base], self.params.execution.device)
             engine = HfEngine(
                 PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer, batch_size=self.params.measure.batch
             )
@@ -353,9 +353,15 @@ class _Worker:
 
     def _svf(self, base: str) -> Engine:
         if self._loaded is None or self._loaded[0] != base:
-            self._loaded = (base, svf_engine(self.params, base, self.params.measure.batch))
-        engine: Engine = self._loaded[1]
-        return engine
+            engine = svf_engine(
+                self.params.bases[base],
+                self.params.engine,
+                basis=paths.basis(base),
+                device=self.params.execution.device,
+                batch=self.params.measure.batch,
+            )
+            self._loaded = (base, engine)
+        return self._loaded[1]
 
     def _sigma(self, base: str, experts: Mapping[str, Z]) -> Z:
         basis = BasisCache.open(paths.basis(base))

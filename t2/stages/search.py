@@ -15,10 +15,10 @@ from t2.adaptation.few_shot import shot_evaluator
 from t2.adaptation.search_state import load_state, save_state
 from t2.config.rows import Params
 from t2.engine.base import Sampling
+from t2.engine.select import svf_engine
 from t2.files import write_csv
 from t2.seeds import derive
 from t2.stages import members, paths
-from t2.stages.models import svf_engine
 from t2.stages.progress import Progress
 from t2.stages.stage import Stage, open_stage
 from t2.stages.workers import Report, run_jobs
@@ -106,7 +106,13 @@ def _search(
 
     with Sandbox(params.sandbox) as sandbox:
         evaluate = shot_evaluator(
-            svf_engine(params, row.base, params.search.batch),
+            svf_engine(
+                params.bases[row.base],
+                params.engine,
+                basis=paths.basis(row.base),
+                device=params.execution.device,
+                batch=params.search.batch,
+            ),
             reward.kind,
             shots,
             list(experts.values()),
