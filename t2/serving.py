@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,25 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature, set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import AnyType
 from peft import AutoPeftModelForCausalLM, PeftModel
 
 from t2.adaptation.system import Settings, TwoPassSystem
-from t2.engine.base import Sampling
+from t2.engine.base import Generation, Sampling
 
 _EXPERT, _ALPHA, _CLASSIFIER = "expert.", "alpha.", "classifier"
 
 SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.string, "prompt")]),
+    # MLflow would write null and numbers as texts in a string column, and answers 500 where a required one is missing.
+    inputs=Schema([ColSpec(AnyType(), "prompt", required=False)]),
     outputs=Schema(
         [
             ColSpec(DataType.string, "text"),
+            ColSpec(DataType.boolean, "finished"),
             ColSpec(DataType.string, "expert"),
             ColSpec(DataType.string, "alpha"),
             ColSpec(DataType.double, "first_seconds"),
@@ -47,7 +52,10 @@ SIGNATURE = ModelSignature(
         ]
     ),
 )
-"""A prompt in; the text, the expert or the α that it was answered under, and the seconds of both passes out."""
+"""A prompt in, a string; out: the text, whether it came to its end or was cut at ``max_new_tokens``, the expert or the
+α that it was answered under, and the seconds of both passes."""
+
+_FORM = 'send each as a string: {"dataframe_records": [{"prompt": "What is 3+4?"}]}'
 
 
 def load_registered(model: str, **options: Any) -> PeftModel:
@@ -108,8 +116,12 @@ class TwoPassModel(PythonModel):
     """:class:`t2.adaptation.system.TwoPassSystem` as MLflow serves it.
 
     Its :class:`~t2.adaptation.system.Settings` are the model configuration. Base weights and basis are read from
-    where they lie; the experts are part of the logged model.
+    where they lie; the experts are part of the logged model. Requests of several clients queue.
     """
+
+    def __init__(self) -> None:
+        # The experts of a batch are a state of the one model.
+        self._turn = threading.Lock()
 
     def load_context(self, context: PythonModelContext) -> None:
         """Loads base model and experts; MLflow calls this once."""
@@ -126,6 +138,8 @@ class TwoPassModel(PythonModel):
     ) -> pd.DataFrame:
         """Answers the prompts of the column ``prompt``, a row each; seconds are those of the whole request.
 
+        Whatever a client can change is answered with status 400 and a sentence.
+
         Args:
             context: Unused.
             model_input: One row a prompt.
@@ -133,20 +147,50 @@ class TwoPassModel(PythonModel):
                 found for ``task``. ``max_new_tokens`` bounds the reply.
 
         Raises:
-            ValueError: An unknown strategy, or no α for the task.
+            MlflowException: No prompts, a prompt that is no text or leaves no room for a reply, an unknown
+                strategy, no α for the task, or ``max_new_tokens`` below 1.
         """
         given = {parameter.name: parameter.default for parameter in SIGNATURE.params} | (params or {})
-        sampling = Sampling(int(given["max_new_tokens"]))
-        outcome = self._system.answer(list(model_input["prompt"]), sampling, given["strategy"], given["task"])
+        try:
+            prompts, sampling = _prompts(model_input), Sampling(int(given["max_new_tokens"]))
+            with self._turn:
+                outcome = self._system.answer(prompts, sampling, given["strategy"], given["task"])
+            _check_room(outcome.generations, sampling)
+        except ValueError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
         return pd.DataFrame(
             {
                 "text": [reply.text for reply in outcome.generations],
+                "finished": [reply.finished for reply in outcome.generations],
                 "expert": outcome.categories,
                 "alpha": "" if outcome.alpha is None else json.dumps(outcome.alpha),
                 "first_seconds": outcome.first_seconds,
                 "second_seconds": outcome.second_seconds,
             }
         )
+
+
+def _prompts(model_input: pd.DataFrame) -> list[str]:
+    prompts = model_input["prompt"].tolist() if "prompt" in model_input else []
+    if not prompts:
+        raise ValueError(f"the request holds no prompts; {_FORM}")
+    for row, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise ValueError(f"prompt {row} is {_shown(prompt)}, which is no text; {_FORM}")
+    return prompts
+
+
+def _shown(value: Any) -> str:
+    return "null" if pd.api.types.is_scalar(value) and pd.isna(value) else ascii(value)[:100]
+
+
+def _check_room(replies: Sequence[Generation], sampling: Sampling) -> None:
+    for row, reply in enumerate(replies):
+        if reply.too_long:
+            raise ValueError(
+                f"prompt {row} has {reply.prompt_tokens} tokens and leaves no room for {sampling.max_new_tokens} of a "
+                "reply; shorten it, or lower max_new_tokens"
+            )
 
 
 def _below(prefix: str, files: Mapping[str, str]) -> dict[str, Path]:
