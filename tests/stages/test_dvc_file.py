@@ -46,7 +46,7 @@ def imported(path: str) -> frozenset[str]:
                 for file in (stem.with_suffix(".py"), stem / "__init__.py"):
                     if file.is_file() and (relative := file.relative_to(ROOT).as_posix()) not in found:
                         found |= {relative}
-        elif isinstance(node, ast.Constant) and str(node.value).endswith(".py"):
+        if isinstance(node, ast.Constant) and str(node.value).endswith(".py"):
             sibling = (ROOT / path).with_name(str(node.value))  # a program that it starts
             found |= {sibling.relative_to(ROOT).as_posix()} if sibling.is_file() else set()
     if path == SANDBOX:
