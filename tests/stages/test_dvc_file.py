@@ -47,7 +47,7 @@ def imported(path: str) -> frozenset[str]:
                     if file.is_file() and (relative := file.relative_to(ROOT).as_posix()) not in found:
                         found |= {relative}
         if isinstance(node, ast.Constant) and str(node.value).endswith(".py"):
-            sibling = (ROOT / path).with_name(str(node.value))  # a program that it starts
+            sibling = (ROOT / path).parent / str(node.value)  # a program that it starts
             found |= {sibling.relative_to(ROOT).as_posix()} if sibling.is_file() else set()
     if path == SANDBOX:
         found |= {file.relative_to(ROOT).as_posix() for file in (ROOT / path).parent.glob("*.py")}
