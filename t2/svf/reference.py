@@ -21,11 +21,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from t2.svf.cache import fingerprint
 from t2.svf.checkpoint import Checkpoint
 from t2.svf.experts import Expert, Z
+from t2.svf.pretrained import empty_model, load_config
 
 _NUMBERED = re.compile(r"learnable_params_module_list\.(\d+)")
 
@@ -111,7 +111,6 @@ def _named(vectors: Mapping[str, Tensor], base: Checkpoint, file: Path) -> dict[
 
 def _module_order(base: Checkpoint) -> list[str]:
     """Names of the checkpoint's matrices as its model registers them, which its files do not tell."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.folder))
+    model = empty_model(load_config(base.folder))
     names = (key.removesuffix(".weight") for key in model.state_dict())
     return [name for name in names if name in base.weights]
