@@ -95,8 +95,7 @@ class TwoPassSystem:
         self._experts = {task: load_expert(folder).z for task, folder in experts.items()}
         self._classifier = None if classifier is None else load_expert(classifier).z
         self._alphas = {task: json.loads(path.read_text())["alpha"] for task, path in (alphas or {}).items()}
-        config = SvfConfig.from_pretrained(str(next(iter(experts.values()))))
-        config.basis, config.base_model_name_or_path = settings.basis, settings.base
+        config = SvfConfig(target_modules=list(next(iter(self._experts.values()))), basis=settings.basis)
         model, tokenizer = load_base(
             settings.base,
             settings.dtype,
