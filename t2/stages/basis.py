@@ -8,7 +8,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 
 from t2.config import Base, Svf
 from t2.engine.device import find_device
@@ -17,6 +16,7 @@ from t2.stages.progress import Progress
 from t2.stages.stage import open_stage
 from t2.svf import build_cache, checkpoint_weights, layer_indices
 from t2.svf.checkpoint import checkpoint_folder
+from t2.svf.pretrained import load_config
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
 def adapted_weights(svf: Svf, base: Base, device: str) -> Mapping[str, Tensor]:
     """The weights that get a z, as the model will run with them: in its dtype, quantised where it is."""
     folder = checkpoint_folder(base.path, base.revision)
-    depth = AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers
+    depth = load_config(folder).get_text_config().num_hidden_layers
     layers = layer_indices(svf.layers, depth)
     dtype = getattr(torch, base.dtype)
     return checkpoint_weights(folder, svf.target_modules, dtype, layers, base.quantisation, device)

@@ -17,6 +17,7 @@ from t2.engine.vllm.engine import VllmEngine
 from t2.stages import paths
 from t2.svf import BasisCache, SvfConfig, attach, base_expert, layer_indices, load_expert
 from t2.svf.experts import Z
+from t2.svf.pretrained import load_adapter
 from t2.training.adapters import build_adapter
 
 
@@ -106,5 +107,4 @@ def trainable_engine(
 def trained_engine(params: Params, base: Base, adapter: Path) -> HfEngine:
     """An engine around an adapter of any method that a stage trained, with transformers."""
     model, tokenizer = _load(params, base)
-    adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
-    return HfEngine(adapted, tokenizer, batch_size=params.benchmark.batch)
+    return HfEngine(load_adapter(model, adapter), tokenizer, batch_size=params.benchmark.batch)
