@@ -23,7 +23,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from t2.svf.reading import open_tensors, read_object
+from t2.svf.experts import load_expert
+from t2.svf.reading import open_tensors, read_object, read_tensors
 
 _DATA_ONLY: dict[str, Any] = {"trust_remote_code": False}
 
@@ -100,8 +101,26 @@ def load_adapter(model: PreTrainedModel, folder: str | Path) -> PeftModel:
     Args:
         model: The base model; its targeted layers are wrapped in place.
         folder: Where the adapter lies.
+
+    Raises:
+        ValueError: It is damaged or not finite, or was made for another model.
     """
-    return PeftModel.from_pretrained(model, str(folder)).eval()
+    folder = Path(folder)
+    if read_object(folder / "adapter_config.json").get("peft_type") == "SVF":
+        load_expert(folder)
+    file = folder / "adapter_model.safetensors"
+    for name, tensor in read_tensors(file).items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{file} holds numbers that are not finite in {name}; train or copy the adapter again")
+    adapted = PeftModel.from_pretrained(model, str(folder)).eval()
+    # Once more: the first time PEFT says nothing of what did not fit.
+    fit = adapted.load_adapter(str(folder), adapted.active_adapter)
+    if fit.missing_keys or fit.unexpected_keys:
+        raise ValueError(
+            f"{file} was made for another model: it lacks {fit.missing_keys[:2]} of this one's {len(fit.missing_keys)} "
+            f"and holds {fit.unexpected_keys[:2]} of {len(fit.unexpected_keys)} that it has not"
+        )
+    return adapted
 
 
 def load_adapted(folder: str | Path, **options: Any) -> PeftModel:

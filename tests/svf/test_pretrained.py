@@ -11,6 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
+
+from svf.models import TARGETS, make_model
+from t2.svf import SvfConfig
+from t2.svf.pretrained import load_adapter, load_config, load_model, load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 LOADING = {"from_pretrained", "from_config", "get_class_from_dynamic_module"}
@@ -109,3 +116,67 @@ def test_one_module_loads_what_transformers_and_peft_offer(folder: str) -> None:
         if path.relative_to(ROOT).as_posix() != "t2/svf/pretrained.py"
     ]
     assert not found
+
+
+def save_adapter(folder: Path, method: str) -> Path:
+    """An adapter of the tiny model; returns its file of tensors."""
+    config = SvfConfig(target_modules=TARGETS, init_std=0.1) if method == "svf" else LoraConfig(target_modules=TARGETS)
+    get_peft_model(make_model(), config).save_pretrained(folder)
+    return folder / "adapter_model.safetensors"
+
+
+@pytest.mark.parametrize("method", ["svf", "lora"])
+def test_an_adapter_loads_whole_or_not_at_all(method: str, model: LlamaForCausalLM, tmp_path: Path) -> None:
+    file = save_adapter(tmp_path, method)
+    tensors = load_file(file)
+    assert not load_adapter(model, tmp_path).training
+    first = next(iter(tensors))
+    changes = [
+        # What is named differently, PEFT leaves out without a word.
+        {key.replace(".mlp.", ".feed_forward."): tensor for key, tensor in tensors.items()},
+        {key: tensor for key, tensor in tensors.items() if key != first},
+        tensors | {first: tensors[first] * float("nan")},
+    ]
+    said = {"svf": ["checksum differs"] * 3, "lora": ["made for another model: it lacks"] * 2 + ["not finite in"]}
+    for changed, message in zip(changes, said[method], strict=True):
+        save_file(changed, file, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=message):
+            load_adapter(make_model(), tmp_path)
+
+
+def test_peft_itself_refuses_an_expert_of_other_modules_or_not_finite(tmp_path: Path) -> None:
+    file = save_adapter(tmp_path, "svf")
+    tensors = load_file(file)
+    first = next(iter(tensors))
+    save_file({key.replace("up_proj", "upper"): tensor for key, tensor in tensors.items()}, file)
+    with pytest.raises(ValueError, match=r"do not adapt the same modules .*mlp\.up.* differ, of 6"):
+        PeftModel.from_pretrained(make_model(), tmp_path)
+    save_file(tensors | {first: tensors[first] * float("nan")}, file)
+    with pytest.raises(ValueError, match="not finite"):
+        PeftModel.from_pretrained(make_model(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", None),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+        ("model.safetensors", b""),
+        ("config.json", None),
+        ("generation_config.json", b"[]"),
+        ("tokenizer.json", None),
+        ("tokenizer.json", b"version https://git-lfs.github.com/spec/v1\n"),
+        ("tokenizer_config.json", b"\xff\xfe{"),
+    ],
+)
+def test_a_damaged_model_folder_is_refused_by_the_name_of_the_file(
+    file: str, content: bytes | None, tiny_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path, dirs_exist_ok=True)
+    whole = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    loaders = {"t": (load_tokenizer,), "c": (load_config, load_model)}.get(file[0], (load_model,))
+    for load in loaders:
+        with pytest.raises(ValueError) as caught:
+            load(tmp_path)
+        assert str(caught.value).startswith(f"{tmp_path / file} ") and "\n" not in str(caught.value)
