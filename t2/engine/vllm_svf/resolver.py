@@ -14,7 +14,6 @@ from vllm.lora.resolver import LoRAResolver
 
 from t2.engine.vllm_svf.slots import BASIS_VARIABLE, EXPERTS_VARIABLE, write_slot
 from t2.svf import BasisCache, Expert, load_expert, mix
-from t2.svf.cache import fingerprint
 
 PREFIX = "svf:"
 
@@ -28,14 +27,11 @@ class ExpertResolver(LoRAResolver):
         Raises:
             ValueError: An expert was made for other base weights.
         """
-        for name, expert in experts.items():
-            wanted = expert.provenance.get("basis_fingerprint")
-            found = fingerprint({module: basis.source_hash(module) for module in expert.z})
-            if wanted not in (None, found):
-                raise ValueError(
-                    f"expert {name!r} was made for other base weights: its fingerprint is {wanted}, that of "
-                    f"{basis.folder} is {found}; name experts of the served model in {EXPERTS_VARIABLE}"
-                )
+        for expert in experts.values():
+            try:
+                expert.check(basis.matrices, str(basis.folder), quantisation=expert.provenance.get("quantisation"))
+            except ValueError as error:
+                raise ValueError(f"{error}; name experts of the served model in {EXPERTS_VARIABLE}") from None
         self._experts = experts
         self._folder = tempfile.TemporaryDirectory(prefix="t2-served-")
 
