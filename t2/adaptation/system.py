@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from t2.adaptation.two_pass import TwoPass, generate_two_pass
 from t2.config import Params
@@ -92,10 +93,9 @@ class TwoPassSystem:
         alphas: Mapping[str, Path] | None = None,
     ) -> None:
         self.settings = settings
-        self._experts = {task: load_expert(folder).z for task, folder in experts.items()}
-        self._classifier = None if classifier is None else load_expert(classifier).z
         self._alphas = {task: json.loads(path.read_text())["alpha"] for task, path in (alphas or {}).items()}
-        config = SvfConfig(target_modules=list(next(iter(self._experts.values()))), basis=settings.basis)
+        first = load_expert(next(iter(experts.values())))
+        config = SvfConfig(target_modules=list(first.z), basis=settings.basis)
         model, tokenizer = load_base(
             settings.base,
             settings.dtype,
@@ -103,7 +103,11 @@ class TwoPassSystem:
             quantisation=settings.quantisation,
             device=settings.device,
         )
-        self._engine = HfEngine(attach(model, config), tokenizer, batch_size=settings.batch)
+        adapted: Any = attach(model, config)
+        base = adapted.matrices()
+        self._experts = {task: load_expert(folder, base).z for task, folder in experts.items()}
+        self._classifier = None if classifier is None else load_expert(classifier, base).z
+        self._engine = HfEngine(adapted, tokenizer, batch_size=settings.batch)
 
     def answer(
         self, prompts: Sequence[str], sampling: Sampling, strategy: str = "classifier", task: str = ""
