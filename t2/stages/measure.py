@@ -17,9 +17,9 @@ from t2.config import OTHER, Base, Params
 from t2.engine.base import Sampling
 from t2.evaluation import Measurement, Prediction, evaluate_items, refuse_seen
 from t2.stages import paths
-from t2.stages.models import ingredients, svf_engine, trained_engine, trained_experts
+from t2.stages.models import ingredients, svf_engine, trained_engine, trained_expert, trained_experts
 from t2.stages.workers import Report
-from t2.svf import load_expert, mix, stack
+from t2.svf import mix, stack
 from t2.svf.experts import Z
 from t2.tasks import grade
 from t2.tasks.item import read_items
@@ -83,7 +83,7 @@ def _control(params: Params, control: Base, task: str, report: Report) -> Measur
     for name, trained in params.trained.items():
         if trained.family == params.tasks[task].family:
             for seed in params.training.seeds:
-                z = load_expert(paths.seed(paths.CONTROL / name, seed)).z
+                z = trained_expert(control, paths.seed(paths.CONTROL / name, seed))
                 systems.append(_System("own", z, seed=seed))
     return _measure(params, control, task, systems, report)
 
@@ -195,7 +195,7 @@ def _dispatchers(params: Params, report: Report) -> Measured:
 def _dispatching(params: Params) -> list[tuple[str, int, Z | None]]:
     """Strategy, seed and classifier expert of every dispatcher."""
     seeds = params.training.seeds
-    classifiers = [(seed, load_expert(paths.seed(paths.CLASSIFIER, seed)).z) for seed in seeds]
+    classifiers = [(seed, trained_expert(params.base, paths.seed(paths.CLASSIFIER, seed))) for seed in seeds]
     return [("prompt", seed, None) for seed in seeds] + [("classifier", seed, z) for seed, z in classifiers]
 
 

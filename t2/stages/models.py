@@ -66,7 +66,12 @@ def svf_engine(params: Params, base: Base) -> Engine:
 
 def trained_experts(params: Params, seed: int) -> dict[str, Z]:
     """The SVF experts of a seed by task, as the expert stages trained them."""
-    return {name: load_expert(paths.seed(paths.EXPERTS / name, seed)).z for name in params.trained}
+    return {name: trained_expert(params.base, paths.seed(paths.EXPERTS / name, seed)) for name in params.trained}
+
+
+def trained_expert(base: Base, folder: Path) -> Z:
+    """An SVF expert that a stage trained on a base; one of other weights is refused."""
+    return load_expert(folder, BasisCache.open(paths.basis(base)).matrices).z
 
 
 def ingredients(params: Params, seed: int) -> Ingredients:
