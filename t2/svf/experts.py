@@ -355,7 +355,7 @@ def compare(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
 
 
 def _layer(name: str) -> int:
-    found = re.search(r"\.(\d+)\.", name)
+    found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
     if found is None:
         raise ValueError(f"module name {name!r} holds no layer index such as 'layers.0.'")
     return int(found[1])

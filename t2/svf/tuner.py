@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -21,6 +22,7 @@ from t2.svf.experts import check_finite
 from t2.svf.identity import Matrix, Origin, checksum
 from t2.svf.layer import SvfLinear, plain_weight
 from t2.svf.quantised import layer_weight, quantisation_of
+from t2.svf.targets import targeted_modules
 
 BASE = "__base__"
 """The adapter name that means the base model in a batch of mixed adapters, as in PEFT's LoRA."""
@@ -42,8 +44,9 @@ class SvfModel(BaseTuner):
         """Adds an adapter; PEFT calls this.
 
         Raises:
-            ValueError: The adapter was made for other base weights, its basis cache is missing, damaged or of
-                other weights, or a targeted weight is no finite matrix.
+            ValueError: A name in ``target_modules`` matches no layer, or one that cannot be adapted; the adapter was
+                made for other base weights, its basis cache is missing, damaged or of other weights; or a targeted
+                weight is no finite matrix.
             TypeError: A targeted module is no linear layer.
         """
         # A copy: the fingerprint filled in below must not follow the caller's object to another model.
@@ -51,6 +54,8 @@ class SvfModel(BaseTuner):
         self.peft_config[adapter_name] = config
         self._matrices: dict[str, Matrix] = getattr(self, "_matrices", {})
         self._caches: dict[str, BasisCache] = {}
+        if config.target_modules != INCLUDE_LINEAR_LAYERS_SHORTHAND:  # which PEFT resolves
+            targeted_modules(model, config)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         self._settle_fingerprint(adapter_name, config)
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from t2 import config
 from t2.svf import SvfConfig, layer_indices
+from t2.svf.targets import check_targets
 from t2.training.state import derive
 
 
@@ -39,7 +40,8 @@ def build_adapter(
             would get the newest.
 
     Raises:
-        ValueError: A layer index is not the model's, or the basis cache does not fit the model.
+        ValueError: A layer index is not the model's, a targeted name is that of none of its modules, or the basis
+            cache does not fit the model.
     """
     peft_config: PeftConfig
     if method == "svf":
@@ -65,6 +67,7 @@ def build_adapter(
             lora_dropout=lora.dropout,
             target_modules=lora.target_modules,
         )
+    check_targets(model, peft_config)
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, "adapter"))
         adapted = get_peft_model(model, peft_config, revision=revision)

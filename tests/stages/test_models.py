@@ -23,5 +23,5 @@ def test_an_expert_of_another_base_is_refused_by_its_folder(
     save_expert(Expert(z, Origin.of(cache.matrices).noted()), Path("own"))
     assert trained_expert(base, Path("own")).keys() == z.keys()
     save_expert(Expert(z, {"basis_fingerprint": "0" * 64}), Path("other"))
-    with pytest.raises(ValueError, match="^other: .* was made for other base weights"):
+    with pytest.raises(ValueError, match=r"^other: .* was made for other base weights"):
         trained_expert(base, Path("other"))
