@@ -14,9 +14,10 @@ from t2.engine.device import find_device
 from t2.stages import paths
 from t2.stages.progress import Progress
 from t2.stages.stage import open_stage
-from t2.svf import build_cache, checkpoint_weights, layer_indices
+from t2.svf import SvfConfig, build_cache, checkpoint_weights, layer_indices
 from t2.svf.checkpoint import checkpoint_folder
-from t2.svf.pretrained import load_config
+from t2.svf.pretrained import empty_model, load_config
+from t2.svf.targets import targeted_modules
 
 
 def main() -> None:
@@ -36,12 +37,25 @@ def main() -> None:
 
 
 def adapted_weights(svf: Svf, base: Base, device: str) -> Mapping[str, Tensor]:
-    """The weights that get a z, as the model will run with them: in its dtype, quantised where it is."""
+    """The weights that get a z, as the model will run with them: in its dtype, quantised where it is.
+
+    Raises:
+        ValueError: Not every name in ``target_modules`` is that of layers which can be adapted.
+    """
     folder = checkpoint_folder(base.path, base.revision)
-    depth = load_config(folder).get_text_config().num_hidden_layers
-    layers = layer_indices(svf.layers, depth)
+    settings = load_config(folder)
+    layers = layer_indices(svf.layers, settings.get_text_config().num_hidden_layers)
+    model = empty_model(settings)
+    wanted = targeted_modules(model, SvfConfig(target_modules=svf.target_modules, layers_to_transform=layers))
     dtype = getattr(torch, base.dtype)
-    return checkpoint_weights(folder, svf.target_modules, dtype, layers, base.quantisation, device)
+    weights = checkpoint_weights(folder, svf.target_modules, dtype, layers, base.quantisation, device)
+    if set(weights) != set(wanted):
+        differing = sorted(set(weights) ^ set(wanted))
+        raise ValueError(
+            f"{folder} and the model that transformers makes of it hold different matrices: {differing[:3]} differ, of "
+            f"{len(differing)}; save the model anew with save_pretrained, and name that folder"
+        )
+    return weights
 
 
 def _advance(progress: Progress, done: int, total: int, name: str) -> None:
