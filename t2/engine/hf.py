@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2.engine import chat
 from t2.engine.attention import GROUPED_SDPA
@@ -19,6 +19,7 @@ from t2.engine.base import Generation, Progress, Sampling, blank, check_rows
 from t2.engine.decode import Decoded, decode, uniform_draws
 from t2.engine.device import SPREAD, find_device, free_linears
 from t2.engine.likelihood import loglikelihoods
+from t2.svf.pretrained import load_model
 from t2.svf.quantised import Quantisation, loading_options, settle
 from t2.tasks.prompt import Prompt
 
@@ -220,9 +221,7 @@ def load_base(
     options = {} if quantisation is None else loading_options(quantisation, dtype, device)
     if spread:
         options["device_map"] = "auto"
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, revision=revision, use_safetensors=True, attn_implementation=GROUPED_SDPA, **options
-    )
+    model: Any = load_model(path, revision, dtype=dtype, attn_implementation=GROUPED_SDPA, **options)
     if spread:
         free_linears(model)
     elif quantisation is None:

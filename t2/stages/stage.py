@@ -15,7 +15,7 @@ from t2 import config, tracking
 from t2.config.rows import Params
 from t2.stages import paths
 from t2.stages.fingerprint import fingerprint
-from t2.stages.guard import die_with_pipeline, exclusive
+from t2.stages.guard import close_standard_input, die_with_pipeline, exclusive
 
 
 @dataclass
@@ -71,6 +71,7 @@ def open_stage(name: str) -> Iterator[Stage]:
         ConfigError: ``params.yaml`` is not valid.
         Busy: Another process executes this stage on the same inputs.
     """
+    close_standard_input()
     die_with_pipeline()
     params = config.load()
     digest = fingerprint(name)

@@ -5,19 +5,24 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from t2.svf.basis import Basis, check_matrix, narrow_basis
-from t2.svf.cache import BasisCache, fingerprint, weight_hash
+from t2.svf.cache import BasisCache
 from t2.svf.config import SvfConfig
+from t2.svf.experts import check_finite
+from t2.svf.identity import Matrix, Origin, checksum
 from t2.svf.layer import SvfLinear, plain_weight
 from t2.svf.quantised import layer_weight, quantisation_of
+from t2.svf.targets import targeted_modules
 
 BASE = "__base__"
 """The adapter name that means the base model in a batch of mixed adapters, as in PEFT's LoRA."""
@@ -39,15 +44,18 @@ class SvfModel(BaseTuner):
         """Adds an adapter; PEFT calls this.
 
         Raises:
-            ValueError: The adapter was made for other base weights, its basis cache is missing, damaged or of
-                other weights, or a targeted weight is no finite matrix.
+            ValueError: A name in ``target_modules`` matches no layer, or one that cannot be adapted; the adapter was
+                made for other base weights, its basis cache is missing, damaged or of other weights; or a targeted
+                weight is no finite matrix.
             TypeError: A targeted module is no linear layer.
         """
         # A copy: the fingerprint filled in below must not follow the caller's object to another model.
         config: Any = copy.copy(self.peft_config[adapter_name])
         self.peft_config[adapter_name] = config
-        self._hashes: dict[str, str] = getattr(self, "_hashes", {})
+        self._matrices: dict[str, Matrix] = getattr(self, "_matrices", {})
         self._caches: dict[str, BasisCache] = {}
+        if config.target_modules != INCLUDE_LINEAR_LAYERS_SHORTHAND:  # which PEFT resolves
+            targeted_modules(model, config)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         self._settle_fingerprint(adapter_name, config)
 
@@ -82,7 +90,7 @@ class SvfModel(BaseTuner):
         if folder is None:
             weight = _weight(target)
             if weight is not None:
-                self._hashes[name] = weight_hash(weight, name)
+                self._matrices[name] = Matrix.of(weight, name)
 
             def computed() -> Basis:
                 weight = _weight(target)
@@ -92,27 +100,19 @@ class SvfModel(BaseTuner):
         if folder not in self._caches:
             self._caches[folder] = BasisCache.open(folder)
         cache = self._caches[folder]
-        self._hashes[name] = cache.source_hash(name)
+        self._matrices[name] = cache.matrix(name)
         return lambda: cache.load(name, _weight(target))
 
     def _settle_fingerprint(self, adapter_name: str, config: SvfConfig) -> None:
         """Fills in the hash over the adapted base weights, or compares it with the one that is given."""
         layers = {name: layer for name, layer in self.svf_layers().items() if adapter_name in layer.svf_z}
-        if not self._hashes.keys() >= layers.keys():
+        if not self._matrices.keys() >= layers.keys():
             return
-        found = fingerprint({name: self._hashes[name] for name in layers})
         quantised = next(filter(None, (quantisation_of(layer.base_layer) for layer in layers.values())), None)
-        if config.basis_fingerprint is not None and (config.basis_fingerprint, config.quantisation) != (
-            found,
-            quantised,
-        ):
-            raise ValueError(
-                f"adapter {adapter_name!r} was made for other base weights, those of "
-                f"{config.base_model_name_or_path} ({config.quantisation or 'not quantised'}): its fingerprint is "
-                f"{config.basis_fingerprint}, this model's ({quantised or 'not quantised'}) is {found}; load it on its "
-                "own base, or clear its configuration's basis_fingerprint"
-            )
-        config.basis_fingerprint, config.quantisation = found, quantised
+        found = Origin.of({name: self._matrices[name] for name in layers}, quantised)
+        found.check(vars(config), f"adapter {adapter_name!r}", "this model")
+        for key, value in asdict(found).items():
+            setattr(config, key, value)
 
     # What is attached
 
@@ -129,6 +129,10 @@ class SvfModel(BaseTuner):
                 for name, layer in self.svf_layers().items()
                 if adapter in layer.svf_z
             }
+
+    def matrices(self) -> dict[str, Matrix]:
+        """What is known of the adapted base weights, by module name."""
+        return {name: self._matrices[name] for name in self.svf_layers() if name in self._matrices}
 
     def sigmas(self) -> dict[str, Tensor]:
         """The base weights' singular values, float32 (r,) on the CPU, by module name."""
@@ -260,11 +264,14 @@ class SvfModel(BaseTuner):
         unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
         selected = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        z: dict[str, Tensor] = {}
         for name, layer in model.named_modules():
             key = f"{name}.svf_z.{adapter_name}"
             if isinstance(layer, SvfLinear) and key in selected:
                 with torch.no_grad():
-                    selected[key] = layer.z(adapter_name, selected[key])
+                    z[layer.key] = selected[key] = layer.z(adapter_name, selected[key])
+        # PEFT writes the configuration after the tensors.
+        config.checksum = checksum(z)
         return selected
 
     @classmethod
@@ -277,6 +284,21 @@ class SvfModel(BaseTuner):
                 f"not as {config.parametrisation!r} with renormalise={config.renormalise}; to go on training "
                 "in that form, load the parameters of a training checkpoint"
             )
+        z = {
+            key.removesuffix(f".{cls.prefix}z").removeprefix("base_model.model."): value
+            for key, value in state_dict.items()
+            if key.endswith(f".{cls.prefix}z")
+        }
+        wanted = {
+            layer.key for layer in model.modules() if isinstance(layer, SvfLinear) and adapter_name in layer.svf_z
+        }
+        if z.keys() != wanted:
+            differing = sorted(z.keys() ^ wanted)
+            raise ValueError(
+                f"the adapter's file and its configuration do not adapt the same modules of this model: "
+                f"{differing[:3]} differ, of {len(differing)}; use the base model that it was made for"
+            )
+        check_finite(z)
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
 

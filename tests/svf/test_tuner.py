@@ -204,6 +204,20 @@ def test_an_expert_of_other_base_weights_is_refused(config: SvfConfig, tmp_path:
     PeftModel.from_pretrained(make_model(seed=1), tmp_path, config=stored)
 
 
+def test_an_expert_runs_on_its_base_in_another_dtype_with_a_note(
+    config: SvfConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained = get_peft_model(make_model(), config)
+    trained.save_pretrained(tmp_path)
+    assert PeftConfig.from_pretrained(tmp_path).basis_dtype == "float32"
+    loaded = PeftModel.from_pretrained(make_model(dtype=torch.bfloat16), tmp_path)
+    (note,) = caplog.messages
+    assert "in float32; here they are in bfloat16" in note
+    assert all(torch.equal(z, trained.z()[name]) for name, z in loaded.z().items())
+    with pytest.raises(ValueError, match=r"those of this model \(bfloat16, .*\(float32, not quantised\)"):
+        PeftModel.from_pretrained(make_model(seed=1, dtype=torch.bfloat16), tmp_path)
+
+
 def test_the_fingerprint_is_the_same_with_and_without_a_cache(
     model: LlamaForCausalLM, config: SvfConfig, tmp_path: Path, tokens: Tensor, randomise: Randomise
 ) -> None:
