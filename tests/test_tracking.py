@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from t2 import tracking
 from t2.config import Tracking
@@ -99,6 +102,61 @@ with stage_run("s", settings=settings, root=root, fingerprint="f", base_model="m
     assert {run.data.tags["t2.experiment"] for run in stages} == {"brave-cat"}
     assert all(run.info.status == "FINISHED" for run in stages)
     assert all(steps(tmp_path, run.info.run_id, "reward") == list(range(400)) for run in stages)
+
+
+def kill_while_making(root: Path, make: Callable[[], object], seconds: float) -> None:
+    """Kills a process that makes a store, so long after it has begun to write one."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            make()
+        finally:
+            os._exit(0)
+    while not any(file.stat().st_size for file in root.glob("*mlflow.db*")):
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended before it was killed"
+        time.sleep(0.001)
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def opens_and_keeps_runs(root: Path) -> None:
+    with open_stage(root) as run:
+        run.log_metrics({"reward": 1.0})
+    assert steps(root, run.run_id, "reward") == [0]
+    assert not list(root.glob("*mlflow.db.tmp*"))
+    again = tracking._open(SETTINGS, root)[1]
+    assert again == tracking._open(SETTINGS, root)[1]
+    assert len(runs(root)) == 2, "the stage and its pipeline"
+
+
+def test_kills_while_the_store_is_made_do_not_block_the_project(tmp_path):
+    for seconds in (0.0, 0.3):
+        kill_while_making(tmp_path, lambda: tracking._open(SETTINGS, tmp_path), seconds)
+    opens_and_keeps_runs(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5])
+def test_a_kill_at_any_moment_while_the_store_is_made(tmp_path, seconds):
+    kill_while_making(tmp_path, lambda: tracking._open(SETTINGS, tmp_path), seconds)
+    opens_and_keeps_runs(tmp_path)
+
+
+def test_a_store_that_was_left_half_made_is_made_anew(tmp_path):
+    path = tmp_path / "mlflow.db"
+    kill_while_making(tmp_path, lambda: SqlAlchemyStore(f"sqlite:///{path}", str(tmp_path)), 0.2)
+    opens_and_keeps_runs(tmp_path)
+
+
+def test_an_empty_file_becomes_a_store_and_one_that_holds_something_else_is_left_alone(tmp_path):
+    path = tmp_path / "mlflow.db"
+    path.touch()
+    opens_and_keeps_runs(tmp_path)
+    path.write_bytes(b"something else " * 1000)
+    with pytest.raises(ValueError, match=r"mlflow\.db is no MLflow store .* move it away"), open_stage(tmp_path):
+        pass
+    assert path.read_bytes() == b"something else " * 1000
 
 
 def test_stages_of_one_dvc_process_share_a_parent_and_the_next_process_has_its_own(root):
@@ -241,10 +299,10 @@ def test_the_parent_that_a_flow_opened_is_used_and_left_to_it(root, monkeypatch)
 
 
 def test_a_relative_store_lies_in_the_root_wherever_the_stage_runs(tmp_path):
-    assert tracking.store_uri(SETTINGS, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracking.store_uri(SETTINGS, tmp_path) == f"sqlite+pysqlite:///{tmp_path}/mlflow.db"
     relative = Tracking(uri="sqlite:///runs/mine.db", experiment="x")
-    assert tracking.store_uri(relative, tmp_path) == f"sqlite:///{tmp_path}/runs/mine.db"
-    for uri in ("sqlite:////srv/mlflow.db", "http://localhost:5000"):
+    assert tracking.store_uri(relative, tmp_path) == f"sqlite+pysqlite:///{tmp_path}/runs/mine.db"
+    for uri in ("sqlite+pysqlite:////srv/mlflow.db", "http://localhost:5000", "postgresql://t2@host/mlflow"):
         assert tracking.store_uri(Tracking(uri=uri, experiment="x"), tmp_path) == uri
 
 
