@@ -31,6 +31,7 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.engine import URL, make_url
 
+from t2 import config
 from t2.config import Tracking
 from t2.files import replacing
 
@@ -50,6 +51,7 @@ _SCORE_TAG = "best_valid_score"
 _BEST = "best"
 _METRICS_A_CALL, _PARAMS_A_CALL = 1000, 100  # limits of MLflow's log_batch
 
+_log = logging.getLogger(__name__)
 for _name in ("alembic", "mlflow.store.db.utils"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
@@ -256,7 +258,8 @@ class StageRun:
             name, source, run_id=self.run_id, tags={_SCORE_TAG: f"{score:.6f}"}, description=description
         )
         best = self._client.get_registered_model(name).aliases.get(_BEST)
-        if best is None or score >= float(self._client.get_model_version(name, best).tags[_SCORE_TAG]):
+        # An alias that somebody set by hand may name a version without a score.
+        if best is None or score >= float(self._client.get_model_version(name, best).tags.get(_SCORE_TAG, "-inf")):
             self._client.set_registered_model_alias(name, _BEST, version.version)
 
     def finish(self, status: str = "FINISHED") -> None:
@@ -393,6 +396,9 @@ def _open(settings: Tracking, root: Path) -> tuple[MlflowClient, str]:
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(settings.experiment)
     if experiment is not None:
+        if experiment.lifecycle_stage == "deleted":  # its name stays taken
+            _log.warning("MLflow's experiment %r was deleted; it is restored, to take the new runs", experiment.name)
+            client.restore_experiment(experiment.experiment_id)
         return client, experiment.experiment_id
     artifacts = None if path is None else _artifacts(root)
     # The kind of pages that MLflow's UI opens for it: training rather than chats.
@@ -607,3 +613,16 @@ def _search_figure(history: pd.DataFrame, experts: Sequence[str]) -> Figure:
     if axes.lines:
         axes.legend(frameon=False)
     return figure
+
+
+def main() -> None:
+    """Shows the project's store as MLflow's pages until Ctrl-C; one that is not there yet is made first."""
+    settings, root = config.load().tracking, Path.cwd()
+    with _locked(root):
+        _open(settings, root)
+    pages = ["mlflow", "ui", "--backend-store-uri", store_uri(settings, root), "--default-artifact-root"]
+    os.execvp("mlflow", [*pages, _artifacts(root)])
+
+
+if __name__ == "__main__":
+    main()
