@@ -11,11 +11,12 @@ import io
 import logging
 import math
 import os
+import sqlite3
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,8 +29,15 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.engine import URL, make_url
 
+<<<<<<< HEAD
 from t2.config.rows import Tracking
+=======
+from t2 import config
+from t2.config import Tracking
+from t2.files import replacing
+>>>>>>> serving
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +54,7 @@ _SCORE_TAG = "best_valid_score"
 _BEST = "best"
 _METRICS_A_CALL, _PARAMS_A_CALL = 1000, 100  # limits of MLflow's log_batch
 
+_log = logging.getLogger(__name__)
 for _name in ("alembic", "mlflow.store.db.utils"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
@@ -251,7 +260,8 @@ class StageRun:
             name, source, run_id=self.run_id, tags={_SCORE_TAG: f"{score:.6f}"}, description=description
         )
         best = self._client.get_registered_model(name).aliases.get(_BEST)
-        if best is None or score >= float(self._client.get_model_version(name, best).tags[_SCORE_TAG]):
+        # An alias that somebody set by hand may name a version without a score.
+        if best is None or score >= float(self._client.get_model_version(name, best).tags.get(_SCORE_TAG, "-inf")):
             self._client.set_registered_model_alias(name, _BEST, version.version)
 
     def finish(self, status: str = "FINISHED") -> None:
@@ -375,22 +385,75 @@ def store_uri(settings: Tracking, root: Path) -> str:
     A relative SQLite path is relative to ``root``, not to the working directory.
     """
     uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        uri = f"sqlite:///{Path(root).resolve() / uri.removeprefix('sqlite:///')}"
-    return uri
+    path = _sqlite_path(uri, root)
+    return uri if path is None else _sqlite_uri(path)
 
 
 def _open(settings: Tracking, root: Path) -> tuple[MlflowClient, str]:
-    """A client and the experiment's id; call under the lock, as a new SQLite store sets itself up here."""
+    """A client and the experiment's id; call under the lock, as a new SQLite store is made here."""
     uri = store_uri(settings, root)
+    path = _sqlite_path(uri, root)
+    if path is not None and not _is_finished(path):
+        _make_store(path, root)
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(settings.experiment)
     if experiment is not None:
+        if experiment.lifecycle_stage == "deleted":  # its name stays taken
+            _log.warning("MLflow's experiment %r was deleted; it is restored, to take the new runs", experiment.name)
+            client.restore_experiment(experiment.experiment_id)
         return client, experiment.experiment_id
-    artifacts = (Path(root).resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+    artifacts = None if path is None else _artifacts(root)
     # The kind of pages that MLflow's UI opens for it: training rather than chats.
     tags = {"mlflow.experimentKind": "custom_model_development"}
     return client, client.create_experiment(settings.experiment, artifact_location=artifacts, tags=tags)
+
+
+def _artifacts(root: Path) -> str:
+    return (Path(root).resolve() / "mlartifacts").as_uri()
+
+
+def _sqlite_path(uri: str, root: Path) -> Path | None:
+    """The file of an SQLite store; None: the store is no file."""
+    if not uri.startswith("sqlite"):
+        return None
+    database = make_url(uri).database
+    return None if database in (None, "", ":memory:") else Path(root).resolve() / database
+
+
+def _sqlite_uri(path: Path) -> str:
+    # Where the URL names no driver, MLflow makes the folder of the path, as it is quoted, once more.
+    return URL.create("sqlite+pysqlite", database=str(path)).render_as_string()
+
+
+def _is_finished(path: Path) -> bool:
+    """Whether a file is a store that MLflow has set up to the end: it then holds an experiment at least."""
+    if not path.exists():
+        return False
+    try:
+        # Not read only: what a killed process had begun is taken back by the next one that reads.
+        with closing(sqlite3.connect(path, timeout=60)) as store:
+            tables = [name for (name,) in store.execute("SELECT name FROM sqlite_master")]
+            return "experiments" in tables and store.execute("SELECT 1 FROM experiments").fetchone() is not None
+    except sqlite3.DatabaseError as error:
+        raise ValueError(
+            f"{path} is no MLflow store that can be read ({error}); bring it back from a copy, or move it away and a "
+            "new one is made"
+        ) from error
+
+
+def _make_store(path: Path, root: Path) -> None:
+    """Makes an SQLite store under another name and renames it: MLflow cannot go on where a kill stopped it."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with replacing(path) as unfinished:
+        for left in (unfinished, _journal(unfinished)):
+            left.unlink(missing_ok=True)
+        SqlAlchemyStore(_sqlite_uri(unfinished), _artifacts(root)).engine.dispose()
+        _journal(path).unlink(missing_ok=True)  # SQLite would play it into the new file
+
+
+def _journal(path: Path) -> Path:
+    return path.with_name(f"{path.name}-journal")
 
 
 @contextmanager
@@ -552,3 +615,16 @@ def _search_figure(history: pd.DataFrame, experts: Sequence[str]) -> Figure:
     if axes.lines:
         axes.legend(frameon=False)
     return figure
+
+
+def main() -> None:
+    """Shows the project's store as MLflow's pages until Ctrl-C; one that is not there yet is made first."""
+    settings, root = config.load().tracking, Path.cwd()
+    with _locked(root):
+        _open(settings, root)
+    pages = ["mlflow", "ui", "--backend-store-uri", store_uri(settings, root), "--default-artifact-root"]
+    os.execvp("mlflow", [*pages, _artifacts(root)])
+
+
+if __name__ == "__main__":
+    main()
