@@ -31,13 +31,9 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.engine import URL, make_url
 
-<<<<<<< HEAD
-from t2.config.rows import Tracking
-=======
 from t2 import config
-from t2.config import Tracking
+from t2.config.rows import Tracking
 from t2.files import replacing
->>>>>>> serving
 
 if TYPE_CHECKING:
     import pandas as pd

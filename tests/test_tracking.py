@@ -22,7 +22,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from small_pipeline import copy_project, surroundings
 
 from t2 import tracking
-from t2.config import Tracking
+from t2.config.rows import Tracking
 
 SETTINGS = Tracking(uri=None, experiment="tests")
 REPOSITORY = Path(__file__).parents[1]
@@ -83,7 +83,7 @@ def steps(root: Path, run_id: str, key: str) -> list[int]:
 def test_processes_may_open_a_fresh_store_at_once_and_share_one_parent(tmp_path):
     script = f"""
 from pathlib import Path
-from t2.config import Tracking
+from t2.config.rows import Tracking
 from t2.tracking import stage_run
 root = Path({str(tmp_path)!r})
 settings = Tracking(uri=None, experiment="tests")
@@ -168,7 +168,7 @@ def test_stages_of_one_dvc_process_share_a_parent_and_the_next_process_has_its_o
 import os, sys
 sys.path.insert(0, {str(REPOSITORY)!r})
 from pathlib import Path
-from t2.config import Tracking
+from t2.config.rows import Tracking
 from t2.tracking import stage_run
 for stage in ("split", "basis"):
     if os.fork() == 0:
