@@ -39,9 +39,9 @@ def main() -> None:
             write_csv(paths.SCORES / f"{name}.csv", table)
             stage.run.log_table(table, name)
         summary = _means(tables["scores"], tables["confusions"])
-        too_long: Counter[str] = Counter()
+        main, too_long = next(iter(params.bases.values())).label, Counter[str]()
         for m in measured:
-            too_long[m.task] += sum(item.too_long for item in m.items) if m.method == BASE else 0
+            too_long[m.task] += sum(item.too_long for item in m.items) if (m.base, m.method) == (main, BASE) else 0
         metrics = {**summary, "too_long": dict(too_long)}
         (paths.REPORTS / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
         stage.run.log_params({"score": params.score.model_dump()})
