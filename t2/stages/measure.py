@@ -33,10 +33,10 @@ from t2.stages.workers import Report, run_jobs
 from t2.svf import BasisCache, load_expert
 from t2.svf.experts import Z
 from t2.svf.mixture import Mixture
+from t2.tasks.dispatch import categories_of
 from t2.tasks.grading import GRADERS, grade
 from t2.tasks.item import Item, read_items
 from t2.tasks.sandbox import Sandbox
-from t2.tasks.splits import categories_of
 
 SVF = "svf"
 """The method whose adapters are mixed, and run side by side in a batch."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from t2.engine.vllm_svf.slots import CONFIG_KEY, digest, write_slot
+from t2.engine.vllm_svf.slots import CONFIG_KEY, slot_number, write_slot
 from t2.svf import BasisCache, base_expert
 
 
@@ -77,8 +77,8 @@ class PerRequest:
         """An adapter whose name, number and path follow from z alone, as vLLM's caches go by these."""
         from vllm.lora.request import LoRARequest
 
-        name = digest(z)
-        return LoRARequest(f"svf-{name}", int(name[:15], 16) + 1, str(write_slot(z, Path(self._folder.name))))
+        folder = write_slot(z, Path(self._folder.name))
+        return LoRARequest(f"svf-{folder.name}", slot_number(folder.name), str(folder))
 
     def _clear(self) -> None:
         """Removes the files: within a call vLLM may evict an expert and read it again, later calls write anew."""
