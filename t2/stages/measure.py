@@ -59,7 +59,7 @@ def main() -> None:
         found = {(cell.system, cell.task, cell.seed, cell.draw): cell for of_job in results.values() for cell in of_job}
         ordered = [found[each.system, each.task, each.seed, each.draw] for each in plans]
         cells.write_index(ordered)
-        cells.drop_others(paths.TIMINGS, {cells.timings_file(_timing_key(cell)) for cell in ordered})
+        cells.drop_others(paths.TIMINGS, {cells.timings_file(cell) for cell in ordered})
         stage.run.log_params({"measure": params.measure.model_dump(), "cells": len(ordered)})
 
 
@@ -327,7 +327,7 @@ class _Worker:
 
     def _time(self, each: Plan, system: System, items: Sequence[Item], cell: Cell) -> None:
         """Both passes as a user would run them: replies under different experts share their batches."""
-        path = cells.timings_file(_timing_key(cell))
+        path = cells.timings_file(cell)
         if path.exists():
             return
         engine = self._svf(system.base)
@@ -339,9 +339,8 @@ class _Worker:
             self._setting(each, system, engine),
             self.experts(each.system, each.seed),
         )
-        row = {"strategy": system.strategy, "task": each.task, "n": len(items)}
         seconds = {"first_seconds": outcome.first_seconds, "second_seconds": outcome.second_seconds}
-        cells.write_values(path, {**row, **seconds})
+        cells.write_values(path, {"n": len(items), **seconds})
 
     # What it is made with
 
@@ -376,10 +375,6 @@ class _Worker:
 
 def _key(inputs: Mapping[str, Any], **terms: Any) -> str:
     return digest({**inputs, **terms})[:32]
-
-
-def _timing_key(cell: Cell) -> str:
-    return digest([cell.categories, cell.replies])[:32]
 
 
 def _ask(params: Params, dispatch: str, reading: Any) -> Ask:

@@ -46,8 +46,8 @@ def imported(path: str) -> frozenset[str]:
                 for file in (stem.with_suffix(".py"), stem / "__init__.py"):
                     if file.is_file() and (relative := file.relative_to(ROOT).as_posix()) not in found:
                         found |= {relative}
-        if isinstance(node, ast.Constant) and str(node.value).endswith(".py"):
-            sibling = (ROOT / path).parent / str(node.value)  # a program that it starts
+        if isinstance(node, ast.Constant) and str(node.value).endswith((".py", ".css")):
+            sibling = (ROOT / path).parent / str(node.value)  # a program that it starts, a style sheet
             found |= {sibling.relative_to(ROOT).as_posix()} if sibling.is_file() else set()
     if path == SANDBOX:
         found |= {file.relative_to(ROOT).as_posix() for file in (ROOT / path).parent.glob("*.py")}
@@ -60,7 +60,7 @@ def closure(path: str) -> set[str]:
     while waiting:
         module = waiting.pop()
         found.add(module)
-        if module not in AROUND or module == path:
+        if module.endswith(".py") and (module not in AROUND or module == path):
             waiting |= imported(module) - found
     return found
 
