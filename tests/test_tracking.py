@@ -6,10 +6,12 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request, urlopen
@@ -308,6 +310,102 @@ def test_a_relative_store_lies_in_the_root_wherever_the_stage_runs(tmp_path):
     assert tracking.store_uri(relative, tmp_path) == f"sqlite+pysqlite:///{tmp_path}/runs/mine.db"
     for uri in ("sqlite+pysqlite:////srv/mlflow.db", "http://localhost:5000", "postgresql://t2@host/mlflow"):
         assert tracking.store_uri(Tracking(uri=uri, experiment="x"), tmp_path) == uri
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(root / "mlflow.db")) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+@contextmanager
+def replaced(root: Path) -> Iterator[None]:
+    copy = root / "copy.db"
+    with closing(sqlite3.connect(root / "mlflow.db")) as store, closing(sqlite3.connect(copy)) as other:
+        store.backup(other)
+        for table in ("metrics", "latest_metrics", "tags", "runs"):
+            other.execute(f"DELETE FROM {table}")
+        other.commit()
+    copy.replace(root / "mlflow.db")
+    yield
+
+
+@contextmanager
+def removed(root: Path) -> Iterator[None]:
+    (root / "mlflow.db").unlink()
+    yield
+
+
+@contextmanager
+def experiment_deleted(root: Path) -> Iterator[None]:
+    client = store(root)
+    client.delete_experiment(client.get_experiment_by_name("tests").experiment_id)
+    yield
+
+
+@contextmanager
+def no_room_for_artifacts(root: Path) -> Iterator[None]:
+    (root / "mlartifacts").write_text("a file where the folder should be")
+    yield
+    (root / "mlartifacts").unlink()
+
+
+def forget_connections() -> None:
+    """The store as the next process finds it."""
+    for engine in SqlAlchemyStore._engine_map.values():
+        engine.dispose()
+
+
+def work(run: tracking.StageRun) -> None:
+    run.log_history([{"step": step, "reward": 0.5} for step in range(4)])
+    child = run.child("seed-0", seed=0)
+    child.log_table(pd.DataFrame({"a": [1, 2]}), "scores")
+    child.log_expert({"layers.0.q_proj": torch.ones(3)}, STATISTICS)
+    run.log_tags({"done": "yes"})
+
+
+HARMS = [
+    pytest.param(locked, marks=pytest.mark.slow),  # MLflow waits 20 seconds for it
+    replaced,
+    removed,
+    experiment_deleted,
+    no_room_for_artifacts,
+]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_store_that_fails_in_mid_stage_costs_no_result_and_is_filled_up_later(root, harm, caplog):
+    with open_stage(root) as run:
+        run.log_history([{"step": 0, "reward": 0.5}])
+        with harm(root):
+            work(run)
+    assert not run.whole
+    assert caplog.text.count("MLflow's store failed") == 1
+    assert "dvc repro -s -f expert@math" in caplog.text
+
+    forget_connections()
+    with open_stage(root, run_id=run.run_id) as again:
+        work(again)
+    assert again.whole
+    client = store(root)
+    assert steps(root, again.run_id, "reward") == [0, 1, 2, 3]
+    assert client.get_run(again.run_id).data.tags["done"] == "yes"
+    child = again.child("seed-0").run_id
+    assert {client.get_run(one).info.status for one in (again.run_id, child)} == {"FINISHED"}
+    names = {entry.path for folder in ("", "expert") for entry in client.list_artifacts(child, folder or None)}
+    assert {"scores.json", "expert/z.safetensors", "expert/change.png"} <= names
+
+
+def test_a_failing_store_does_not_hide_why_a_stage_or_a_flow_ended(root):
+    with pytest.raises(ZeroDivisionError), open_stage(root), removed(root):
+        1 / 0  # noqa: B018
+    forget_connections()
+    with tracking.pipeline_run("flow", settings=SETTINGS, root=root), removed(root):
+        pass
+    forget_connections()
+    with pytest.raises(KeyError), tracking.pipeline_run("flow", settings=SETTINGS, root=root), removed(root):
+        raise KeyError("stop")
 
 
 STRANGE = "100% a%20b?é#'"

@@ -95,4 +95,5 @@ def open_stage(name: str) -> Iterator[Stage]:
         record = {"stage": name, "run_id": run.run_id, "seconds": stage.seconds}
         paths.run(name).parent.mkdir(parents=True, exist_ok=True)
         paths.run(name).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-        shutil.rmtree(scratch)
+        if run.whole:  # else the next run of the stage finds here what MLflow lacks
+            shutil.rmtree(scratch)
