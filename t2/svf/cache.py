@@ -86,7 +86,7 @@ class BasisCache:
     """
 
     def __init__(self, folder: Path, matrices: Mapping[str, Mapping[str, Any]]) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()  # bases are read later, perhaps from another working directory
         self._matrices = matrices
 
     @classmethod

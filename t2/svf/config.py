@@ -47,7 +47,8 @@ class SvfConfig(PeftConfig):
         init_seed: Seeds the generator of that noise, one a module, whatever the order of modules.
         max_mult: The largest scale that ``sigmoid`` reaches; without effect under ``renormalise``.
         renormalise: Rescale z by Σσ / Σσz, which keeps the sum of a weight's singular values.
-        basis: Folder of the basis cache; None: bases are computed when the adapter is injected.
+        basis: Folder of the basis cache; None: bases are computed when the adapter is injected. So are those of a
+            saved adapter whose cache is not there.
         basis_fingerprint: The hash over the adapted base weights. Filled in on injection; where it is given
             and differs from the model's, the adapter is refused.
         rounded_fingerprint: The same over the weights rounded to bfloat16: on the same base in another dtype the

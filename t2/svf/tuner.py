@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +26,8 @@ from t2.svf.identity import Matrix, Origin, checksum
 from t2.svf.layer import SvfLinear, plain_weight
 from t2.svf.quantised import layer_weight, quantisation_of
 from t2.svf.targets import targeted_modules
+
+_log = logging.getLogger(__name__)
 
 BASE = "__base__"
 """The adapter name that means the base model in a batch of mixed adapters, as in PEFT's LoRA."""
@@ -54,6 +59,10 @@ class SvfModel(BaseTuner):
         self.peft_config[adapter_name] = config
         self._matrices: dict[str, Matrix] = getattr(self, "_matrices", {})
         self._caches: dict[str, BasisCache] = {}
+        if config.basis is not None and config.basis_fingerprint is not None and not Path(config.basis).is_dir():
+            # A saved adapter's cache, which may be a path of the folder where it was trained.
+            _log.warning("there is no basis cache %s, which %r names; bases are computed", config.basis, adapter_name)
+            config.basis = None
         if config.target_modules != INCLUDE_LINEAR_LAYERS_SHORTHAND:  # which PEFT resolves
             targeted_modules(model, config)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
@@ -86,22 +95,18 @@ class SvfModel(BaseTuner):
             layer.basis()
 
     def _basis_source(self, folder: str | None, target: nn.Linear, name: str) -> Callable[[], Basis]:
-        """Notes the hash of a module's weight; returns what reads or computes its basis when needed."""
+        """Notes which weight a module has; returns what reads or computes its basis when needed."""
+        # Partials of plain functions: a model with adapters can be pickled, as torch.save does.
         if folder is None:
             weight = _weight(target)
             if weight is not None:
                 self._matrices[name] = Matrix.of(weight, name)
-
-            def computed() -> Basis:
-                weight = _weight(target)
-                return narrow_basis(target.weight if weight is None else weight, f"{name}.weight")
-
-            return computed
+            return partial(_computed_basis, target, name)
         if folder not in self._caches:
             self._caches[folder] = BasisCache.open(folder)
         cache = self._caches[folder]
         self._matrices[name] = cache.matrix(name)
-        return lambda: cache.load(name, _weight(target))
+        return partial(_cached_basis, cache, target, name)
 
     def _settle_fingerprint(self, adapter_name: str, config: SvfConfig) -> None:
         """Fills in the hash over the adapted base weights, or compares it with the one that is given."""
@@ -313,6 +318,15 @@ def attach(model: nn.Module, config: SvfConfig) -> PeftModel:
     config.parametrisation, config.init_mean, config.init_std, config.renormalise = "direct", 1.0, 0.0, False
     config.inference_mode = True
     return get_peft_model(model, config).eval()
+
+
+def _computed_basis(target: nn.Linear, name: str) -> Basis:
+    weight = _weight(target)
+    return narrow_basis(target.weight if weight is None else weight, f"{name}.weight")
+
+
+def _cached_basis(cache: BasisCache, target: nn.Linear, name: str) -> Basis:
+    return cache.load(name, _weight(target))
 
 
 def _weight(layer: nn.Linear) -> Tensor | None:

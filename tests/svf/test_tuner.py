@@ -237,6 +237,45 @@ def test_the_fingerprint_is_the_same_with_and_without_a_cache(
     )
 
 
+def test_an_expert_with_a_relative_basis_cache_loads_from_elsewhere(
+    tmp_path: Path,
+    tokens: Tensor,
+    randomise: Randomise,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    build_cache(model_weights(make_model(), TARGETS), "basis")
+    trained = get_peft_model(make_model(), SvfConfig(target_modules=list(TARGETS), basis="basis"))
+    randomise(trained)
+    trained.save_pretrained("expert")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    loaded = PeftModel.from_pretrained(make_model(), tmp_path / "project" / "expert")
+    assert torch.equal(loaded(tokens).logits, trained(tokens).logits)
+    assert caplog.messages == ["there is no basis cache basis, which 'default' names; bases are computed"]
+    with pytest.raises(ValueError, match="there is no basis cache in basis"):
+        get_peft_model(make_model(), SvfConfig(target_modules=list(TARGETS), basis="basis"))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("used", [False, True])
+def test_a_pickled_model_is_the_model(
+    cached: bool, used: bool, tmp_path: Path, tokens: Tensor, randomise: Randomise
+) -> None:
+    basis = tmp_path / "basis" if cached else None
+    if basis:
+        build_cache(model_weights(make_model(), TARGETS), basis)
+    model = get_peft_model(make_model(), SvfConfig(target_modules=list(TARGETS), basis=basis and str(basis))).eval()
+    randomise(model)
+    if used:
+        model(tokens)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+
+
 SAVE = """
 import sys, torch; from pathlib import Path
 sys.path.insert(0, sys.argv[2]); torch.set_num_threads(1)
