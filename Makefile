@@ -1,4 +1,5 @@
 # make repro   set up .venv and run the whole experiment; PROFILE=<name> on another base model
+# make table   run an experiment folder, NAME=<its name below reports/>
 # make plan    what that will need, PROFILE=<name> GPU=<name>
 # make test    set up .venv and run the fast tests
 # make test-vllm   set up .venv-vllm and run the tests of the vLLM engine and of quantised bases
@@ -15,17 +16,23 @@ export DO_NOT_TRACK = true
 export MLFLOW_DISABLE_TELEMETRY = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 export HF_HUB_OFFLINE ?= 1
-# One thread a process: the pipeline's parallelism is processes.
+# One thread per process: the pipeline's parallelism is processes.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: repro test test-all test-vllm lint profile plan ui serve worker real miniature clean
+.PHONY: repro table test test-all test-vllm lint profile plan ui serve worker real miniature clean
 
 # PROFILE: one word for a base model with its tasks and sizes, see `make profile`; none: params.yaml as it stands.
 repro: $(VENV)/installed
 	@$(if $(PROFILE),python -m t2.profiles $(PROFILE) $(if $(FORCE),--force))
 	@dvc repro
 	@python -m t2.report.terminal
+
+# Runs the stages of reports/$(NAME) only, and says which stages of the main run should have come before.
+table: $(VENV)/installed
+	@test -n "$(NAME)" || { echo "which? make table NAME=<one of: $(notdir $(patsubst %/dvc.yaml,%,$(wildcard reports/*/dvc.yaml)))>"; exit 2; }
+	@python -m flows.dag reports/$(NAME)/dvc.yaml
+	@dvc repro --single-item reports/$(NAME)/dvc.yaml
 
 test: $(VENV)/installed
 	@ruff check . && ruff format --check . && mypy && pytest
@@ -62,7 +69,7 @@ PORT ?= 4200
 serve: $(VENV)/installed
 	@exec python -m flows.serve --port $(PORT)
 
-# A worker more, in this checkout, for the server at API (docs/scale.md).
+# One more worker, in this checkout, for the server at API (docs/scale.md).
 API ?= http://127.0.0.1:$(PORT)/api
 worker: $(VENV)/installed
 	@T2_CHECKOUT="$(CURDIR)" PREFECT_API_URL=$(API) exec prefect worker start --pool t2 --limit 1
