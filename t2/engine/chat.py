@@ -10,7 +10,6 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from t2.svf import pretrained
-
 from t2.tasks.prompt import Prompt, messages, opening
 
 

@@ -246,7 +246,7 @@ class _Worker:
         )
 
     def _z(self, name: str, base: str, seed: int | None) -> Z:
-        """z of an adapter; one that was made for other weights than the base's is refused."""
+        """Z of an adapter; one that was made for other weights than the base's is refused."""
         return load_expert(paths.adapter(name, seed or 0), self.basis(base).matrices).z
 
     def _experts(self, system: str, seed: int | None) -> dict[str, Z]:

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from finished_project import write_found
 from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
-
-from finished_project import write_found
 
 from t2.cli import expert, main
 from t2.svf import BasisCache, base_expert, compare, load_expert, mix, save_expert

@@ -11,14 +11,14 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
+from svf.models import TARGETS, make_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from svf.models import TARGETS, make_model
+from t2.exchange.export import export_lora, export_merged, low_rank_change
 from t2.svf import BasisCache, Expert, SvfConfig, build_cache, checkpoint_weights, mix, narrow_basis, scaled_weight
 from t2.svf.checkpoint import Checkpoint
 from t2.svf.experts import save_expert
-from t2.exchange.export import export_lora, export_merged, low_rank_change
 
 SHAPES = {"tall": (12, 7), "square": (8, 8), "wide": (5, 9)}
 

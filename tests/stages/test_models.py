@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from t2.stages.models import trained_expert
 
 from t2.config import Base
 from t2.stages import paths
-from t2.stages.models import trained_expert
 from t2.svf import Expert, base_expert, build_cache, checkpoint_weights, save_expert
 from t2.svf.identity import Origin
 
