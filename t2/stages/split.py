@@ -56,9 +56,7 @@ def make_splits(params: Params, folder: Path) -> dict[str, Any]:
     )
     files = _pretraining_files([base.path for base in params.bases.values()])
     splits.refuse_leaked(drawn, _passages(files))
-    dispatching = {
-        name: splits.dispatch_splits(name, params.tasks, drawn) for name in params.tasks if name not in own
-    }
+    dispatching = {name: splits.dispatch_splits(name, params.tasks, drawn) for name in params.tasks if name not in own}
     manifest = {
         "files": splits.write(folder, {**drawn, **dispatching}),
         "pretraining": {str(path): _digest(path) for path in files},

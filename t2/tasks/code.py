@@ -53,7 +53,8 @@ def _completed(begun: str, written: str) -> str:
 
 def grade(items: Sequence[Item], replies: Sequence[str], sandbox: Sandbox) -> list[bool]:
     """Runs each item's unit tests on its reply's program, each distinct pair of them once per sandbox."""
-    programs = [Program(program(reply, question(item.prompt)), item.answer) for item, reply in zip(items, replies, strict=True)]
+    pairs = zip(items, replies, strict=True)
+    programs = [Program(program(reply, question(item.prompt)), item.answer) for item, reply in pairs]
     known = _memory.setdefault(sandbox, {})
     fresh = [candidate for candidate in dict.fromkeys(programs) if candidate not in known]
     if len(known) + len(fresh) > _REMEMBERED:

@@ -84,7 +84,7 @@ def test_a_named_category_is_answered_by_its_expert(engine: HfEngine, t2, monkey
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--system", "fewshot"], "'fewshot' needs the task whose mix answers, got ''; there is one for code_hard, math_hard"),
+        (["--system", "fewshot"], "needs the task whose mix answers, got ''; there is one for code_hard, math_hard"),
         (["--system", "fewshot", "--task", "math"], "got 'math'; there is one for code_hard, math_hard"),
         (["--task", "math_hard"], "'math_hard' names a mix that was found for it, which system 'classifier' has none"),
         (["--system", "sum"], "there is no system 'sum'; params.yaml has base, lora"),
@@ -141,7 +141,8 @@ def test_a_project_without_experts_says_what_to_do(project: Path, tmp_path: Path
     assert "run from the project's root" in done.stderr and "Traceback" not in done.stderr
     (tmp_path / "params.yaml").symlink_to(project / "params.yaml")
     done = run(tmp_path, "ask", "Hello?")
-    assert done.returncode == 1 and done.stderr.startswith("t2: there is no data/adapters/svf-math/adapter.json; `dvc repro train@svf-math` makes it")
+    said = "t2: there is no data/adapters/svf-math/adapter.json; `dvc repro train@svf-math` makes it"
+    assert done.returncode == 1 and done.stderr.startswith(said)
 
 
 def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
