@@ -55,9 +55,13 @@ def project_root() -> Path:
 def _base_model(params: Params, name: str) -> str:
     """Path of the base model that a stage works on; those of all bases where it works on none, or several."""
     kind, _, key = name.partition("@")
-    rows = {"train": params.adapters, "search": params.searches}
-    base = key if kind == "basis" else rows[kind][key].base if kind in rows else None
-    return ", ".join(row.path for label, row in params.bases.items() if base in (label, None))
+    of_row = {
+        "basis": lambda: key,
+        "train": lambda: params.adapters[key].base,
+        "search": lambda: params.searches[key].base,
+    }
+    bases = [of_row[kind]()] if kind in of_row else list(params.bases)
+    return ", ".join(params.bases[base].path for base in bases)
 
 
 @contextmanager
