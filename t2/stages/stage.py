@@ -55,12 +55,15 @@ def project_root() -> Path:
 def _base_model(params: Params, name: str) -> str:
     """Path of the base model that a stage works on; those of all bases where it works on none, or several."""
     kind, _, key = name.partition("@")
-    of_row = {
-        "basis": lambda: key,
-        "train": lambda: params.adapters[key].base,
-        "search": lambda: params.searches[key].base,
-    }
-    bases = [of_row[kind]()] if kind in of_row else list(params.bases)
+    match kind:
+        case "basis":
+            bases = [key]
+        case "train":
+            bases = [params.adapters[key].base]
+        case "search":
+            bases = [params.searches[key].base]
+        case _:
+            bases = list(params.bases)
     return ", ".join(params.bases[base].path for base in bases)
 
 
