@@ -17,7 +17,9 @@ STAGES = {
     for name, declared in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()
 }
 # What surrounds every stage: it moves files, locks and logs, and no result depends on it.
-AROUND = {f"t2/stages/{name}.py" for name in ("stage", "fingerprint", "guard", "workers", "progress", "paths")}
+AROUND = {
+    f"t2/stages/{name}.py" for name in ("stage", "scratch", "fingerprint", "guard", "workers", "progress", "paths")
+}
 AROUND |= {"t2/__init__.py", "t2/files.py", "t2/tracking.py", "t2/stages/__init__.py"}
 # The values are dependencies, the code that checks them is none: it changes nothing that it reads.
 AROUND |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "t2" / "config").glob("*.py")}
