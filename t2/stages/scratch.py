@@ -1,7 +1,7 @@
 """Scratch folders: work in progress, outside of DVC's outs, which DVC deletes before a stage starts.
 
-A finished stage leaves its folder, since it may be killed before DVC has recorded its outs; it would begin anew without.
-Once ``dvc.lock`` holds what the stage ran on, the folder is of no more use.
+A finished stage leaves its folder: if it is killed before DVC has recorded its outs, it would begin anew without. Once
+``dvc.lock`` holds what the stage ran on, the folder is of no more use.
 """
 
 from __future__ import annotations
