@@ -25,7 +25,7 @@ def gsm8k(row: Row) -> Item:
     return Item(
         id=f"gsm8k-{row.path.stem}-{row.number}",
         prompt=f"{row.get('question', str)}\nEnd with a line `#### n`, where n is the answer.",
-        answer=str(value),
+        answer=f"{value:f}",  # without an exponent, which grading does not read
         reply=worked,
     )
 
