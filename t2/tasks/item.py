@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from t2.files import replace_file
+from t2.files import parse_json, replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ def read_items(path: str | Path) -> list[Item]:
         ValueError: A line is no item; names file and line.
     """
     items = []
-    with open(path, encoding="utf-8") as lines:
+    with open(path, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                items.append(Item(**json.loads(line)))
+                items.append(Item(**parse_json(line)))
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{path}, line {number}: not an item ({error})") from None
     return items

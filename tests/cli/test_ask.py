@@ -87,6 +87,12 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+def test_an_argument_that_is_no_unicode_text_is_refused_in_one_line(project: Path, monkeypatch) -> None:
+    monkeypatch.setattr("sys.argv", ["t2", "ask", os.fsdecode(b"caf\xe9")])
+    with pytest.raises(SystemExit, match=r"^t2: no Unicode text: half a surrogate pair, U\+DCE9, behind 'caf'"):
+        main()
+
+
 def test_a_project_without_experts_says_what_to_do(project: Path, tmp_path: Path) -> None:
     done = run(tmp_path, "ask", "Hello?")
     assert done.returncode == 1 and done.stderr.startswith("t2: params.yaml is not a valid configuration")
