@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{\s*)?([^{}]*?)\s*\}")
+_BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\[A-Za-z]+\s*\{\s*)*([^{}]*?)\s*\}")
+_AROUND = " .,;:!?*_`'\"$"
 
 
 def classification_prompt(inner: str, categories: Sequence[str]) -> str:
@@ -29,7 +30,10 @@ def classification_reply(category: str) -> str:
 
 
 def category(reply: str, categories: Sequence[str]) -> str | None:
-    r"""The category that a reply names in its last ``\boxed{}``, whatever its case; None if it names none."""
+    r"""The category that a reply names in its last ``\boxed{}``; None if it names none.
+
+    Its case, macros around it such as ``\textbf``, and punctuation do not matter.
+    """
     boxes = _BOXED.findall(reply)
-    named = boxes[-1].casefold() if boxes else None
+    named = boxes[-1].strip(_AROUND).casefold() if boxes else None
     return next((name for name in categories if name.casefold() == named), None)
