@@ -662,6 +662,12 @@ def test_reasons_name_what_happened() -> None:
     assert not any(verdict.passed for verdict in verdicts)
 
 
+def test_only_the_standard_library_can_be_imported(sandbox: Sandbox) -> None:
+    """As data/sources/README.md says of the differences from EvalPlus, which has numpy."""
+    assert run(sandbox, "import numpy", "").reason == "ModuleNotFoundError in the program"
+    assert "numpy" in (REPOSITORY / "data/sources/README.md").read_text()
+
+
 def test_limits_bind_and_cannot_be_raised(sandbox: Sandbox) -> None:
     code = """
         import os, resource, time
