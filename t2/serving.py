@@ -6,7 +6,6 @@ pickled.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -24,12 +23,13 @@ from mlflow.models import ModelSignature, set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
-from peft import AutoPeftModelForCausalLM, PeftModel
+from peft import PeftModel
 
 from t2.adaptation.system import Settings, TwoPassSystem
-from t2.engine.base import Generation, Sampling
+from t2.engine.base import Generation
+from t2.svf.pretrained import load_adapted
 
-_EXPERT, _ALPHA, _CLASSIFIER = "expert.", "alpha.", "classifier"
+_ADAPTER, _FOUND = "adapter.", "found."
 
 SIGNATURE = ModelSignature(
     # MLflow would write null and numbers as texts in a string column, and answers 500 where a required one is missing.
@@ -38,22 +38,22 @@ SIGNATURE = ModelSignature(
         [
             ColSpec(DataType.string, "text"),
             ColSpec(DataType.boolean, "finished"),
-            ColSpec(DataType.string, "expert"),
-            ColSpec(DataType.string, "alpha"),
+            ColSpec(DataType.string, "category"),
+            ColSpec(DataType.string, "mixture"),
             ColSpec(DataType.double, "first_seconds"),
             ColSpec(DataType.double, "second_seconds"),
         ]
     ),
     params=ParamSchema(
         [
-            ParamSpec("strategy", DataType.string, "classifier"),
+            ParamSpec("system", DataType.string, ""),
             ParamSpec("task", DataType.string, ""),
-            ParamSpec("max_new_tokens", DataType.long, 64),
+            ParamSpec("max_new_tokens", DataType.long, 0),
         ]
     ),
 )
-"""A prompt in, a string; out: the text, whether it came to its end or was cut at ``max_new_tokens``, the expert or the
-α that it was answered under, and the seconds of both passes."""
+"""A prompt in, a string; out: the text, whether it came to its end or was cut at ``max_new_tokens``, what the first pass
+called the prompt (empty without one), the mixture that it was answered under, and the seconds of both passes."""
 
 _FORM = 'send each as a string: {"dataframe_records": [{"prompt": "What is 3+4?"}]}'
 
@@ -62,13 +62,13 @@ def load_registered(model: str, **options: Any) -> PeftModel:
     """A registered expert on its base model, ready to generate.
 
     Args:
-        model: For example ``models:/experts-math@best`` or ``models:/experts-math/3``.
+        model: For example ``models:/svf-math@best`` or ``models:/svf-math/3``.
         **options: For ``from_pretrained`` of the base model, such as ``dtype``.
 
     Returns:
         The base model that the expert names (a local path is relative to the working directory), adapted.
     """
-    return AutoPeftModelForCausalLM.from_pretrained(mlflow.artifacts.download_artifacts(model), **options)
+    return load_adapted(mlflow.artifacts.download_artifacts(model), **options)
 
 
 def log_two_pass(
@@ -76,26 +76,23 @@ def log_two_pass(
     *,
     uri: str,
     name: str,
-    experts: Mapping[str, Path],
-    classifier: Path,
-    alphas: Mapping[str, Path],
+    adapters: Mapping[str, Path],
+    found: Mapping[str, Path],
     settings: Settings,
 ) -> None:
-    """Logs the two-pass system to a run and registers it as the next version of a model.
+    """Logs systems to a run and registers them as the next version of a model.
 
     Args:
         run_id: The run.
         uri: Its store.
         name: Of the registered model.
-        experts: Adapter folder of each expert, by task.
-        classifier: That of the classifier expert.
-        alphas: The outcome of a few-shot search, ``alpha.json``, by unseen task.
-        settings: How the system runs; the model configuration.
+        adapters: The folder of each adapter, by its name.
+        found: The outcome of each search, ``alpha.json``, by its name.
+        settings: What the systems are and how they run; the model configuration.
     """
     files = {
-        **{f"{_EXPERT}{task}": str(folder) for task, folder in experts.items()},
-        _CLASSIFIER: str(classifier),
-        **{f"{_ALPHA}{task}": str(path) for task, path in alphas.items()},
+        **{f"{_ADAPTER}{name}": str(folder) for name, folder in adapters.items()},
+        **{f"{_FOUND}{search}": str(path) for search, path in found.items()},
     }
     mlflow.set_tracking_uri(uri)
     with mlflow.start_run(run_id=run_id):
@@ -126,12 +123,8 @@ class TwoPassModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Loads base model and experts; MLflow calls this once."""
         files = context.artifacts
-        self._system = TwoPassSystem(
-            Settings(**context.model_config),
-            _below(_EXPERT, files),
-            Path(files[_CLASSIFIER]),
-            _below(_ALPHA, files),
-        )
+        settings = Settings(**context.model_config)
+        self._system = TwoPassSystem(settings, _below(_ADAPTER, files), _below(_FOUND, files))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -143,27 +136,27 @@ class TwoPassModel(PythonModel):
         Args:
             context: Unused.
             model_input: One row a prompt.
-            params: ``strategy`` is ``classifier``, ``prompt`` or ``fewshot``; the latter takes the α that was
-                found for ``task``. ``max_new_tokens`` bounds the reply.
+            params: ``system`` is one of those that were published; empty: the first. One of few-shot search takes
+                the mix that was found for ``task``. ``max_new_tokens`` bounds the reply; 0: as the project's tasks do.
 
         Raises:
             MlflowException: No prompts, a prompt that is no text or leaves no room for a reply, an unknown
-                strategy, no α for the task, or ``max_new_tokens`` below 1.
+                system, no mix for the task, or ``max_new_tokens`` below 0.
         """
         given = {parameter.name: parameter.default for parameter in SIGNATURE.params} | (params or {})
         try:
-            prompts, sampling = _prompts(model_input), Sampling(int(given["max_new_tokens"]))
+            prompts, longest = _prompts(model_input), int(given["max_new_tokens"])
             with self._turn:
-                outcome = self._system.answer(prompts, sampling, given["strategy"], given["task"])
-            _check_room(outcome.generations, sampling)
+                outcome = self._system.answer(prompts, given["system"], given["task"], longest or None)
+            _check_room(outcome.generations)
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
         return pd.DataFrame(
             {
                 "text": [reply.text for reply in outcome.generations],
                 "finished": [reply.finished for reply in outcome.generations],
-                "expert": outcome.categories,
-                "alpha": "" if outcome.alpha is None else json.dumps(outcome.alpha),
+                "category": [category or "" for category in outcome.choice.categories],
+                "mixture": [str(outcome.choice.mixtures[row]) for row in outcome.choice.rows],
                 "first_seconds": outcome.first_seconds,
                 "second_seconds": outcome.second_seconds,
             }
@@ -184,12 +177,12 @@ def _shown(value: Any) -> str:
     return "null" if pd.api.types.is_scalar(value) and pd.isna(value) else ascii(value)[:100]
 
 
-def _check_room(replies: Sequence[Generation], sampling: Sampling) -> None:
+def _check_room(replies: Sequence[Generation]) -> None:
     for row, reply in enumerate(replies):
         if reply.too_long:
             raise ValueError(
-                f"prompt {row} has {reply.prompt_tokens} tokens and leaves no room for {sampling.max_new_tokens} of a "
-                "reply; shorten it, or lower max_new_tokens"
+                f"prompt {row} has {reply.prompt_tokens} tokens and leaves no room for a reply; shorten it, or lower "
+                "max_new_tokens"
             )
 
 

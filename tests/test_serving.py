@@ -26,7 +26,6 @@ from mlflow.pyfunc import PythonModelContext, scoring_server
 
 from t2 import config
 from t2.adaptation.system import Settings, TwoPassSystem
-from t2.engine.base import Sampling
 from t2.serving import SIGNATURE, TwoPassModel, log_two_pass
 
 PROMPTS = ["Tom has 3 apples.", "How many?"]
@@ -38,48 +37,51 @@ Post = Callable[[dict[str, Any]], httpx.Response]
 @pytest.fixture
 def settings(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.chdir(finish_project(tmp_path, tiny_folder))
-    return Settings.of(config.load(), Path("data/basis/tiny"))
+    return settings_here()
 
 
-def files() -> tuple[dict[str, Path], Path, dict[str, Path]]:
-    experts = {task: Path(f"data/experts/{task}/seed-0") for task in ALPHA}
-    return experts, Path("data/classifier/seed-0"), {"math_hard": Path("data/adaptation/math_hard/draw-0/alpha.json")}
+def settings_here() -> Settings:
+    return Settings.of(config.load(), ["classifier", "prompt", "fewshot"], Path("data/basis/main"))
+
+
+def files() -> tuple[dict[str, Path], dict[str, Path]]:
+    adapters = {name: Path(f"data/adapters/{name}/seed-1") for name in (*ALPHA, "classifier")}
+    return adapters, {"math_hard": Path("data/searches/math_hard/seed-1/draw-0/alpha.json")}
 
 
 @pytest.mark.parametrize(
     "given",
-    [None, {"strategy": "prompt", "max_new_tokens": 5}, {"strategy": "fewshot", "task": "math_hard"}],
+    [None, {"system": "prompt", "max_new_tokens": 5}, {"system": "fewshot", "task": "math_hard"}],
     ids=["defaults", "prompt", "fewshot"],
 )
 def test_the_served_model_answers_as_the_system_does(settings: Settings, given: dict[str, object] | None) -> None:
-    experts, classifier, alphas = files()
+    adapters, found = files()
     artifacts = {
-        **{f"expert.{task}": str(folder) for task, folder in experts.items()},
-        "classifier": str(classifier),
-        **{f"alpha.{task}": str(path) for task, path in alphas.items()},
+        **{f"adapter.{name}": str(folder) for name, folder in adapters.items()},
+        **{f"found.{search}": str(path) for search, path in found.items()},
     }
     model = TwoPassModel()
     model.load_context(PythonModelContext(artifacts, asdict(settings)))
     served = model.predict(PythonModelContext(artifacts, {}), pd.DataFrame({"prompt": PROMPTS}), given)
     assert list(served.columns) == SIGNATURE.outputs.input_names()
 
-    asked = {"strategy": "classifier", "task": "", "max_new_tokens": 64} | (given or {})
-    system = TwoPassSystem(settings, experts, classifier, alphas)
-    outcome = system.answer(PROMPTS, Sampling(asked["max_new_tokens"]), asked["strategy"], asked["task"])
+    outcome = TwoPassSystem(settings, adapters, found).answer(PROMPTS, **(given or {}))
     assert served["text"].tolist() == [reply.text for reply in outcome.generations]
-    assert served["expert"].tolist() == outcome.categories
-    assert (outcome.alpha == ALPHA) == (asked["strategy"] == "fewshot") == bool(served["alpha"][0])
+    assert served["category"].tolist() == [category or "" for category in outcome.choice.categories]
+    mixtures = [str(outcome.choice.mixtures[row]) for row in outcome.choice.rows]
+    assert served["mixture"].tolist() == mixtures
+    if given and given["system"] == "fewshot":
+        assert set(mixtures) == {"svf-code=-0.2,svf-math=0.9,svf-reasoning=0.4"}
 
 
 def test_what_the_system_lacks_is_said(settings: Settings) -> None:
-    experts, _, alphas = files()
-    system = TwoPassSystem(settings, experts, alphas=alphas)
-    with pytest.raises(ValueError, match=r"has no classifier expert; .* 'prompt'"):
-        system.answer(PROMPTS, Sampling(4))
-    with pytest.raises(ValueError, match="strategy is 'guess'; allowed: classifier, prompt, fewshot"):
-        system.answer(PROMPTS, Sampling(4), "guess")
-    with pytest.raises(ValueError, match="no α was searched for task 'x'; there is one for math_hard"):
-        system.answer(PROMPTS, Sampling(4), "fewshot", "x")
+    system = TwoPassSystem(settings, *files())
+    with pytest.raises(ValueError, match="system is 'guess'; allowed: classifier, fewshot, prompt"):
+        system.answer(PROMPTS, "guess")
+    with pytest.raises(ValueError, match="'fewshot' needs the task whose mix answers, got 'x'; there is one for code_hard, math_hard"):
+        system.answer(PROMPTS, "fewshot", "x")
+    with pytest.raises(ValueError, match="'prompt' has none of; name system fewshot"):
+        system.answer(PROMPTS, "prompt", "math_hard")
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +90,12 @@ def published(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = finish_project(tmp_path_factory.mktemp("published"), tiny_folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        settings = Settings.of(config.load(), Path("data/basis/tiny"))
+        settings = settings_here()
         client = MlflowClient(uri := f"sqlite:///{folder}/mlflow.db")
         experiment = client.create_experiment("tests", artifact_location=(folder / "mlartifacts").as_uri())
-        experts, classifier, alphas = files()
+        adapters, found = files()
         run = client.create_run(experiment).info.run_id
-        log_two_pass(
-            run, uri=uri, name="two-pass", experts=experts, classifier=classifier, alphas=alphas, settings=settings
-        )
+        log_two_pass(run, uri=uri, name="two-pass", adapters=adapters, found=found, settings=settings)
     return folder
 
 
@@ -118,7 +118,7 @@ def records(*prompts: object, **params: object) -> dict[str, Any]:
 
 def ask_from_many(post: Post, seconds: float) -> int:
     """Clients ask until the time is over, each for its own prompts; how many answers came, all of them the same."""
-    ways: list[dict[str, object]] = [{"strategy": "fewshot", "task": "math_hard"}, {"strategy": "prompt"}, {}]
+    ways: list[dict[str, object]] = [{"system": "fewshot", "task": "math_hard"}, {"system": "prompt"}, {}]
     asked = [
         records(f"Tom has {client} apples.", "How many?", max_new_tokens=4, **ways[client % len(ways)])
         for client in range(CLIENTS)
@@ -141,7 +141,7 @@ def ask_from_many(post: Post, seconds: float) -> int:
 
 def texts(response: httpx.Response) -> list[tuple[str, str]]:
     assert response.status_code == 200, response.text
-    return [(row["text"], row["expert"]) for row in response.json()["predictions"]]
+    return [(row["text"], row["mixture"]) for row in response.json()["predictions"]]
 
 
 def refusal(response: httpx.Response) -> str:
@@ -195,9 +195,9 @@ def test_prompts_as_texts_alone_are_refused_with_the_form_that_is_read(post: Pos
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"strategy": "guess"}, "strategy is 'guess'; allowed: classifier, prompt, fewshot"),
-        ({"strategy": "fewshot", "task": "x"}, "no α was searched for task 'x'; there is one for math_hard"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
+        ({"system": "guess"}, "system is 'guess'; allowed: classifier, fewshot, prompt"),
+        ({"system": "fewshot", "task": "x"}, "needs the task whose mix answers, got 'x'; there is one for code_hard, math_hard"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1; it must be at least 1"),
         ({"max_new_tokens": "five"}, "max_new_tokens"),
     ],
 )
@@ -211,7 +211,6 @@ def test_a_prompt_that_is_too_long_is_refused_by_its_number(post: Post) -> None:
     long = "Tom has 3 apples. " * 100
     said = refusal(post(records("How many?", long, max_new_tokens=5)))
     assert "prompt 1 has" in said
-    assert "5" in said
     assert "prompt 0" not in said
     assert "max_new_tokens" in refusal(post(records("How many?", max_new_tokens=10**6)))
 

@@ -19,8 +19,8 @@ from t2.engine.select import svf_engine
 from t2.svf import BasisCache, load_expert
 from t2.svf.experts import Z
 from t2.svf.mixture import Mixture
+from t2.tasks.dispatch import categories_of
 from t2.tasks.prompt import Prompt
-from t2.tasks.splits import categories_of
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,16 @@ class Spec:
 
     Attributes:
         strategy: A key of the registry.
-        families: The family of each member of its set, by its name.
+        members: The adapters of its set, in the order in which they are summed.
+        families: The family of each.
         ask: Fields of :class:`t2.adaptation.dispatch.Ask`; None: no first pass.
         classifier: The adapter that the first pass runs under; None: the base model.
         searches: The search whose mix answers, by the task that it was found for.
     """
 
     strategy: str
-    families: dict[str, str]
+    members: list[str]
+    families: list[str]
     ask: dict[str, Any] | None
     classifier: str | None
     searches: dict[str, str]
@@ -54,7 +56,7 @@ class Spec:
                 f"systems.{name} has the strategy {system.strategy!r}, which does not choose an expert for a prompt; "
                 "name a system that does: prompt, classifier, fewshot or uniform"
             )
-        adapters = {member: params.adapters[member] for member in params.sets[system.set].members}  # type: ignore[union-attr]
+        members = params.sets[system.set].members  # type: ignore[union-attr]
         ask = None
         if isinstance(system, Prompted | Classified):
             task = params.tasks[system.dispatch]
@@ -66,7 +68,8 @@ class Spec:
             }
         return cls(
             strategy=system.strategy,
-            families={member: params.tasks[row.task].family for member, row in adapters.items()},
+            members=members,
+            families=[params.tasks[params.adapters[member].task].family for member in members],
             ask=ask,
             classifier=system.adapter if isinstance(system, Classified) else None,
             searches={params.searches[search].task: search for search in getattr(system, "searches", [])},
@@ -85,7 +88,8 @@ class Settings:
         batch: Prompts side by side.
         max_new_tokens: The longest reply, unless a request says otherwise.
         stop: Strings that end a reply.
-        systems: Fields of each :class:`Spec`, by name; the first answers by default.
+        systems: Fields of each :class:`Spec`, by name.
+        default: Which of them answers a request that names none. MLflow keeps mappings, but not their order.
     """
 
     base: dict[str, Any]
@@ -96,6 +100,7 @@ class Settings:
     max_new_tokens: int
     stop: list[str]
     systems: dict[str, dict[str, Any]]
+    default: str
 
     @classmethod
     def of(cls, params: Params, systems: Sequence[str], basis: Path | None) -> Settings:
@@ -119,6 +124,7 @@ class Settings:
             max_new_tokens=max(reward.max_new_tokens for reward in rewards),
             stop=list(dict.fromkeys(string for reward in rewards for string in reward.stop)),
             systems={name: vars(Spec.of(params, name)) for name in systems},
+            default=systems[0],
         )
 
 
@@ -138,7 +144,8 @@ class TwoPassSystem:
     def __init__(self, settings: Settings, adapters: Mapping[str, Path], found: Mapping[str, Path]) -> None:
         self.settings = settings
         self.systems = {name: Spec(**spec) for name, spec in settings.systems.items()}
-        self._adapters: dict[str, Z] = {name: load_expert(folder).z for name, folder in adapters.items()}
+        base = None if settings.basis is None else BasisCache.open(settings.basis).matrices
+        self._adapters: dict[str, Z] = {name: load_expert(folder, base).z for name, folder in adapters.items()}
         self._found = {search: read_mixture(path) for search, path in found.items()}
         self._engine: Engine = svf_engine(
             Base(**settings.base),
@@ -155,23 +162,23 @@ class TwoPassSystem:
 
         Args:
             prompts: Texts as users type them.
-            system: One of :attr:`systems`; empty: the first.
+            system: One of :attr:`systems`; empty: the default.
             task: For a system whose mixes were found for tasks: which of them.
             max_new_tokens: The longest reply; None: as the settings say.
 
         Raises:
             ValueError: An unknown system, or no mix for the task.
         """
-        name = system or next(iter(self.systems))
+        name = system or self.settings.default
         if name not in self.systems:
-            raise ValueError(f"system is {name!r}; allowed: {', '.join(self.systems)}")
+            raise ValueError(f"system is {name!r}; allowed: {', '.join(sorted(self.systems))}")
         spec = self.systems[name]
         if spec.searches and task not in spec.searches:
             raise ValueError(f"system {name!r} needs the task whose mix answers, got {task!r}; {_listed(spec.searches)}")
         if task and not spec.searches:
             raise ValueError(f"task {task!r} names a mix that was found for it, which system {name!r} has none of; {self._mixing}")
         setting = Setting(
-            families=spec.families,
+            families=dict(zip(spec.members, spec.families, strict=True)),
             found=self._found[spec.searches[task]] if task else None,
             ask=None if spec.ask is None else Ask(**{**spec.ask, "template": Template(**spec.ask["template"])}),
             engine=self._engine,
@@ -179,7 +186,7 @@ class TwoPassSystem:
         )
         longest = max_new_tokens or self.settings.max_new_tokens
         sampling = Sampling(longest, stop=tuple(self.settings.stop))
-        experts = {name: self._adapters[name] for name in spec.families}
+        experts = {name: self._adapters[name] for name in spec.members}
         rescaled = setting.found is not None and setting.found.needs_sigma
         sigma = self._sigma(experts) if rescaled else None
         return answer(self._engine, prompts, sampling, STRATEGIES[spec.strategy], setting, experts, sigma=sigma)
@@ -204,4 +211,4 @@ def read_mixture(path: Path) -> Mixture:
 
 
 def _listed(searches: Mapping[str, str]) -> str:
-    return f"there is one for {', '.join(searches)}"
+    return f"there is one for {', '.join(sorted(searches))}"

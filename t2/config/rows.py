@@ -572,3 +572,14 @@ class Params(Section):
     execution: Execution
     tracking: Tracking
     plan: Plan
+
+    def key_of(self, name: str) -> tuple[str, str, str]:
+        """Method, strategy and variant of a system: what score files know it by.
+
+        The method is the PEFT method of the adapters that answer; ``base`` where nothing was trained.
+        """
+        system = self.systems[name]
+        adapters = [system.adapter] if isinstance(system, Single) else []
+        adapters += [] if isinstance(system, Bare | Single) else self.sets[system.set].members
+        methods = {self.recipes[self.adapters[adapter].recipe].method for adapter in adapters}
+        return "+".join(sorted(methods)) or "base", system.strategy, system.variant

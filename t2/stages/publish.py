@@ -24,7 +24,7 @@ def main() -> None:
         settings = Settings.of(params, params.publish.systems, paths.basis(base))
         held = {member.name: member for member in members.read_set(params.publish.set)}
         specs = settings.systems.values()
-        mixed = list(dict.fromkeys(name for spec in specs for name in spec["families"]))
+        mixed = list(dict.fromkeys(name for spec in specs for name in spec["members"]))
         seed = members.chosen_seed([held[name] for name in mixed])
         named = [*mixed, *(spec["classifier"] for spec in specs if spec["classifier"])]
         adapters = {name: paths.member(params.publish.set, name, seed) for name in named}
