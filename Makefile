@@ -46,7 +46,7 @@ test-all: $(VENV)/installed
 MARKS ?= not slow
 VLLM_VENV := .venv-vllm
 test-vllm: $(VLLM_VENV)/installed
-	@PATH=$(CURDIR)/$(VLLM_VENV)/bin:$$PATH python -m pytest -n 0 -m "$(MARKS)" \
+	@PATH="$(CURDIR)/$(VLLM_VENV)/bin:$$PATH" python -m pytest -n 0 -m "$(MARKS)" \
 	    tests/engine tests/svf/test_quantised.py tests/stages/test_vllm_pipeline.py \
 	    tests/stages/test_foreign_checkpoint.py tests/stages/test_quantised_pipeline.py
 
@@ -62,7 +62,7 @@ plan: $(VENV)/installed
 	@python -m t2.cli plan $(PROFILE) $(if $(GPU),--gpu $(GPU))
 
 ui: $(VENV)/installed
-	@mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root $(CURDIR)/mlartifacts
+	@exec python -m t2.tracking
 
 # The Prefect UI, a worker and the deployments on this machine, until Ctrl-C.
 PORT ?= 4200
@@ -72,7 +72,7 @@ serve: $(VENV)/installed
 # One more worker, in this checkout, for the server at API (docs/scale.md).
 API ?= http://127.0.0.1:$(PORT)/api
 worker: $(VENV)/installed
-	@T2_CHECKOUT=$(CURDIR) PREFECT_API_URL=$(API) exec prefect worker start --pool t2 --limit 1
+	@T2_CHECKOUT="$(CURDIR)" PREFECT_API_URL=$(API) exec prefect worker start --pool t2 --limit 1
 
 # Without a GPU the CPU build of torch is asked for first, from PyTorch's CPU index where it can be
 # reached; the constraints file holds the same version either way.

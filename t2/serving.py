@@ -6,9 +6,9 @@ pickled.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,49 +18,57 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature, set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-from peft import AutoPeftModelForCausalLM, PeftModel
+from mlflow.types.schema import AnyType
+from peft import PeftModel
 
 from t2.adaptation.system import Settings, TwoPassSystem
-from t2.engine.base import Sampling
+from t2.engine.base import Generation
+from t2.svf.pretrained import load_adapted
 
-_EXPERT, _ALPHA, _CLASSIFIER = "expert.", "alpha.", "classifier"
+_ADAPTER, _FOUND = "adapter.", "found."
 
 SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.string, "prompt")]),
+    # MLflow would write null and numbers as texts in a string column, and answers 500 where a required one is missing.
+    inputs=Schema([ColSpec(AnyType(), "prompt", required=False)]),
     outputs=Schema(
         [
             ColSpec(DataType.string, "text"),
-            ColSpec(DataType.string, "expert"),
-            ColSpec(DataType.string, "alpha"),
+            ColSpec(DataType.boolean, "finished"),
+            ColSpec(DataType.string, "category"),
+            ColSpec(DataType.string, "mixture"),
             ColSpec(DataType.double, "first_seconds"),
             ColSpec(DataType.double, "second_seconds"),
         ]
     ),
     params=ParamSchema(
         [
-            ParamSpec("strategy", DataType.string, "classifier"),
+            ParamSpec("system", DataType.string, ""),
             ParamSpec("task", DataType.string, ""),
-            ParamSpec("max_new_tokens", DataType.long, 64),
+            ParamSpec("max_new_tokens", DataType.long, 0),
         ]
     ),
 )
-"""A prompt in; the text, the expert or the α that it was answered under, and the seconds of both passes out."""
+"""A prompt in, a string; out: the text, whether it came to its end or was cut at ``max_new_tokens``, what the first pass
+called the prompt (empty without one), the mixture that it was answered under, and the seconds of both passes."""
+
+_FORM = 'send each as a string: {"dataframe_records": [{"prompt": "What is 3+4?"}]}'
 
 
 def load_registered(model: str, **options: Any) -> PeftModel:
     """A registered expert on its base model, ready to generate.
 
     Args:
-        model: For example ``models:/experts-math@best`` or ``models:/experts-math/3``.
+        model: For example ``models:/svf-math@best`` or ``models:/svf-math/3``.
         **options: For ``from_pretrained`` of the base model, such as ``dtype``.
 
     Returns:
         The base model that the expert names (a local path is relative to the working directory), adapted.
     """
-    return AutoPeftModelForCausalLM.from_pretrained(mlflow.artifacts.download_artifacts(model), **options)
+    return load_adapted(mlflow.artifacts.download_artifacts(model), **options)
 
 
 def log_two_pass(
@@ -68,26 +76,23 @@ def log_two_pass(
     *,
     uri: str,
     name: str,
-    experts: Mapping[str, Path],
-    classifier: Path,
-    alphas: Mapping[str, Path],
+    adapters: Mapping[str, Path],
+    found: Mapping[str, Path],
     settings: Settings,
 ) -> None:
-    """Logs the two-pass system to a run and registers it as the next version of a model.
+    """Logs systems to a run and registers them as the next version of a model.
 
     Args:
         run_id: The run.
         uri: Its store.
         name: Of the registered model.
-        experts: Adapter folder of each expert, by task.
-        classifier: That of the classifier expert.
-        alphas: The outcome of a few-shot search, ``alpha.json``, by unseen task.
-        settings: How the system runs; the model configuration.
+        adapters: The folder of each adapter, by its name.
+        found: The outcome of each search, ``alpha.json``, by its name.
+        settings: What the systems are and how they run; the model configuration.
     """
     files = {
-        **{f"{_EXPERT}{task}": str(folder) for task, folder in experts.items()},
-        _CLASSIFIER: str(classifier),
-        **{f"{_ALPHA}{task}": str(path) for task, path in alphas.items()},
+        **{f"{_ADAPTER}{name}": str(folder) for name, folder in adapters.items()},
+        **{f"{_FOUND}{search}": str(path) for search, path in found.items()},
     }
     mlflow.set_tracking_uri(uri)
     with mlflow.start_run(run_id=run_id):
@@ -108,45 +113,77 @@ class TwoPassModel(PythonModel):
     """:class:`t2.adaptation.system.TwoPassSystem` as MLflow serves it.
 
     Its :class:`~t2.adaptation.system.Settings` are the model configuration. Base weights and basis are read from
-    where they lie; the experts are part of the logged model.
+    where they lie; the experts are part of the logged model. Requests of several clients queue.
     """
+
+    def __init__(self) -> None:
+        # The experts of a batch are a state of the one model.
+        self._turn = threading.Lock()
 
     def load_context(self, context: PythonModelContext) -> None:
         """Loads base model and experts; MLflow calls this once."""
         files = context.artifacts
-        self._system = TwoPassSystem(
-            Settings(**context.model_config),
-            _below(_EXPERT, files),
-            Path(files[_CLASSIFIER]),
-            _below(_ALPHA, files),
-        )
+        settings = Settings(**context.model_config)
+        self._system = TwoPassSystem(settings, _below(_ADAPTER, files), _below(_FOUND, files))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Answers the prompts of the column ``prompt``, a row each; seconds are those of the whole request.
 
+        Whatever a client can change is answered with status 400 and a sentence.
+
         Args:
             context: Unused.
             model_input: One row a prompt.
-            params: ``strategy`` is ``classifier``, ``prompt`` or ``fewshot``; the latter takes the α that was
-                found for ``task``. ``max_new_tokens`` bounds the reply.
+            params: ``system`` is one of those that were published; empty: the first. One of few-shot search takes
+                the mix that was found for ``task``. ``max_new_tokens`` bounds the reply; 0: as the project's tasks do.
 
         Raises:
-            ValueError: An unknown strategy, or no α for the task.
+            MlflowException: No prompts, a prompt that is no text or leaves no room for a reply, an unknown
+                system, no mix for the task, or ``max_new_tokens`` below 0.
         """
         given = {parameter.name: parameter.default for parameter in SIGNATURE.params} | (params or {})
-        sampling = Sampling(int(given["max_new_tokens"]))
-        outcome = self._system.answer(list(model_input["prompt"]), sampling, given["strategy"], given["task"])
+        try:
+            prompts, longest = _prompts(model_input), int(given["max_new_tokens"])
+            with self._turn:
+                outcome = self._system.answer(prompts, given["system"], given["task"], longest or None)
+            _check_room(outcome.generations)
+        except ValueError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
         return pd.DataFrame(
             {
                 "text": [reply.text for reply in outcome.generations],
-                "expert": outcome.categories,
-                "alpha": "" if outcome.alpha is None else json.dumps(outcome.alpha),
+                "finished": [reply.finished for reply in outcome.generations],
+                "category": [category or "" for category in outcome.choice.categories],
+                "mixture": [str(outcome.choice.mixtures[row]) for row in outcome.choice.rows],
                 "first_seconds": outcome.first_seconds,
                 "second_seconds": outcome.second_seconds,
             }
         )
+
+
+def _prompts(model_input: pd.DataFrame) -> list[str]:
+    prompts = model_input["prompt"].tolist() if "prompt" in model_input else []
+    if not prompts:
+        raise ValueError(f"the request holds no prompts; {_FORM}")
+    for row, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise ValueError(f"prompt {row} is {_shown(prompt)}, which is no text; {_FORM}")
+    return prompts
+
+
+def _shown(value: Any) -> str:
+    return "null" if pd.api.types.is_scalar(value) and pd.isna(value) else ascii(value)[:100]
+
+
+def _check_room(replies: Sequence[Generation]) -> None:
+    for row, reply in enumerate(replies):
+        if reply.too_long:
+            raise ValueError(
+                f"prompt {row} has {reply.prompt_tokens} tokens and leaves no room for a reply; shorten it, or lower "
+                "max_new_tokens"
+            )
 
 
 def _below(prefix: str, files: Mapping[str, str]) -> dict[str, Path]:

@@ -200,7 +200,8 @@ def confusion(measurements: Iterable[Measurement], categories: Sequence[str]) ->
             strange = sorted(counts.keys() - {*categories, NO_CATEGORY})
             if strange:
                 raise ValueError(f"{m.name}: unknown categories {strange}; allowed: {list(categories)}")
-            key = [m.base, m.strategy, m.suite, m.task, m.seed, m.family]
+            dispatcher = "/".join(filter(None, (m.strategy, m.variant)))
+            key = [m.base, dispatcher, m.suite, m.task, m.seed, m.family]
             rows += [[*key, called, counts[called]] for called in (*categories, NO_CATEGORY)]
     return pd.DataFrame(rows, columns=CONFUSION_COLUMNS).astype({"seed": "Int64"})
 

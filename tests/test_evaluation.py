@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binomtest
-
 from t2.evaluation import (
     SCORE_COLUMNS,
     Measurement,

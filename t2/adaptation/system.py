@@ -1,72 +1,130 @@
-"""The finished two-pass system: base model, experts, classifier expert and the α that searches found."""
+"""Systems that were benchmarked, ready to answer: base model, experts, classifier expert and the mixes that were found."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from t2.adaptation.two_pass import TwoPass, generate_two_pass
-from t2.config.rows import Params
-from t2.engine.base import Sampling
-from t2.engine.hf import HfEngine, load_base
-from t2.svf import Mixture, SvfConfig, attach, load_expert, stack
-from t2.svf.mixture import Form
-from t2.svf.quantised import Quantisation
+from t2.adaptation.dispatch import Ask
+from t2.adaptation.strategies import STRATEGIES, Setting
+from t2.adaptation.two_pass import TwoPass, answer
+from t2.config.rows import Base, Classified, Found, Params, Prompted
+from t2.config.rows import Engine as EngineSettings
+from t2.config.rows import Prompt as Template
+from t2.engine.base import Engine, Sampling
+from t2.engine.select import svf_engine
+from t2.svf import BasisCache, load_expert
+from t2.svf.experts import Z
+from t2.svf.mixture import Mixture
+from t2.tasks.dispatch import categories_of
+from t2.tasks.prompt import Prompt
 
-STRATEGIES = ("classifier", "prompt", "fewshot")
-MIX = "mix"
-"""The category of a reply that a found α gave."""
+
+@dataclass(frozen=True)
+class Spec:
+    """What a system is, in plain values: a logged model carries it.
+
+    Attributes:
+        strategy: A key of the registry.
+        members: The adapters of its set, in the order in which they are summed.
+        families: The family of each.
+        ask: Fields of :class:`t2.adaptation.dispatch.Ask`; None: no first pass.
+        classifier: The adapter that the first pass runs under; None: the base model.
+        searches: The search whose mix answers, by the task that it was found for.
+    """
+
+    strategy: str
+    members: list[str]
+    families: list[str]
+    ask: dict[str, Any] | None
+    classifier: str | None
+    searches: dict[str, str]
+
+    @classmethod
+    def of(cls, params: Params, name: str) -> Spec:
+        """That of a row of ``systems``.
+
+        Raises:
+            ValueError: The row is none that answers a user: it has no set, or needs to know the prompt's task.
+        """
+        system = params.systems[name]
+        if not isinstance(system, Prompted | Classified | Found) and system.strategy != "uniform":
+            raise ValueError(
+                f"systems.{name} has the strategy {system.strategy!r}, which does not choose an expert for a prompt; "
+                "name a system that does: prompt, classifier, fewshot or uniform"
+            )
+        members = params.sets[system.set].members  # type: ignore[union-attr]
+        ask = None
+        if isinstance(system, Prompted | Classified):
+            task = params.tasks[system.dispatch]
+            ask = {
+                "template": task.prompt.model_dump(),
+                "categories": categories_of(task, params.tasks),
+                "max_new_tokens": task.reward.max_new_tokens if task.reward else 1,
+                "reading": system.reading,
+            }
+        return cls(
+            strategy=system.strategy,
+            members=members,
+            families=[params.tasks[params.adapters[member].task].family for member in members],
+            ask=ask,
+            classifier=system.adapter if isinstance(system, Classified) else None,
+            searches={params.searches[search].task: search for search in getattr(system, "searches", [])},
+        )
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the system runs; plain values, so that a logged model can carry them.
+    """Where systems run; plain values.
 
     Attributes:
-        base: Folder or Hugging Face id of the base model.
-        revision: Of a Hugging Face id.
-        dtype: Of the base weights.
-        basis: The base's basis cache; None: bases are computed when the system is loaded.
-        families: What the first pass calls each expert, by task.
-        dispatch_tokens: The longest answer of the first pass.
-        batch: Prompts side by side.
-        form: Of the found α.
-        renormalise: Whether their free form is rescaled.
+        base: Fields of the base's row; a local folder is absolute.
+        engine: Those of the engine.
+        basis: The base's basis cache; None: bases are computed when the systems are loaded.
         device: As ``execution.device``.
-        quantisation: Of the base weights.
+        batch: Prompts side by side.
+        max_new_tokens: The longest reply, unless a request says otherwise.
+        stop: Strings that end a reply.
+        systems: Fields of each :class:`Spec`, by name.
+        default: Which of them answers a request that names none. MLflow keeps mappings, but not their order.
     """
 
-    base: str
-    revision: str | None
-    dtype: str
+    base: dict[str, Any]
+    engine: dict[str, Any]
     basis: str | None
-    families: dict[str, str]
-    dispatch_tokens: int
+    device: str
     batch: int
-    form: Form
-    renormalise: bool
-    device: str = "auto"
-    quantisation: Quantisation | None = None
+    max_new_tokens: int
+    stop: list[str]
+    systems: dict[str, dict[str, Any]]
+    default: str
 
     @classmethod
-    def of(cls, params: Params, basis: Path | None) -> Settings:
-        """Those of a project and its basis cache; local folders become absolute."""
-        base = Path(params.base.path)
+    def of(cls, params: Params, systems: Sequence[str], basis: Path | None) -> Settings:
+        """Those of some systems of a project, over one base.
+
+        Raises:
+            ValueError: They are over several bases, or one does not answer users.
+        """
+        bases = {params.systems[name].base for name in systems}
+        if len(bases) > 1:
+            raise ValueError(f"systems of one base answer together; {', '.join(systems)} are over {sorted(bases)}")
+        base = params.bases[bases.pop()]
+        path = Path(base.path)
+        rewards = [task.reward for task in params.tasks.values() if task.reward and task.role in ("trained", "unseen")]
         return cls(
-            base=str(base.resolve()) if base.is_dir() else params.base.path,
-            revision=params.base.revision,
-            dtype=params.base.dtype,
+            base={**base.model_dump(), "path": str(path.resolve()) if path.is_dir() else base.path},
+            engine=params.engine.model_dump(),
             basis=None if basis is None else str(basis.resolve()),
-            families={task: declared.family for task, declared in params.trained.items()},
-            dispatch_tokens=params.classifier.max_new_tokens,
-            batch=params.benchmark.batch,
-            form=params.adaptation.cem.form,
-            renormalise=params.adaptation.cem.renormalise,
             device=params.execution.device,
-            quantisation=params.base.quantisation,
+            batch=params.measure.batch,
+            max_new_tokens=max(reward.max_new_tokens for reward in rewards),
+            stop=list(dict.fromkeys(string for reward in rewards for string in reward.stop)),
+            systems={name: vars(Spec.of(params, name)) for name in systems},
+            default=systems[0],
         )
 
 
@@ -75,75 +133,82 @@ class TwoPassSystem:
 
     Args:
         settings: How it runs.
-        experts: Adapter folder of each expert, by task.
-        classifier: That of the classifier expert; None where the strategy ``classifier`` is not asked for.
-        alphas: The outcome of a few-shot search, ``alpha.json``, by unseen task.
+        adapters: The folder of each adapter that the systems name.
+        found: The outcome of each search that they name, ``alpha.json``.
 
     Raises:
         FileNotFoundError: The base model is not there.
         ValueError: A folder holds no expert, or the basis belongs to other weights.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        experts: Mapping[str, Path],
-        classifier: Path | None = None,
-        alphas: Mapping[str, Path] | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, adapters: Mapping[str, Path], found: Mapping[str, Path]) -> None:
         self.settings = settings
-        self._experts = {task: load_expert(folder).z for task, folder in experts.items()}
-        self._classifier = None if classifier is None else load_expert(classifier).z
-        self._alphas = {task: json.loads(path.read_text())["alpha"] for task, path in (alphas or {}).items()}
-        config = SvfConfig.from_pretrained(str(next(iter(experts.values()))))
-        config.basis, config.base_model_name_or_path = settings.basis, settings.base
-        model, tokenizer = load_base(
-            settings.base,
-            settings.dtype,
-            settings.revision,
-            quantisation=settings.quantisation,
+        self.systems = {name: Spec(**spec) for name, spec in settings.systems.items()}
+        base = None if settings.basis is None else BasisCache.open(settings.basis).matrices
+        self._adapters: dict[str, Z] = {name: load_expert(folder, base).z for name, folder in adapters.items()}
+        self._found = {search: read_mixture(path) for search, path in found.items()}
+        self._engine: Engine = svf_engine(
+            Base(**settings.base),
+            EngineSettings(**settings.engine),
+            basis=None if settings.basis is None else Path(settings.basis),
             device=settings.device,
+            batch=settings.batch,
         )
-        self._engine = HfEngine(attach(model, config), tokenizer, batch_size=settings.batch)
 
     def answer(
-        self, prompts: Sequence[str], sampling: Sampling, strategy: str = "classifier", task: str = ""
+        self, prompts: Sequence[Prompt], system: str = "", task: str = "", max_new_tokens: int | None = None
     ) -> TwoPass:
         """Answers prompts, in their order.
 
         Args:
             prompts: Texts as users type them.
-            sampling: How tokens of the replies are chosen.
-            strategy: ``classifier`` or ``prompt``: who names the expert of each prompt in a first pass.
-                ``fewshot``: the α that was found for ``task`` mixes one expert for all of them.
-            task: The unseen task whose α is taken.
+            system: One of :attr:`systems`; empty: the default.
+            task: For a system whose mixes were found for tasks: which of them.
+            max_new_tokens: The longest reply; None: as the settings say.
 
         Raises:
-            ValueError: An unknown strategy, no classifier expert, or no α for the task.
+            ValueError: An unknown system, or no mix for the task.
         """
-        if strategy == "fewshot":
-            return self._mixed(prompts, sampling, task)
-        if strategy not in STRATEGIES:
-            raise ValueError(f"strategy is {strategy!r}; allowed: {', '.join(STRATEGIES)}")
-        if strategy == "classifier" and self._classifier is None:
-            raise ValueError("the system has no classifier expert; train one, or use the strategy 'prompt'")
-        return generate_two_pass(
-            self._engine,
-            prompts,
-            sampling,
-            {self.settings.families[task]: z for task, z in self._experts.items()},
-            dispatch_tokens=self.settings.dispatch_tokens,
-            classifier=self._classifier if strategy == "classifier" else None,
+        name = system or self.settings.default
+        if name not in self.systems:
+            raise ValueError(f"system is {name!r}; allowed: {', '.join(sorted(self.systems))}")
+        spec = self.systems[name]
+        if spec.searches and task not in spec.searches:
+            raise ValueError(f"system {name!r} needs the task whose mix answers, got {task!r}; {_listed(spec.searches)}")
+        if task and not spec.searches:
+            raise ValueError(f"task {task!r} names a mix that was found for it, which system {name!r} has none of; {self._mixing}")
+        setting = Setting(
+            families=dict(zip(spec.members, spec.families, strict=True)),
+            found=self._found[spec.searches[task]] if task else None,
+            ask=None if spec.ask is None else Ask(**{**spec.ask, "template": Template(**spec.ask["template"])}),
+            engine=self._engine,
+            classifier=None if spec.classifier is None else self._adapters[spec.classifier],
         )
+        longest = max_new_tokens or self.settings.max_new_tokens
+        sampling = Sampling(longest, stop=tuple(self.settings.stop))
+        experts = {name: self._adapters[name] for name in spec.members}
+        rescaled = setting.found is not None and setting.found.needs_sigma
+        sigma = self._sigma(experts) if rescaled else None
+        return answer(self._engine, prompts, sampling, STRATEGIES[spec.strategy], setting, experts, sigma=sigma)
 
-    def _mixed(self, prompts: Sequence[str], sampling: Sampling, task: str) -> TwoPass:
-        if task not in self._alphas:
-            raise ValueError(f"no α was searched for task {task!r}; there is one for {', '.join(self._alphas)}")
-        alpha, settings = self._alphas[task], self.settings
-        start = time.perf_counter()
-        sigma = self._engine.model.sigmas() if settings.form == "free" else None
-        z = Mixture(alpha, settings.form, settings.renormalise).z(self._experts, sigma)
-        between = time.perf_counter()
-        replies = self._engine.generate(prompts, sampling, experts=stack([z]), rows=[0] * len(prompts))
-        end = time.perf_counter()
-        return TwoPass(replies, [MIX] * len(prompts), between - start, end - between, alpha)
+    @property
+    def _mixing(self) -> str:
+        named = [name for name, spec in self.systems.items() if spec.searches]
+        return f"name system {' or '.join(named)}" if named else "leave it out"
+
+    def _sigma(self, experts: Mapping[str, Z]) -> Z:
+        """The singular values that rescaled mixes need."""
+        if self.settings.basis is None:
+            raise ValueError("a mix of the free form is rescaled by singular values: make the basis cache with `dvc repro`")
+        basis = BasisCache.open(self.settings.basis)
+        return {module: basis.load(module).sigma for module in next(iter(experts.values()))}
+
+
+def read_mixture(path: Path) -> Mixture:
+    """The mixture that a search found, from its ``alpha.json``."""
+    found = json.loads(path.read_text())
+    return Mixture(found["alpha"], found["form"], found["renormalise"])
+
+
+def _listed(searches: Mapping[str, str]) -> str:
+    return f"there is one for {', '.join(sorted(searches))}"

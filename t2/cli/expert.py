@@ -17,14 +17,14 @@ from t2.stages import paths
 
 app = typer.Typer(
     help="Look at experts, compare them, and exchange them with other programs.\n\n"
-    "An expert is named by its task, math (its seed with the best validation score), by task and seed, math/seed-1, "
-    "or by an adapter folder.",
+    "An expert is named by its row of `adapters`, svf-math (its seed with the best validation score), by row and seed, "
+    "svf-math/seed-1, or by an adapter folder.",
     no_args_is_help=True,
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Out = Annotated[Path, typer.Option(help="The folder to make.")]
-Name = Annotated[str, typer.Argument(metavar="EXPERT", help="math, math/seed-1 or a folder.")]
+Name = Annotated[str, typer.Argument(metavar="EXPERT", help="svf-math, svf-math/seed-1 or a folder.")]
 
 
 class Format(StrEnum):
@@ -65,7 +65,7 @@ def list_experts(as_json: Json = False) -> None:
         for entry in library.finished()
     ]
     if not rows and not as_json:
-        raise ValueError(f"{paths.EXPERTS} holds no experts; `make repro` trains them")
+        raise ValueError(f"{paths.ADAPTERS} holds no experts; `make repro` trains them")
     _print(rows, "Experts", as_json)
 
 
@@ -112,12 +112,12 @@ def export(
         list[str] | None,
         typer.Argument(
             metavar="EXPERT | NAME=WEIGHT...",
-            help="An expert, or a mix: math=0.7 code=0.3. The name base is the base model, z = 1.",
+            help="An expert, or a mix: svf-math=0.7 svf-code=0.3. The name base is the base model, z = 1.",
         ),
     ] = None,
     *,
     out: Out,
-    task: Annotated[str, typer.Option(help="Instead of experts: the mix that was found for an unseen task.")] = "",
+    search: Annotated[str, typer.Option(help="Instead of experts: the mix that a search found.")] = "",
     format: Annotated[
         Format,
         typer.Option(
@@ -133,17 +133,17 @@ def export(
 ) -> None:
     """Export an expert, or any mix, as files that need no SVF.
 
-    A mix is what params.yaml's adaptation.cem makes of the weights: in its normalised form, what is missing to a sum
-    of 1 is spread evenly over those named. export.json, beside the files, says what they were made of.
+    A mix is of the normalised form: what is missing to a sum of 1 is spread evenly over those named. A found mix has
+    the form in which it was searched. export.json, beside the files, says what they were made of.
     """
     if format == Format.merged and rank is not None:
         raise ValueError("only a LoRA has a rank; add --format lora")
-    if bool(experts) == bool(task):
-        raise ValueError("name either an expert or a mix, or the --task that a mix was found for")
+    if bool(experts) == bool(search):
+        raise ValueError("name either an expert or a mix, or the --search that found one")
     from t2.cli.selection import Base, select
     from t2.exchange.export import export_lora, export_merged
 
-    selection = select(experts or [], task, Base(base, dtype=dtype))
+    selection = select(experts or [], search, Base(base, dtype=dtype))
     about = {"format": format.value, **selection.about}
     rows: list[dict[str, Any]] = []
     if format == Format.merged:
@@ -215,7 +215,7 @@ def _likeness(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, flo
     from t2.svf import compare
 
     a, b = (torch.cat([z.double() for z in expert.values()]) for expert in (one, other))
-    constant = bool(a.std(correction=0) == 0) or bool(b.std(correction=0) == 0)
+    constant = any(bool(z.min() == z.max()) for z in (a, b))  # a standard deviation is rarely 0 to the last bit
     return {
         "size": len(a),
         "cosine": compare(one, other),

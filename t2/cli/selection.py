@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from t2 import config
+from t2.adaptation.system import read_mixture
 from t2.cli import library
 from t2.engine.device import find_device
 from t2.svf import BasisCache, Expert, Mixture, load_expert
@@ -70,22 +71,22 @@ class Selection:
     about: dict[str, Any]
 
 
-def select(terms: Sequence[str], task: str, given: Base) -> Selection:
+def select(terms: Sequence[str], search: str, given: Base) -> Selection:
     """The expert, or the mix, that a user names.
 
     Args:
         terms: An expert's name, or the parts of a mix; see :func:`t2.cli.library.weights`.
-        task: Without terms: the unseen task whose found mix is meant.
+        search: Without terms: the search whose mix is meant.
         given: What the user says of the base model.
 
     Raises:
         ValueError: There is no such expert or mix, or its parts were made for different base weights.
     """
-    if task:
-        return _mix(_found(task), given)
+    if search:
+        return _found(search, given)
     named = library.weights(terms)
     if isinstance(named, dict):
-        return _mix(named, given)
+        return _mix(Mixture(named), {name: library.find(name) for name in named if name != library.BASE}, given)
     entry = library.find(named)
     expert = load_expert(entry.folder)
     base = _base_of(expert, given)
@@ -93,10 +94,8 @@ def select(terms: Sequence[str], task: str, given: Base) -> Selection:
     return Selection(made, base.checkpoint(), _said(base) | {"experts": {entry.name: str(entry.folder)}})
 
 
-def _mix(alpha: Mapping[str, float | Sequence[float]], given: Base) -> Selection:
-    """A mix in the form that the project mixes in."""
-    settings = config.load().adaptation.cem
-    entries = {name: library.find(name) for name in alpha if name != library.BASE}
+def _mix(mixture: Mixture, entries: Mapping[str, library.Entry], given: Base) -> Selection:
+    """A mixture of experts, by the names of its members in the order of the sum."""
     if not entries:
         raise ValueError("the mix names the base alone, which needs no export; name an expert")
     if len({entry.folder for entry in entries.values()}) < len(entries):
@@ -109,27 +108,25 @@ def _mix(alpha: Mapping[str, float | Sequence[float]], given: Base) -> Selection
     base = _base_of(first, given)
     checkpoint = base.checkpoint()
     sigma = None
-    if settings.form == "free" and settings.renormalise:
+    if mixture.needs_sigma:
         sigma = {name: checkpoint.basis_of(name, checkpoint.weights[name]).sigma.cpu() for name in first.z}
-    z = {name: expert.z for name, expert in experts.items()}
-    mixed = Mixture(alpha, settings.form, settings.renormalise).z(z, sigma)
+    mixed = mixture.z({name: expert.z for name, expert in experts.items()}, sigma)
     provenance = {key: value for key, value in first.provenance.items() if key not in ("task", "seed")}
     about = _said(base) | {
         "experts": {entry.name: str(entry.folder) for entry in entries.values()},
-        "alpha": {entries[name].name if name in entries else name: weight for name, weight in alpha.items()},
-        "form": settings.form,
-        "renormalise": settings.renormalise,
+        "mixture": str(mixture),
+        "form": mixture.form,
+        "renormalise": mixture.renormalise,
     }
     return Selection(Expert(mixed, provenance | _said(base)), checkpoint, about)
 
 
-def _found(task: str) -> dict[str, float | list[float]]:
-    """The first draw's α of an unseen task, with the experts that it was found for."""
-    found = json.loads(library.found(task).read_text())
-    seed, alpha, order = found["expert_seed"], found["alpha"], list(config.load().trained)
-    # The file's order is the alphabet's; the sum's last bits are to be those of the search.
-    names = sorted(alpha, key=lambda name: order.index(name) if name in order else len(order))
-    return {name if name == library.BASE else f"{name}/seed-{seed}": alpha[name] for name in names}
+def _found(search: str, given: Base) -> Selection:
+    """The mix that a search found, over the experts that it was found for."""
+    path = library.found(search)
+    mixture, seed = read_mixture(path), json.loads(path.read_text())["seed"]
+    members = config.load().sets[config.load().searches[search].set].members
+    return _mix(mixture, {name: library.find(f"{name}/seed-{seed}") for name in members}, given)
 
 
 def _base_of(expert: Expert, given: Base) -> Base:
@@ -150,8 +147,7 @@ def _said(base: Base) -> dict[str, Any]:
 
 
 def _project_dtype(model: str) -> str | None:
-    """What the project runs a model in, where it is the project's base or control."""
+    """What the project runs a model in, where it is one of its bases."""
     if not Path("params.yaml").exists():
         return None
-    params = config.load()
-    return next((base.dtype for base in (params.base, params.control) if base and base.path == model), None)
+    return next((base.dtype for base in config.load().bases.values() if base.path == model), None)

@@ -5,40 +5,40 @@ Each function takes data frames and returns SVG text, or None where there is not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from t2.report import style
-from t2.report.tables import system_name, system_of, system_order
+from t2.report.systems import ADAPTER, BASE, System, present
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DISPATCHERS = {"prompt": "Prompt", "classifier": "Classifier expert"}
 
-
-def difference_figure(comparisons: pd.DataFrame, base: str) -> str | None:
-    """Each method's paired difference to the base model, by task: interval thick, range over runs thin.
+def difference_figure(comparisons: pd.DataFrame, systems: Sequence[System], base: str) -> str | None:
+    """Each system's paired difference to the base model, by task: interval thick, range over runs thin.
 
     Args:
         comparisons: Columns base, suite, task, left, right, difference, ci_low, ci_high, run_low, run_high.
+        systems: In the order of the lines; single adapters are left out.
         base: The base model.
     """
-    rows = comparisons[(comparisons["base"] == base) & (comparisons["right"] == "base")]
-    rows = rows[[system_of(left)[1] != "none" for left in rows["left"]]]
+    rows = comparisons[(comparisons["base"] == base) & (comparisons["right"] == BASE)]
+    shown = [system for system in present(systems, base, rows["left"]) if system.strategy != ADAPTER]
+    rows = rows[rows["left"].isin([system.name for system in shown])]
     if rows.empty:
         return None
     suites = list(dict.fromkeys(rows["suite"]))
     panels = {suite: list(dict.fromkeys(rows["task"][rows["suite"] == suite])) for suite in suites}
-    systems = {
-        suite: sorted(set(rows["left"][rows["suite"] == suite]), key=lambda left: system_order(system_of(left)))
-        for suite in suites
-    }
+    lines = {suite: present(shown, base, rows["left"][rows["suite"] == suite]) for suite in suites}
+    colours = _colours(systems, base)
     wide = max(len(tasks) for tasks in panels.values())
-    heights = [1.2 + 0.3 * len(systems[suite]) for suite in suites]
+    heights = [1.2 + 0.3 * len(lines[suite]) for suite in suites]
     with style.drawing():
         figure = _figure(1.9 + 2.35 * wide, sum(heights))
         grid = _grid(figure, len(suites), wide, height_ratios=heights, sharex=True)
@@ -51,9 +51,10 @@ def difference_figure(comparisons: pd.DataFrame, base: str) -> str | None:
                 axes.set_title(task)
                 axes.axvline(0, color=style.MUTED, linewidth=1)
                 axes.grid(axis="x")
-                for place, left in enumerate(systems[suite]):
-                    _interval(axes, place, rows[(rows["task"] == task) & (rows["left"] == left)])
-                names = [system_name(system_of(left)) for left in systems[suite]]
+                for place, system in enumerate(lines[suite]):
+                    row = rows[(rows["task"] == task) & (rows["left"] == system.name)]
+                    _interval(axes, place, row, colours.get(system.label, style.INK))
+                names = [system.label for system in lines[suite]]
                 axes.set_yticks(range(len(names)), names if column == 0 else [""] * len(names))
                 axes.tick_params(axis="y", labelcolor=style.INK)
                 axes.set_ylim(len(names) - 0.4, -0.6)
@@ -64,37 +65,42 @@ def difference_figure(comparisons: pd.DataFrame, base: str) -> str | None:
         return style.svg(figure)
 
 
-def learning_figure(histories: pd.DataFrame, scores: pd.DataFrame, base: str) -> str | None:
-    """Figure 4: validation accuracy over training, a line a seed; a row of panels a method.
+def learning_figure(histories: pd.DataFrame, scores: pd.DataFrame, systems: Sequence[System], base: str) -> str | None:
+    """Figure 4: validation accuracy over training, a line per seed; a row of panels per label.
 
     The dashed line is the base model on the test split; a red dot marks the checkpoint that is kept. Nothing
     stops early in the picture: the whole training is drawn.
 
     Args:
-        histories: Columns base, task, method, variant, seed, step, ``valid_score`` (a fraction, empty where
-            not measured) and ``chosen`` (true in the row of the kept checkpoint).
+        histories: Columns base, label, adapter, task, seed, step, ``valid_score`` (a fraction, empty where not
+            measured) and ``chosen`` (true in the row of the kept checkpoint).
         scores: The score table.
+        systems: They give labels their colours.
         base: The base model.
     """
     rows = histories[(histories["base"] == base) & histories["valid_score"].notna()]
     if rows.empty:
         return None
-    keys = {(method, variant or "") for method, variant in zip(rows["method"], rows["variant"], strict=True)}
-    systems = sorted(((method, "own", variant) for method, variant in keys), key=_svf_first)
-    tasks = list(dict.fromkeys(rows["task"]))
-    reference = scores[(scores["base"] == base) & (scores["method"] == "base")].set_index("task")["score"]
+    labels = list(dict.fromkeys(rows["label"]))
+    panels = {label: list(dict.fromkeys(rows["task"][rows["label"] == label])) for label in labels}
+    wide = max(len(tasks) for tasks in panels.values())
+    reference = scores[(scores["base"] == base) & (scores["method"] == BASE)].set_index("task")["score"]
+    colours = _colours(systems, base)
+    of_task: dict[str, Axes] = {}
     with style.drawing():
-        figure = _figure(0.9 + 2.35 * len(tasks), 0.6 + 1.95 * len(systems))
-        grid = _grid(figure, len(systems), len(tasks), sharex="row", sharey="col")
-        for line, (method, strategy, variant) in enumerate(systems):
-            colour = style.COLOURS.get(f"{method}/{strategy}", style.INK)
-            mine = rows[(rows["method"] == method) & (rows["variant"].fillna("") == variant)]
-            for axes, task in zip(grid[line], tasks, strict=True):
-                curves = mine[mine["task"] == task]
-                if curves.empty:
+        figure = _figure(0.9 + 2.35 * wide, 0.6 + 1.95 * len(labels))
+        grid = _grid(figure, len(labels), wide, sharex="row")
+        for line, label in enumerate(labels):
+            for column, axes in enumerate(grid[line]):
+                if column >= len(panels[label]):
                     axes.set_visible(False)
                     continue
-                for _, curve in curves.groupby("seed", dropna=False):
+                task = panels[label][column]
+                if (first := of_task.setdefault(task, axes)) is not axes:
+                    axes.sharey(first)
+                curves = rows[(rows["label"] == label) & (rows["task"] == task)]
+                for _, curve in curves.groupby(["adapter", "seed"], sort=False):
+                    colour = colours.get(label, style.INK)
                     axes.plot(curve["step"], 100 * curve["valid_score"], color=colour, alpha=0.75)
                     kept = curve[curve["chosen"].astype(bool)]
                     axes.plot(kept["step"], 100 * kept["valid_score"], "o", color=style.RED, ms=5, zorder=3)
@@ -102,38 +108,39 @@ def learning_figure(histories: pd.DataFrame, scores: pd.DataFrame, base: str) ->
                     axes.axhline(100 * float(reference[task]), color=style.MUTED, dashes=(4, 3), linewidth=1.2)
                 axes.grid(axis="y")
                 axes.margins(x=0.03, y=0.12)
-                axes.tick_params(labelleft=True)
-                name = system_name((method, strategy, variant))
-                axes.set_title(task if line == 0 else "")
-                if axes is grid[line][0]:
-                    axes.set_ylabel(f"{name}\nvalidation, %")
-                if line == len(systems) - 1:
+                axes.set_title(task)
+                if column == 0:
+                    axes.set_ylabel(f"{label}\nvalidation, %")
+                if line == len(labels) - 1:
                     axes.set_xlabel("step")
         return style.svg(figure)
 
 
-def confusion_figure(confusions: pd.DataFrame, base: str) -> str | None:
+def confusion_figure(confusions: pd.DataFrame, systems: Sequence[System], base: str) -> str | None:
     """Figure 6: what each dispatcher calls the prompts of each family, in per cent of the row.
 
     Args:
         confusions: Columns base, dispatcher, truth, predicted, count; several tasks and seeds are added up.
+        systems: They give dispatchers their labels.
         base: The base model.
     """
     rows = confusions[confusions["base"] == base]
-    found = [name for name in DISPATCHERS if (rows["dispatcher"] == name).any()]
-    if not found:
+    if rows.empty:
         return None
+    labels = {name: name for name in dict.fromkeys(rows["dispatcher"])}
+    labels |= {system.dispatcher: system.label for system in systems if system.base == base}
+    found = [name for name in labels if (rows["dispatcher"] == name).any()]
     columns = [name for name in dict.fromkeys(rows["predicted"]) if _is_used(rows, name)]
     truths = [name for name in columns if (rows["truth"] == name).any()]
     with style.drawing():
-        figure = _figure(0.9 + 0.95 * len(columns) * len(found), 1.5 + 0.55 * len(truths))
+        figure = _figure(0.9 + 0.95 * len(columns) * len(found), 1.7 + 0.55 * len(truths))
         for axes, name in zip(_grid(figure, 1, len(found))[0], found, strict=True):
             mine = rows[rows["dispatcher"] == name]
             counts = mine.groupby(["truth", "predicted"])["count"].sum().unstack()
             counts = counts.reindex(index=truths, columns=columns).fillna(0)
             right = sum(counts.loc[truth, truth] for truth in truths)
             accuracy = 100 * right / max(1, counts.to_numpy().sum())
-            axes.set_title(f"{DISPATCHERS[name]}: {accuracy:.1f} % right")
+            axes.set_title(f"{labels[name]}\n{accuracy:.1f} % right")
             _heat(axes, counts)
             axes.set_xlabel("called")
             if axes is figure.axes[0]:
@@ -142,35 +149,44 @@ def confusion_figure(confusions: pd.DataFrame, base: str) -> str | None:
 
 
 def alpha_figure(alphas: pd.DataFrame, base: str) -> str | None:
-    """Figure 7: the mixing weight of each expert on each unseen task; a point a draw, a bar the mean.
+    """Figure 7: the mixing weights that each search found; a point per seed and draw, a bar for their mean.
 
     Args:
-        alphas: Columns base, task, draw, expert, alpha; several layers of a draw are averaged.
+        alphas: Columns base, search, task, seed, draw, expert, alpha; several layers of a draw are averaged.
         base: The base model.
     """
     rows = alphas[alphas["base"] == base]
     if rows.empty:
         return None
-    tasks, experts = list(dict.fromkeys(rows["task"])), list(dict.fromkeys(rows["expert"]))
-    draws = rows.groupby(["task", "expert", "draw"])["alpha"].mean()
+    searches = dict(zip(rows["search"], rows["task"], strict=True))
     with style.drawing():
-        figure = _figure(0.9 + 2.35 * len(tasks), 2.7)
-        for column, (axes, task) in enumerate(zip(_grid(figure, 1, len(tasks), sharey=True)[0], tasks, strict=True)):
+        figure = _figure(0.9 + 2.35 * len(searches), 2.7)
+        panels = _grid(figure, 1, len(searches), sharey=True)[0]
+        for axes, (search, task) in zip(panels, searches.items(), strict=True):
+            mine = rows[rows["search"] == search]
+            experts = list(dict.fromkeys(mine["expert"]))
             for place, expert in enumerate(experts):
-                values = draws.loc[task, expert].to_numpy()
+                values = mine[mine["expert"] == expert].groupby(["seed", "draw"])["alpha"].mean().to_numpy()
                 axes.bar(place, values.mean(), width=0.62, color=style.BLUE, alpha=0.28, linewidth=0)
                 spread = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else [0.0]
                 axes.plot(place + np.asarray(spread), values, "o", color=style.BLUE, ms=4, alpha=0.85)
             axes.axhline(0, color=style.MUTED, linewidth=1)
             axes.axhline(1 / len(experts), color=style.MUTED, dashes=(4, 3), linewidth=1.2)
-            axes.set_title(task)
+            axes.set_title(task if list(searches.values()).count(task) == 1 else search)
             axes.set_xticks(range(len(experts)), experts)
             axes.tick_params(axis="x", length=0, labelcolor=style.INK)
             axes.spines["bottom"].set_visible(False)
             axes.grid(axis="y")
-            if column == 0:
+            if axes is panels[0]:
                 axes.set_ylabel("α")
         return style.svg(figure)
+
+
+def _colours(systems: Sequence[System], base: str) -> dict[str, str]:
+    """Colours by label."""
+    mine = (system for system in systems if system.base == base and system.method != BASE)
+    labels = [system.label for system in mine if system.strategy != ADAPTER]
+    return dict(zip(labels, cycle(style.PALETTE), strict=False))
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -186,22 +202,16 @@ def _grid(figure: Figure, lines: int, columns: int, **options: Any) -> Any:
     return figure.subplots(lines, columns, squeeze=False, height_ratios=ratios, **options)
 
 
-def _svf_first(system: tuple[str, str, str]) -> tuple[bool, int, str]:
-    return (system[0] != "svf", *system_order(system))
-
-
 def _is_used(confusions: pd.DataFrame, name: str) -> bool:
     """Whether a category is somebody's truth or answer."""
     called = confusions["count"][confusions["predicted"] == name].sum()
     return bool(called) or bool((confusions["truth"] == name).any())
 
 
-def _interval(axes: Axes, place: int, row: pd.DataFrame) -> None:
+def _interval(axes: Axes, place: int, row: pd.DataFrame, colour: str) -> None:
     if row.empty:
         return
     value = {name: 100 * float(row.iloc[0][name]) for name in _INTERVAL}
-    method, strategy, _ = system_of(row.iloc[0]["left"])
-    colour = style.COLOURS.get(f"{method}/{strategy}", style.INK)
     axes.plot([value["ci_low"], value["ci_high"]], [place, place], color=colour, linewidth=5, alpha=0.3)
     axes.plot([value["run_low"], value["run_high"]], [place, place], color=colour, linewidth=1.4)
     axes.plot(value["difference"], place, "o", color=colour, ms=5.5)

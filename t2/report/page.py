@@ -15,6 +15,7 @@ import pandas as pd
 from t2.files import replace_file
 from t2.report import figures, tables
 from t2.report.render import inline, to_html, to_markdown
+from t2.report.systems import System
 from t2.report.tables import Table
 
 
@@ -26,21 +27,23 @@ def _empty() -> pd.DataFrame:
 class ReportInputs:
     """All that the report shows; an empty frame leaves its part out.
 
-    Bases, tasks, stages and experts keep the order in which they stand in the frames.
+    Bases, tasks, stages, searches and experts keep the order in which they stand in the frames.
 
     Attributes:
-        base: The main base model's name; figures show it alone, tables show every base.
+        base: The main base model's label; figures show it alone, tables show every base.
+        systems: Those of every base, in the order of tables.
         notes: Paragraphs on what the base model is and is not, and on what did not come out.
         scores: Columns of ``reports/scores.csv``.
         comparisons: Columns of ``reports/comparisons.csv``.
-        timings: strategy, task, n, first_seconds, second_seconds.
-        histories: base, task, method, variant, seed, step, valid_score, chosen.
+        timings: base, system, task, n, first_seconds, second_seconds.
+        histories: base, label, adapter, task, seed, step, valid_score, chosen.
         confusions: base, dispatcher, suite, task, seed, truth, predicted, count.
-        alphas: base, task, draw, expert, alpha.
+        alphas: base, search, task, seed, draw, expert, alpha.
         runs: stage, run_id, seconds.
     """
 
     base: str
+    systems: Sequence[System]
     scores: pd.DataFrame
     comparisons: pd.DataFrame = field(default_factory=_empty)
     timings: pd.DataFrame = field(default_factory=_empty)
@@ -93,36 +96,36 @@ def write_report(inputs: ReportInputs, folder: str | Path) -> None:
 def outline(inputs: ReportInputs) -> list[Section]:
     """The report's sections, without those that have nothing to show."""
     scores, comparisons = _rows(inputs.scores), _rows(inputs.comparisons)
-    base = inputs.base
+    base, systems = inputs.base, inputs.systems
     parts: list[tuple[str, list[str | Table | Picture | None]]] = [
         ("", [_LEAD, *inputs.notes]),
         (
             "What the methods gain",
-            [_picture("differences", _draw(figures.difference_figure, inputs.comparisons, base))],
+            [_picture("differences", _draw(figures.difference_figure, inputs.comparisons, systems, base))],
         ),
         (
             "Trained tasks",
             [
-                tables.score_table(scores, "trained", "Table 1. Fine-tuning."),
-                tables.difference_table(comparisons, "trained", "Paired differences on trained tasks."),
+                tables.score_table(scores, systems, "trained", "Table 1. Fine-tuning."),
+                tables.difference_table(comparisons, systems, "trained", "Paired differences on trained tasks."),
             ],
         ),
         (
             "Unseen tasks",
             [
-                tables.score_table(scores, "unseen", "Table 2. Self-adaptation on unseen tasks."),
-                tables.difference_table(comparisons, "unseen", "Paired differences on unseen tasks."),
-                tables.transfer_table(scores, base, "Every expert on every task."),
+                tables.score_table(scores, systems, "unseen", "Table 2. Self-adaptation on unseen tasks."),
+                tables.difference_table(comparisons, systems, "unseen", "Paired differences on unseen tasks."),
+                tables.transfer_table(scores, systems, base, "Every adapter on every task."),
             ],
         ),
         (
             "Training",
-            [_picture("learning", _draw(figures.learning_figure, inputs.histories, inputs.scores, base))],
+            [_picture("learning", _draw(figures.learning_figure, inputs.histories, inputs.scores, systems, base))],
         ),
         (
             "Dispatching and mixing",
             [
-                _picture("confusion", _draw(figures.confusion_figure, inputs.confusions, base)),
+                _picture("confusion", _draw(figures.confusion_figure, inputs.confusions, systems, base)),
                 _picture("alpha", _draw(figures.alpha_figure, inputs.alphas, base)),
             ],
         ),
@@ -214,7 +217,7 @@ _CAPTIONS = {
     ),
     "learning": (
         "Figure 4. Learning curves.",
-        "Accuracy on the validation items over training steps, a line a seed. Dashed: the base model on the "
+        "Accuracy on the validation items over training steps, a line per seed. Dashed: the base model on the "
         "test items. Red dot: the checkpoint that is kept, the best on validation. Training is drawn to its "
         "end, without early stopping.",
     ),
@@ -225,7 +228,7 @@ _CAPTIONS = {
     ),
     "alpha": (
         "Figure 7. Mixing weights found by few-shot search.",
-        "Weight α of each expert on each unseen task: a point for each draw of the shots, the bar is their "
-        "mean. Dashed: the uniform mix.",
+        "Weight α of each expert on each task that was searched on: a point per seed of the experts and draw of "
+        "the shots, the bar is their mean. Dashed: the uniform mix.",
     ),
 }

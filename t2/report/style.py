@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PAPER, INK, MUTED, RULE = "#fefefe", "#1f2430", "#6b7283", "#dfe3ea"
 BLUE, ORANGE, TEAL, PURPLE = "#2f6bde", "#d9730d", "#0e8f86", "#8250df"
-GREEN, GREY, RED = "#3a8f3a", "#8a92a3", "#d92d3a"
+GREEN, GREY, RED, OCHRE = "#3a8f3a", "#8a92a3", "#d92d3a", "#a67c00"
 DARK = {
     PAPER: "#161a22",
     INK: "#e6e9f0",
@@ -30,18 +30,12 @@ DARK = {
     GREEN: "#6cc36c",
     GREY: "#8f98aa",
     RED: "#ff6b73",
+    OCHRE: "#dcb13c",
 }
 """Dark value of each colour."""
 
-COLOURS = {
-    "lora/own": ORANGE,
-    "svf/own": BLUE,
-    "svf/prompt": TEAL,
-    "svf/classifier": PURPLE,
-    "svf/fewshot": GREEN,
-    "svf/uniform": GREY,
-}
-"""Colour by method and strategy."""
+PALETTE = (ORANGE, OCHRE, BLUE, TEAL, PURPLE, GREEN, GREY)
+"""Colours of systems, by their place among those of a base; red is what was chosen."""
 
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _SETTINGS: dict[Any, Any] = {

@@ -11,21 +11,9 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
+from t2.report.systems import ADAPTER, BASE, System, name_of, present
+
 Row = Mapping[str, Any]
-System = tuple[str, str, str]
-
-BASE: System = ("base", "none", "")
-SYSTEMS = {
-    BASE: "base",
-    ("lora", "own", ""): "LoRA",
-    ("svf", "own", ""): "SVF",
-    ("svf", "prompt", ""): "Transformer² (Prompt)",
-    ("svf", "classifier", ""): "Transformer² (Cls-expert)",
-    ("svf", "fewshot", ""): "Transformer² (Few-shot)",
-    ("svf", "uniform", ""): "Uniform mix of experts",
-}
-"""What tables call a method, in the order of their rows."""
-
 NONE = "–"
 
 
@@ -55,56 +43,36 @@ class Table:
     groups: tuple[tuple[tuple[Cell, ...], ...], ...]
 
 
-def system_of(label: str) -> System:
-    """Reads a system as comparison tables write it, for example ``lora/own/next_token`` or ``base``."""
-    method, strategy, variant = [*label.split("/"), "", ""][:3]
-    return BASE if method == "base" else (method, strategy, variant)
-
-
-def system_name(system: System) -> str:
-    """What a table calls a system."""
-    method, strategy, variant = system
-    if strategy == "none" and variant:
-        return f"{SYSTEMS[(method, 'own', '')]}, {variant} expert"
-    name = SYSTEMS.get((method, strategy, ""), f"{method} {strategy}")
-    return f"{name} ({variant.replace('_', ' ')})" if variant else name
-
-
-def system_order(system: System) -> tuple[int, str]:
-    """Sorts systems as the paper's tables do."""
-    names = list(SYSTEMS)
-    general = (system[0], system[1], "")
-    return (names.index(general) if general in names else len(names), system[2])
-
-
-def score_table(scores: Iterable[Row], suite: str, title: str) -> Table | None:
-    """Tables 1 and 2: accuracy by method and task, normalised to the base model in parentheses.
+def score_table(scores: Iterable[Row], systems: Sequence[System], suite: str, title: str) -> Table | None:
+    """Tables 1 and 2: accuracy by system and task, normalised to the base model in parentheses.
 
     Args:
         scores: Rows of the score file; bases and tasks keep the order in which they stand there.
+        systems: The lines, in order; those without scores are left out.
         suite: ``trained`` or ``unseen``.
         title: The table's title.
 
     Returns:
         The table, or None where the suite has no rows.
     """
-    runs = _runs(row for row in scores if row["suite"] == suite and not _foreign(row))
+    runs = _runs(row for row in scores if row["suite"] == suite and row["strategy"] != ADAPTER)
     bases, tasks = _distinct(runs, 0), _distinct(runs, 1)
     if not tasks:
         return None
     groups = []
     for base in bases:
         lines = []
-        for system in sorted({key[2] for key in runs if key[0] == base}, key=system_order):
-            name = base if system == BASE else f"+ {system_name(system)}"
-            cells = [_score_cell(runs.get((base, task, system)), runs.get((base, task, BASE))) for task in tasks]
-            mine = [row for key, rows in runs.items() if key[0] == base and key[2] == system for row in rows]
-            lines.append((Cell(name, strong=system == BASE), *cells, Cell(_repeats(mine))))
+        for system in present(systems, base, (name for of, _, name in runs if of == base)):
+            alone = system.method == BASE
+            cells = [_score_cell(runs.get((base, task, system.name)), runs.get((base, task, BASE))) for task in tasks]
+            mine = [row for task in tasks for row in runs.get((base, task, system.name), [])]
+            label = base if alone else f"+ {system.label}"
+            lines.append((Cell(label, strong=alone), *cells, Cell(_repeats(mine))))
         groups.append(tuple(lines))
     return Table(
         title,
         "Accuracy in per cent, mean over seeds or draws; in parentheses, normalised to the base model. "
-        "LoRA and SVF stand for the adapter that was trained on the task's family. "
+        "A method by itself stands for the adapter that was trained on the task's family. "
         "± is half of Wilson's 95 % interval for n items at that mean: what other items could have given, "
         "not what other seeds could have. n is the number of test items.",
         (Cell("Method"), *(Cell(task, (_items(runs, task),)) for task in tasks), Cell("Runs")),
@@ -112,52 +80,46 @@ def score_table(scores: Iterable[Row], suite: str, title: str) -> Table | None:
     )
 
 
-def transfer_table(scores: Iterable[Row], base: str, title: str) -> Table | None:
-    """Every SVF expert on every task; an expert of the task's own family in bold.
+def transfer_table(scores: Iterable[Row], systems: Sequence[System], base: str, title: str) -> Table | None:
+    """Every single adapter on every task; tasks of its own family in bold.
 
     Returns:
-        The table, or None where no expert was measured on another family's task.
+        The table, or None where no system of the base is a single adapter.
     """
     rows = [row for row in scores if row["base"] == base]
-    experts: dict[str, str] = {row["family"]: row["task"] for row in rows if row["suite"] == "trained"}
-    runs: dict[tuple[str, str], list[Row]] = {}
-    baseline: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["method"] == "base":
-            baseline.setdefault(row["task"], []).append(row)
-        elif row["method"] == "svf" and row["strategy"] in ("own", "none"):
-            expert = row["variant"] if _foreign(row) else experts[row["family"]]
-            runs.setdefault((expert, row["task"]), []).append(row)
-    if not any(_foreign(row) for row in rows):
+    runs, family = _runs(rows), {row["task"]: row["family"] for row in rows}
+    experts = [system for system in present(systems, base, _distinct(runs, 2)) if system.strategy == ADAPTER]
+    if not experts:
         return None
-    tasks = list(dict.fromkeys(task for _, task in runs))
-    family = {row["task"]: row["family"] for row in rows}
-    lines = [
-        (
-            Cell(f"{expert} expert"),
-            *(
-                _score_cell(runs.get((expert, task)), baseline.get(task), expert == experts.get(family[task]))
-                for task in tasks
-            ),
+
+    def of(expert: System, task: str) -> list[Row] | None:
+        own = runs.get((base, task, expert.own)) if family[task] == expert.family else None
+        return runs.get((base, task, expert.name), own)
+
+    tasks = [task for task in family if any(of(expert, task) for expert in experts)]
+    lines = []
+    for expert in experts:
+        cells = (
+            _score_cell(of(expert, task), runs.get((base, task, BASE)), family[task] == expert.family) for task in tasks
         )
-        for expert in experts.values()
-    ]
+        lines.append((Cell(expert.label), *cells))
     return Table(
         title,
-        "Accuracy in per cent of each SVF expert on each task, mean over seeds, and normalised to the base "
-        "model; bold where the task belongs to the expert's own family. ± as in Table 1.",
-        (Cell("Expert"), *(Cell(task) for task in tasks)),
+        "Accuracy in per cent of each single adapter on each task, mean over seeds, and normalised to the base "
+        "model; bold where the task belongs to the adapter's own family. ± as in Table 1.",
+        (Cell("Adapter"), *(Cell(task) for task in tasks)),
         (tuple(lines),),
     )
 
 
-def difference_table(comparisons: Iterable[Row], suite: str, title: str) -> Table | None:
+def difference_table(comparisons: Iterable[Row], systems: Sequence[System], suite: str, title: str) -> Table | None:
     """Paired differences in points, with interval and range over runs; bold where the interval excludes 0.
 
-    Foreign experts are left out.
+    What single adapters gain over the base stands in :func:`transfer_table` alone.
 
     Args:
         comparisons: Rows of the comparison file.
+        systems: In the order of the lines.
         suite: ``trained`` or ``unseen``.
         title: The table's title.
 
@@ -166,21 +128,22 @@ def difference_table(comparisons: Iterable[Row], suite: str, title: str) -> Tabl
     """
     found: dict[tuple[str, str, str], dict[str, Row]] = {}
     for row in comparisons:
-        if row["suite"] == suite and system_of(row["left"])[1] != "none":
+        if row["suite"] == suite:
             found.setdefault((row["base"], row["left"], row["right"]), {})[row["task"]] = row
-    tasks = list(dict.fromkeys(task for cells in found.values() for task in cells))
-    if not tasks:
-        return None
-    groups = []
-    for base in dict.fromkeys(key[0] for key in found):
-        pairs = [key for key in found if key[0] == base]
-        pairs.sort(key=lambda key: (key[2] != "base", *(system_order(system_of(label)) for label in key[1:])))
+    groups, tasks = [], list(dict.fromkeys(task for cells in found.values() for task in cells))
+    for base in _distinct(found, 0):
+        named = present(systems, base, (name for of, *pair in found if of == base for name in (BASE, *pair)))
         lines = []
-        for _, left, right in pairs:
-            other = base if right == "base" else system_name(system_of(right))
-            cells = [_difference_cell(found[base, left, right].get(task)) for task in tasks]
-            lines.append((Cell(f"{system_name(system_of(left))} − {other}"), *cells))
-        groups.append(tuple(lines))
+        for right in sorted(named, key=lambda system: system.method != BASE):
+            for left in named:
+                cells = found.get((base, left.name, right.name))
+                if cells and (left.strategy, right.method) != (ADAPTER, BASE):
+                    other = base if right.method == BASE else right.label
+                    label = f"{left.label} − {other}"
+                    lines.append((Cell(label), *(_difference_cell(cells.get(task)) for task in tasks)))
+        groups += [tuple(lines)] if lines else []
+    if not groups:
+        return None
     return Table(
         title,
         "Points of accuracy, each item compared with itself and averaged over seeds or draws. In brackets, "
@@ -195,21 +158,21 @@ def timing_table(timings: Iterable[Row], title: str) -> Table | None:
     """Table 3: seconds of both passes of two-pass inference over a task's test split.
 
     Args:
-        timings: Rows with ``strategy``, ``task``, ``n``, ``first_seconds`` and ``second_seconds``; several
-            rows of a strategy and task are averaged.
+        timings: Rows with ``base`` and ``system``, their labels, ``task``, ``n``, ``first_seconds`` and
+            ``second_seconds``; several rows of a system and task are averaged.
         title: The table's title.
     """
-    found: dict[tuple[str, str], list[Row]] = {}
+    found: dict[tuple[str, tuple[str, str]], list[Row]] = {}
     for row in timings:
-        found.setdefault((row["task"], row["strategy"]), []).append(row)
-    strategies = list(dict.fromkeys(strategy for _, strategy in found))
-    if not strategies:
+        found.setdefault((row["task"], (row["system"], row["base"])), []).append(row)
+    systems = _distinct(found, 1)
+    if not systems:
         return None
     lines = []
-    for task in dict.fromkeys(task for task, _ in found):
+    for task in _distinct(found, 0):
         cells: list[Cell] = []
-        for strategy in strategies:
-            rows = found.get((task, strategy), [])
+        for system in systems:
+            rows = found.get((task, system), [])
             first = [float(row["first_seconds"]) for row in rows]
             second = [float(row["second_seconds"]) for row in rows]
             if not rows:
@@ -219,7 +182,8 @@ def timing_table(timings: Iterable[Row], title: str) -> Table | None:
             cells += [Cell(f"{_mean(first):.2f}{ratio}"), Cell(f"{_mean(second):.2f}")]
         n = {int(float(row["n"])) for key, rows in found.items() if key[0] == task for row in rows}
         lines.append((Cell(task), Cell(_span(n)), *cells))
-    heads = [Cell(part, (strategy,)) for strategy in strategies for part in ("1st (s)", "2nd (s)")]
+    told_apart = len({base for _, base in systems}) > 1
+    heads = [Cell(part, names if told_apart else names[:1]) for names in systems for part in ("1st (s)", "2nd (s)")]
     return Table(
         title,
         "Seconds for the whole test split, mean over runs; in parentheses, the first pass as a share of the "
@@ -251,16 +215,12 @@ def runs_table(runs: Iterable[Row], title: str) -> Table | None:
     )
 
 
-def _foreign(row: Row) -> bool:
-    """Whether an expert answers outside its family."""
-    return row["method"] != "base" and row["strategy"] == "none"
-
-
-def _runs(rows: Iterable[Row]) -> dict[tuple[str, str, System], list[Row]]:
-    found: dict[tuple[str, str, System], list[Row]] = {}
+def _runs(rows: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """Scores by base, task and the system's name."""
+    found: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        system = (row["method"], row["strategy"], row["variant"] or "")
-        found.setdefault((row["base"], row["task"], system), []).append(row)
+        name = name_of(row["method"], row["strategy"], row["variant"])
+        found.setdefault((row["base"], row["task"], name), []).append(row)
     return found
 
 
@@ -304,7 +264,7 @@ def _wilson_half(share: float, n: int) -> float:
     return sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
 
 
-def _items(runs: Mapping[tuple[str, str, System], Sequence[Row]], task: str) -> str:
+def _items(runs: Mapping[tuple[str, str, str], Sequence[Row]], task: str) -> str:
     return "n = " + _span({int(float(row["n"])) for key, rows in runs.items() if key[1] == task for row in rows})
 
 

@@ -1,6 +1,6 @@
 """Prints the score tables and says where everything is: ``python -m t2.report.terminal``.
 
-Standard library only: it starts at once.
+Neither pandas nor torch is imported: it starts at once.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ import csv
 import sys
 from pathlib import Path
 
+from t2.config import ConfigError, load
+from t2.config.rows import Params
 from t2.report.render import to_text
+from t2.report.systems import systems_of
 from t2.report.tables import score_table
 
 TITLES = {"trained": "Trained tasks (accuracy in %, normalised)", "unseen": "Unseen tasks"}
@@ -23,14 +26,16 @@ def summary(root: Path) -> str:
 
     Raises:
         FileNotFoundError: There are no scores yet.
+        ConfigError: ``params.yaml``, which says what systems are called, is not valid.
     """
     scores = root / "reports" / "scores.csv"
     if not scores.exists():
         raise FileNotFoundError(f"no {scores}; `make repro` makes it")
+    params = load(root / "params.yaml")
     with open(scores, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    tables = [score_table(rows, suite, title) for suite, title in TITLES.items()]
-    places = [(what, where) for what, where in _places(root) if where]
+    tables = [score_table(rows, systems_of(params), suite, title) for suite, title in TITLES.items()]
+    places = [(what, where) for what, where in _places(root, params) if where]
     width = max((len(what) for what, _ in places), default=0)
     lines = [f"{what.ljust(width)}  {where}" for what, where in places]
     return "\n\n".join([*(to_text(table) for table in tables if table), "\n".join(lines)])
@@ -40,19 +45,16 @@ def main() -> None:
     """Prints the summary of the project in the working directory."""
     try:
         print(f"\n{summary(Path())}\n")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ConfigError) as error:
         sys.exit(str(error))
 
 
-def _places(root: Path) -> list[tuple[str, str]]:
-    experts = sorted(path.parent.name for path in root.glob("data/experts/*/seed-0"))
-    report, store = root / "reports" / "report.html", root / "mlflow.db"
+def _places(root: Path, params: Params) -> list[tuple[str, str]]:
+    folder, report, store = root / "data" / "adapters", root / "reports" / "report.html", root / "mlflow.db"
+    adapters = [name for name in params.adapters if (folder / name).is_dir()]
     return [
         ("Report", f"{report}   (also report.md, *.csv)" if report.exists() else ""),
-        (
-            "Experts",
-            f"{root / 'data' / 'experts'}/<task>/seed-<n>   ({', '.join(experts)})" if experts else "",
-        ),
+        ("Adapters", f"{folder}/<name>/seed-<n>   ({', '.join(adapters)})" if adapters else ""),
         ("MLflow", f"{store}   open its pages with `make ui`" if store.exists() else ""),
     ]
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from t2.files import replace_file
 from t2.stages import paths
+from t2.stages.fingerprint import digest
 
 INDEX = paths.PREDICTIONS / "cells.json"
 
@@ -82,9 +83,9 @@ def categories_file(key: str) -> Path:
     return paths.PREDICTIONS / "categories" / f"{key}.json"
 
 
-def timings_file(key: str) -> Path:
-    """Where the seconds of both passes lie: apart, since only the report may depend on them."""
-    return paths.TIMINGS / f"{key}.json"
+def timings_file(cell: Cell) -> Path:
+    """Where the seconds of both passes over a cell's items lie: apart, since only the report may depend on them."""
+    return paths.TIMINGS / f"{digest([cell.categories, cell.replies])[:32]}.json"
 
 
 def write_replies(key: str, replies: Iterable[Reply]) -> None:

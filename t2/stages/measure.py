@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from t2.adaptation.dispatch import Ask, dispatch
 from t2.adaptation.strategies import STRATEGIES, Choice, Setting, by_category
@@ -22,21 +21,22 @@ from t2.adaptation.two_pass import answer, generate
 from t2.config.rows import OTHER, Classified, Found, Params, Prompted, Single, System
 from t2.engine.base import Engine, Generation, Sampling
 from t2.engine.hf import HfEngine
+from t2.engine.select import load, svf_engine
 from t2.stages import cells, members, paths
 from t2.stages.cells import Cell, Reply
 from t2.stages.fingerprint import declared, digest
 from t2.stages.members import Member
-from t2.stages.models import load, svf_engine
 from t2.stages.progress import Progress
 from t2.stages.stage import open_stage
 from t2.stages.workers import Report, run_jobs
 from t2.svf import BasisCache, load_expert
 from t2.svf.experts import Z
 from t2.svf.mixture import Mixture
+from t2.svf.pretrained import load_adapter
+from t2.tasks.dispatch import categories_of
 from t2.tasks.grading import GRADERS, grade
 from t2.tasks.item import Item, read_items
 from t2.tasks.sandbox import Sandbox
-from t2.tasks.splits import categories_of
 
 SVF = "svf"
 """The method whose adapters are mixed, and run side by side in a batch."""
@@ -59,7 +59,7 @@ def main() -> None:
         found = {(cell.system, cell.task, cell.seed, cell.draw): cell for of_job in results.values() for cell in of_job}
         ordered = [found[each.system, each.task, each.seed, each.draw] for each in plans]
         cells.write_index(ordered)
-        cells.drop_others(paths.TIMINGS, {cells.timings_file(_timing_key(cell)) for cell in ordered})
+        cells.drop_others(paths.TIMINGS, {cells.timings_file(cell) for cell in ordered})
         stage.run.log_params({"measure": params.measure.model_dump(), "cells": len(ordered)})
 
 
@@ -193,7 +193,8 @@ class _Worker:
         self.params = params
         self.made = 0
         self.experts = cache(self._experts)
-        self._loaded: tuple[str, Any] | None = None
+        self.basis = cache(lambda base: BasisCache.open(paths.basis(base)))
+        self._loaded: tuple[str, Engine] | None = None
 
     def cell(self, each: Plan, sandbox: Sandbox) -> Cell:
         """Makes what is missing of a cell."""
@@ -241,16 +242,17 @@ class _Worker:
             found=found,
             ask=_ask(params, system.dispatch, system.reading) if asks else None,
             engine=engine,
-            classifier=self._z(system.adapter, each.seed) if isinstance(system, Classified) else None,
+            classifier=self._z(system.adapter, system.base, each.seed) if isinstance(system, Classified) else None,
         )
 
-    def _z(self, name: str, seed: int | None) -> Z:
-        return load_expert(paths.adapter(name, seed or 0)).z
+    def _z(self, name: str, base: str, seed: int | None) -> Z:
+        """Z of an adapter; one that was made for other weights than the base's is refused."""
+        return load_expert(paths.adapter(name, seed or 0), self.basis(base).matrices).z
 
     def _experts(self, system: str, seed: int | None) -> dict[str, Z]:
         """Z of a system's members, by name."""
-        found = members_of(self.params, self.params.systems[system])
-        return {member.name: self._z(member.name, seed) for member in found}
+        row = self.params.systems[system]
+        return {member.name: self._z(member.name, row.base, seed) for member in members_of(self.params, row)}
 
     # What is made
 
@@ -262,7 +264,7 @@ class _Worker:
         under = _folder_digest(paths.adapter(system.adapter, each.seed or 0)) if isinstance(system, Classified) else None
         key = _key(each.inputs, ask=repr(ask), under=under)
         if not cells.categories_file(key).exists():
-            classifier = self._z(system.adapter, each.seed) if isinstance(system, Classified) else None
+            classifier = self._z(system.adapter, system.base, each.seed) if isinstance(system, Classified) else None
             named = dispatch(self._svf(system.base), [item.prompt for item in items], ask, classifier=classifier)
             cells.write_values(cells.categories_file(key), dict(zip((item.id for item in items), named, strict=True)))
             self.made += 1
@@ -296,10 +298,8 @@ class _Worker:
         sampling = self._sampling(each)
         key = _key(each.inputs, adapter=_folder_digest(folder), sampling=repr(sampling))
         if not cells.replies_file(key).exists():
-            model, tokenizer = load(self.params, system.base)
-            engine = HfEngine(
-                PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer, batch_size=self.params.measure.batch
-            )
+            model, tokenizer = load(self.params.bases[system.base], self.params.execution.device)
+            engine = HfEngine(load_adapter(model, folder), tokenizer, batch_size=self.params.measure.batch)
             self._write(key, items, engine.generate([item.prompt for item in items], sampling))
         return key
 
@@ -327,7 +327,7 @@ class _Worker:
 
     def _time(self, each: Plan, system: System, items: Sequence[Item], cell: Cell) -> None:
         """Both passes as a user would run them: replies under different experts share their batches."""
-        path = cells.timings_file(_timing_key(cell))
+        path = cells.timings_file(cell)
         if path.exists():
             return
         engine = self._svf(system.base)
@@ -339,9 +339,8 @@ class _Worker:
             self._setting(each, system, engine),
             self.experts(each.system, each.seed),
         )
-        row = {"strategy": system.strategy, "task": each.task, "n": len(items)}
         seconds = {"first_seconds": outcome.first_seconds, "second_seconds": outcome.second_seconds}
-        cells.write_values(path, {**row, **seconds})
+        cells.write_values(path, {"n": len(items), **seconds})
 
     # What it is made with
 
@@ -353,13 +352,18 @@ class _Worker:
 
     def _svf(self, base: str) -> Engine:
         if self._loaded is None or self._loaded[0] != base:
-            self._loaded = (base, svf_engine(self.params, base, self.params.measure.batch))
-        engine: Engine = self._loaded[1]
-        return engine
+            engine = svf_engine(
+                self.params.bases[base],
+                self.params.engine,
+                basis=paths.basis(base),
+                device=self.params.execution.device,
+                batch=self.params.measure.batch,
+            )
+            self._loaded = (base, engine)
+        return self._loaded[1]
 
     def _sigma(self, base: str, experts: Mapping[str, Z]) -> Z:
-        basis = BasisCache.open(paths.basis(base))
-        return {module: basis.load(module).sigma for module in next(iter(experts.values()))}
+        return {module: self.basis(base).load(module).sigma for module in next(iter(experts.values()))}
 
     def _source(self, name: str, seed: int | None) -> str | None:
         """The digest of a mixture's member; None for the base model."""
@@ -371,10 +375,6 @@ class _Worker:
 
 def _key(inputs: Mapping[str, Any], **terms: Any) -> str:
     return digest({**inputs, **terms})[:32]
-
-
-def _timing_key(cell: Cell) -> str:
-    return digest([cell.categories, cell.replies])[:32]
 
 
 def _ask(params: Params, dispatch: str, reading: Any) -> Ask:

@@ -1,4 +1,4 @@
-"""Stage ``publish``: the two-pass system as a registered MLflow model that answers requests."""
+"""Stage ``publish``: benchmarked systems as a registered MLflow model that answers requests."""
 
 from __future__ import annotations
 
@@ -8,39 +8,40 @@ from hashlib import sha256
 from t2 import tracking
 from t2.adaptation.system import Settings
 from t2.serving import log_two_pass
-from t2.stages import paths
+from t2.stages import members, paths
 from t2.stages.stage import open_stage, project_root
-
-MODEL = "two-pass"
 
 
 def main() -> None:
-    """Logs the system and writes what it is made of to ``data/published.json``.
+    """Logs the systems of ``publish.systems`` and writes what they are made of to ``data/published.json``.
 
-    The experts are those of the first seed and the α those of the first draw, which mixes them: nothing is
-    chosen by a score.
+    Adapters are those of the one seed that :func:`t2.stages.members.chosen_seed` gives for the systems' set, and mixes
+    are those of that seed's first draw: no draw is chosen by a score.
     """
     with open_stage("publish") as stage:
         params = stage.params
-        seed = params.training.seeds[0]
-        experts = {task: paths.seed(paths.EXPERTS / task, seed) for task in params.trained}
-        classifier = paths.seed(paths.CLASSIFIER, seed)
-        alphas = {task: paths.draw(task, 0) / "alpha.json" for task in params.unseen}
+        base = params.systems[params.publish.systems[0]].base
+        settings = Settings.of(params, params.publish.systems, paths.basis(base))
+        held = {member.name: member for member in members.read_set(params.publish.set)}
+        specs = settings.systems.values()
+        mixed = list(dict.fromkeys(name for spec in specs for name in spec["members"]))
+        seed = members.chosen_seed([held[name] for name in mixed])
+        named = [*mixed, *(spec["classifier"] for spec in specs if spec["classifier"])]
+        adapters = {name: paths.member(params.publish.set, name, seed) for name in named}
+        searches = dict.fromkeys(search for spec in specs for search in spec["searches"].values())
+        found = {search: paths.search(search, seed, 0) / "alpha.json" for search in searches}
         log_two_pass(
             stage.run.run_id,
             uri=tracking.store_uri(params.tracking, project_root()),
-            name=MODEL,
-            experts=experts,
-            classifier=classifier,
-            alphas=alphas,
-            settings=Settings.of(params, paths.basis(params.base)),
+            name=params.publish.model,
+            adapters=adapters,
+            found=found,
+            settings=settings,
         )
-        parts = [
-            *(folder / "adapter_model.safetensors" for folder in (*experts.values(), classifier)),
-            *alphas.values(),
-        ]
+        parts = [*(folder / "adapter_model.safetensors" for folder in adapters.values()), *found.values()]
         content = {str(path): sha256(path.read_bytes()).hexdigest() for path in parts}
-        paths.PUBLISHED.write_text(json.dumps({"model": MODEL, "content": content}, indent=1, sort_keys=True) + "\n")
+        record = {"model": params.publish.model, "seed": seed, "content": content}
+        paths.PUBLISHED.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,40 +4,46 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
-from t2.evaluation import read_csv, write_csv
 
 from t2.config.rows import Params
+from t2.files import read_csv, write_csv
 from t2.report.page import ReportInputs, write_report
-from t2.stages import paths
+from t2.report.systems import label_of, systems_of
+from t2.stages import cells, paths
 from t2.stages.stage import open_stage
+
+CARD = Path("data/miniature/README.md")
+"""What a reader must know about the embedded base models before the figures."""
 
 
 def main() -> None:
     """Writes ``reports/``."""
     with open_stage("report") as stage:
         params = stage.params
-        records = [json.loads(path.read_text()) for path in sorted(paths.RUNS.glob("*.json"))]
-        runs = pd.DataFrame(
-            [{"stage": r["stage"], "run_id": r["run_id"], "seconds": r["seconds"]["stage"]} for r in records]
+        scores, comparisons, confusions = (
+            read_csv(paths.SCORES / f"{name}.csv") for name in ("scores", "comparisons", "confusions")
         )
-        timings = pd.DataFrame([row for record in records for row in record["timings"]])
+        metrics = json.loads((paths.REPORTS / "metrics.json").read_text())
+        runs, timings = _runs(), _timings(params)
         write_csv(paths.REPORTS / "runs.csv", runs)
         write_csv(paths.REPORTS / "timings.csv", timings)
-        scores = read_csv(paths.REPORTS / "scores.csv")
         inputs = ReportInputs(
-            base=params.base.name,
+            base=next(iter(params.bases.values())).label,
+            systems=systems_of(params),
             scores=scores,
-            comparisons=read_csv(paths.REPORTS / "comparisons.csv"),
+            comparisons=comparisons,
             timings=timings,
             histories=_histories(params),
-            confusions=read_csv(paths.REPORTS / "confusions.csv"),
+            confusions=confusions,
             alphas=_alphas(params),
             runs=runs,
-            notes=[*notes(params), too_long(params, json.loads((paths.REPORTS / "metrics.json").read_text()))],
+            notes=[*notes(params), too_long(params, metrics)],
         )
         write_report(inputs, paths.REPORTS)
         # A clean clone holds reports/ in git; this copy, which it does not hold, makes DVC run the stage there.
@@ -48,9 +54,9 @@ def main() -> None:
 
 
 def notes(params: Params) -> list[str]:
-    """What a reader must know about a local base model before the figures: its README's paragraphs."""
-    card = Path(params.base.path).parent / "README.md"
-    return card.read_text(encoding="utf-8").strip().split("\n\n") if card.is_file() else []
+    """The paragraphs of :data:`CARD`, where the main base model is one of those that it is about."""
+    main = next(iter(params.bases.values()))
+    return CARD.read_text(encoding="utf-8").strip().split("\n\n") if CARD.parent in Path(main.path).parents else []
 
 
 def too_long(params: Params, metrics: dict[str, Any]) -> str:
@@ -62,36 +68,53 @@ def too_long(params: Params, metrics: dict[str, Any]) -> str:
     return f"Test prompts too long for the context of the base model, scored as wrong: {', '.join(found)}."
 
 
+def _runs() -> pd.DataFrame:
+    """Run ids and seconds of all stages but this."""
+    records = [json.loads(path.read_text()) for path in sorted(paths.RUNS.glob("*.json"))]
+    rows = [[record["stage"], record["run_id"], record["seconds"]["stage"]] for record in records]
+    return pd.DataFrame(rows, columns=["stage", "run_id", "seconds"])
+
+
+def _timings(params: Params) -> pd.DataFrame:
+    """Seconds of both passes, by system and task in the order of the cells."""
+    columns = ["n", "first_seconds", "second_seconds"]
+    rows = []
+    for cell in cells.read_index():
+        if (path := cells.timings_file(cell)).exists():
+            system, seconds = params.systems[cell.system], cells.read_values(path)
+            base = params.bases[system.base].label
+            rows.append([base, system.label, cell.task, *(seconds[name] for name in columns)])
+    return pd.DataFrame(rows, columns=["base", "system", "task", *columns])
+
+
 def _histories(params: Params) -> pd.DataFrame:
     """The learning curves of every adapter."""
-    folders = {
-        **{(params.base, task, "svf", ""): paths.EXPERTS / task for task in params.trained},
-        **{
-            (params.base, task, recipe.method, variant.removeprefix(f"{recipe.method}_")): paths.BASELINES
-            / variant
-            / task
-            for variant, recipe in params.baselines.items()
-            for task in params.trained
-        },
-    }
     frames = []
-    for (base, task, method, variant), folder in folders.items():
-        for seed in params.training.seeds:
-            history = read_csv(paths.seed(folder, seed) / "history.csv")
-            frames.append(history.assign(base=base.name, task=task, method=method, variant=variant, seed=seed))
+    for name, row in params.adapters.items():
+        base, label = params.bases[row.base].label, label_of(params, name)
+        for seed in params.recipes[row.recipe].seeds:
+            history = read_csv(paths.adapter(name, seed) / "history.csv")
+            frames.append(history.assign(base=base, label=label, adapter=name, task=row.task, seed=seed))
     return pd.concat(frames, ignore_index=True)
 
 
 def _alphas(params: Params) -> pd.DataFrame:
-    """The α of every draw; weights of several layers as their mean."""
+    """The α of every search, seed and draw; weights of several layers as their mean."""
     rows = []
-    for task in params.unseen:
-        for draw in range(params.adaptation.draws):
-            found = json.loads((paths.draw(task, draw) / "alpha.json").read_text())["alpha"]
-            for expert, value in found.items():
-                mean = sum(value) / len(value) if isinstance(value, list) else value
-                rows.append([params.base.name, task, draw, expert, mean])
-    return pd.DataFrame(rows, columns=["base", "task", "draw", "expert", "alpha"])
+    for name, search in params.searches.items():
+        members = {member: params.adapters[member] for member in params.sets[search.set].members}
+        repeated = Counter(row.task for row in members.values())
+        # A task is shorter than its adapter's name, where it tells members apart.
+        labels = {member: row.task if repeated[row.task] == 1 else member for member, row in members.items()}
+        base, seeds = params.bases[search.base].label, params.recipes[next(iter(members.values())).recipe].seeds
+        for seed in seeds:
+            for draw in range(params.budgets[search.budget].draws):
+                alpha = json.loads((paths.search(name, seed, draw) / "alpha.json").read_text())["alpha"]
+                for member in [*members, *(other for other in alpha if other not in members)]:
+                    value = alpha[member]
+                    mean = fmean(value) if isinstance(value, list) else value
+                    rows.append([base, name, search.task, seed, draw, labels.get(member, member), mean])
+    return pd.DataFrame(rows, columns=["base", "search", "task", "seed", "draw", "expert", "alpha"])
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ from collections import Counter
 
 import pandas as pd
 
-from t2.config.rows import OTHER, Params, System
+from t2.config.rows import OTHER, Params
 from t2.files import write_csv
 from t2.stages import cells, paths
 from t2.stages.cells import Cell
 from t2.stages.stage import open_stage
 from t2.statistics import BASE, Measurement, Prediction, compare, confusion, dispatch_accuracy, scores
-from t2.statistics import System as Key
 
 ROLES = ("trained", "unseen", OTHER)
 """Tables in this order."""
@@ -24,7 +23,7 @@ def main() -> None:
     with open_stage("score") as stage:
         params = stage.params
         measured = measurements(params, cells.read_index())
-        pairs = [(key_of(params, left), key_of(params, right)) for left, right in params.score.contrasts]
+        pairs = [(params.key_of(left), params.key_of(right)) for left, right in params.score.contrasts]
         tables = {
             "scores": scores(measured),
             "comparisons": compare(
@@ -39,9 +38,9 @@ def main() -> None:
             write_csv(paths.SCORES / f"{name}.csv", table)
             stage.run.log_table(table, name)
         summary = _means(tables["scores"], tables["confusions"])
-        too_long: Counter[str] = Counter()
+        main, too_long = next(iter(params.bases.values())).label, Counter[str]()
         for m in measured:
-            too_long[m.task] += sum(item.too_long for item in m.items) if m.method == BASE else 0
+            too_long[m.task] += sum(item.too_long for item in m.items) if (m.base, m.method) == (main, BASE) else 0
         metrics = {**summary, "too_long": dict(too_long)}
         (paths.REPORTS / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
         stage.run.log_params({"score": params.score.model_dump()})
@@ -69,23 +68,9 @@ def measurements(params: Params, found: list[Cell]) -> list[Measurement]:
     return [_measurement(params, cell) for cell in sorted(found, key=place)]
 
 
-def key_of(params: Params, name: str) -> Key:
-    """Method, strategy and variant of a system, as the score table has them."""
-    system = params.systems[name]
-    return method_of(params, system), system.strategy, system.variant
-
-
-def method_of(params: Params, system: System) -> str:
-    """The PEFT method of what answers: ``svf``; ``base`` where nothing was trained."""
-    adapters = [system.adapter] if system.strategy == "adapter" else []
-    adapters += params.sets[system.set].members if hasattr(system, "set") else []
-    methods = {params.recipes[params.adapters[name].recipe].method for name in adapters}
-    return "+".join(sorted(methods)) or BASE
-
-
 def _measurement(params: Params, cell: Cell) -> Measurement:
     system, task = params.systems[cell.system], params.tasks[cell.task]
-    method, strategy, variant = key_of(params, cell.system)
+    method, strategy, variant = params.key_of(cell.system)
     return Measurement(
         base=params.bases[system.base].label,
         suite=task.role,

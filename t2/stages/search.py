@@ -15,10 +15,10 @@ from t2.adaptation.few_shot import shot_evaluator
 from t2.adaptation.search_state import load_state, save_state
 from t2.config.rows import Params
 from t2.engine.base import Sampling
+from t2.engine.select import svf_engine
 from t2.files import write_csv
 from t2.seeds import derive
 from t2.stages import members, paths
-from t2.stages.models import svf_engine
 from t2.stages.progress import Progress
 from t2.stages.stage import Stage, open_stage
 from t2.stages.workers import Report, run_jobs
@@ -68,13 +68,15 @@ def ingredients(params: Params, name: str, seed: int) -> tuple[dict[str, Z], dic
     row = params.searches[name]
     budget = params.budgets[row.budget]
     found = members.read_set(row.set)
-    experts = {member.name: load_expert(paths.member(row.set, member.name, seed)).z for member in found}
+    basis = BasisCache.open(paths.basis(row.base))
+    experts = {
+        member.name: load_expert(paths.member(row.set, member.name, seed), basis.matrices).z for member in found
+    }
     modules = next(iter(experts.values()))
     if budget.include_base:
         experts[BASE] = base_expert(modules)
     if budget.form != "free":
         return experts, None
-    basis = BasisCache.open(paths.basis(row.base))
     return experts, {module: basis.load(module).sigma for module in modules}
 
 
@@ -106,7 +108,13 @@ def _search(
 
     with Sandbox(params.sandbox) as sandbox:
         evaluate = shot_evaluator(
-            svf_engine(params, row.base, params.search.batch),
+            svf_engine(
+                params.bases[row.base],
+                params.engine,
+                basis=paths.basis(row.base),
+                device=params.execution.device,
+                batch=params.search.batch,
+            ),
             reward.kind,
             shots,
             list(experts.values()),

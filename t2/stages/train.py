@@ -12,16 +12,21 @@ from typing import Any
 
 import pandas as pd
 import torch
+from peft import PeftModel
 
+from t2.config.rows import Params
+from t2.engine.base import Engine
+from t2.engine.hf import HfEngine
+from t2.engine.select import load, vllm_engine
 from t2.files import write_csv
 from t2.stages import members, paths
-from t2.stages.models import trainable_engine
 from t2.stages.progress import Progress
 from t2.stages.stage import Stage, open_stage
 from t2.stages.workers import Report, run_jobs
 from t2.tasks.grading import grade
 from t2.tasks.item import read_items
 from t2.tasks.sandbox import Sandbox
+from t2.training.adapters import build_adapter
 from t2.training.loop import Result, train
 
 CURVE = ["step", "reward", "correct", "loss", "kl", "tokens", "too_long", "grad_norm", "lr", "valid_score"]
@@ -80,7 +85,7 @@ def _train(stage: Stage, name: str, seed: int, report: Report) -> Result:
         raise ValueError(f"tasks.{row.task}.reward is null; an adapter learns from a reward")
     torch.set_num_threads(params.training.threads)
     folder = stage.scratch / name / f"seed-{seed}"
-    model, engine = trainable_engine(params, row.base, recipe, seed=seed, task=row.task)
+    model, engine = _attached(params, name, seed)
     with Sandbox(params.sandbox) as sandbox:
         result = train(
             model,
@@ -99,6 +104,20 @@ def _train(stage: Stage, name: str, seed: int, report: Report) -> Result:
     model.save_pretrained(str(folder / "adapter"))
     (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     return result
+
+
+def _attached(params: Params, name: str, seed: int) -> tuple[PeftModel, Engine]:
+    """A fresh adapter on its base, and an engine that runs it as it is at each call.
+
+    vLLM runs SVF only, beside the model that learns; other methods generate with that model itself.
+    """
+    row = params.adapters[name]
+    base, recipe, basis = params.bases[row.base], params.recipes[row.recipe], paths.basis(row.base)
+    model, tokenizer = load(base, params.execution.device)
+    adapted = build_adapter(model, recipe, seed=seed, task=row.task, basis=basis, revision=base.revision)
+    if recipe.method == "svf" and params.engine.name == "vllm":
+        return adapted, vllm_engine(base, params.engine, basis, policy=adapted.z)
+    return adapted, HfEngine(adapted, tokenizer, batch_size=params.training.generation_batch)
 
 
 def _write_means(name: str, results: Mapping[str, Result]) -> None:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from t2.config.rows import OTHER, Dispatching, Task
 from t2.config.rows import Prompt as Template
 from t2.tasks.prompt import Prompt, question, render
 
 _BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{\s*)?([^{}]*?)\s*\}")
+
+
+def categories_of(dispatch: Task, tasks: Mapping[str, Task]) -> list[str]:
+    """What may be answered to a task of role ``dispatch``: the families of its tasks, and ``other`` last."""
+    if not isinstance(dispatch.source, Dispatching):
+        raise ValueError(f"a task of role 'dispatch' names the tasks that it tells apart, got {dispatch.source}")
+    families = dict.fromkeys(tasks[name].family for name in dispatch.source.tasks)
+    return [*(family for family in families if family != OTHER), OTHER]
 
 
 def classification_prompt(template: Template, prompt: Prompt, categories: Sequence[str]) -> Prompt:

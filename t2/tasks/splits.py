@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from t2.config.rows import OTHER, Sizes, Task
-from t2.tasks.dispatch import classification_prompt, classification_reply
+from t2.tasks.dispatch import categories_of, classification_prompt, classification_reply
 from t2.tasks.item import Item, write_items
 from t2.tasks.leaks import Passage, refuse_leaks, tokens
 from t2.tasks.prompt import question
@@ -113,7 +113,7 @@ def dispatch_splits(name: str, tasks: Mapping[str, Task], drawn: Drawn) -> dict[
     splits: dict[str, list[Item]] = {split: [] for split in NAMES}
     for split, items in splits.items():
         asked = getattr(declared.sizes, split)
-        for task in declared.source.tasks:
+        for task in declared.source.tasks:  # type: ignore[union-attr]
             available, family = drawn[task][split], tasks[task].family
             if asked > len(available) and tasks[task].role != OTHER:
                 raise SplitError(
@@ -124,12 +124,6 @@ def dispatch_splits(name: str, tasks: Mapping[str, Task], drawn: Drawn) -> dict[
                 prompt = classification_prompt(declared.prompt, item.prompt, categories)
                 items.append(Item(item.id, prompt, answer=family, reply=classification_reply(family)))
     return splits
-
-
-def categories_of(dispatch: Task, tasks: Mapping[str, Task]) -> list[str]:
-    """What may be answered to a task of role ``dispatch``: the families of its tasks, and ``other`` last."""
-    families = dict.fromkeys(tasks[name].family for name in dispatch.source.tasks)
-    return [*(family for family in families if family != OTHER), OTHER]
 
 
 def refuse_leaked(drawn: Drawn, pretraining: Iterable[Passage] = ()) -> None:

@@ -5,9 +5,13 @@ from typing import Any
 
 import pytest
 
-from t2.config import Cem
+from t2.config.rows import Budget
 
 DEFAULTS: dict[str, Any] = {
+    "algorithm": "cem",
+    "shots": 10,
+    "draws": 2,
+    "seed": 0,
     "form": "normalised",
     "per_layer": False,
     "include_base": False,
@@ -21,5 +25,5 @@ DEFAULTS: dict[str, Any] = {
 
 
 @pytest.fixture
-def cem_settings() -> Callable[..., Cem]:
-    return lambda **changes: Cem(**DEFAULTS | changes)
+def cem_settings() -> Callable[..., Budget]:
+    return lambda **changes: Budget(**DEFAULTS | changes)

@@ -9,14 +9,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2.adaptation.dispatch import dispatch
-from t2.adaptation.two_pass import generate_two_pass
+from t2.adaptation.dispatch import Ask, dispatch
+from t2.adaptation.strategies import STRATEGIES, Setting
+from t2.adaptation.two_pass import answer
+from t2.config.rows import Prompt as Template
+from t2.config.rows import Reading
 from t2.engine.base import Engine, Generation, Sampling
 from t2.engine.hf import HfEngine
 from t2.svf import SvfConfig, attach
 from t2.tasks.dispatch import classification_prompt, classification_reply
 
-CATEGORIES = ["math", "code", "other"]
+CATEGORIES = ("math", "code", "other")
+TEMPLATE = Template(
+    system=None, user="Classify as one of {categories}.\nQuestion: {question}", examples=[], prefix=None
+)
+
+
+def asking(max_new_tokens: int, reading: Reading = "generation") -> Ask:
+    return Ask(TEMPLATE, CATEGORIES, max_new_tokens, reading)
+
+
 PROMPTS = [f"{word} {n}?" for n in range(4) for word in ("Add", "Write", "Sing", "Mumble")]
 ANSWERS = {
     "Add": r"\boxed{math}",
@@ -64,16 +76,16 @@ def experts(engine) -> dict[str, dict[str, Tensor]]:
 
 def test_the_prompt_strategy_asks_the_base_model():
     engine = Scripted()
-    assert dispatch(engine, PROMPTS, CATEGORIES, max_new_tokens=12) == EXPECTED
+    assert dispatch(engine, PROMPTS, asking(12)) == EXPECTED
     (asked,) = engine.asked
-    assert asked["prompts"] == [classification_prompt(prompt, CATEGORIES) for prompt in PROMPTS]
+    assert asked["prompts"] == [classification_prompt(TEMPLATE, prompt, CATEGORIES) for prompt in PROMPTS]
     assert asked["sampling"] == Sampling(12)
     assert asked["rows"] == [-1] * len(PROMPTS)
 
 
 def test_the_classifier_strategy_asks_under_the_classifier_expert(experts):
     engine = Scripted()
-    dispatch(engine, PROMPTS, CATEGORIES, max_new_tokens=12, classifier=experts["math"])
+    dispatch(engine, PROMPTS, asking(12), classifier=experts["math"])
     (asked,) = engine.asked
     assert asked["rows"] == [0] * len(PROMPTS)
     assert asked["experts"].keys() == experts["math"].keys()
@@ -82,7 +94,7 @@ def test_the_classifier_strategy_asks_under_the_classifier_expert(experts):
 
 def test_dispatch_runs_on_a_model_whatever_adapter_is_active(engine):
     """The base answers the first pass even if an expert is active."""
-    before = dispatch(engine, PROMPTS, CATEGORIES, max_new_tokens=4)
+    before = dispatch(engine, PROMPTS, asking(4))
     first = engine.generate(PROMPTS, Sampling(8), experts={}, rows=[-1] * len(PROMPTS))
     with torch.no_grad():
         for name, parameter in engine.model.named_parameters():
@@ -90,12 +102,12 @@ def test_dispatch_runs_on_a_model_whatever_adapter_is_active(engine):
                 parameter.fill_(0.3)
     assert engine.generate(PROMPTS, Sampling(8), experts={}, rows=[-1] * len(PROMPTS)) == first
     assert engine.generate(PROMPTS, Sampling(8)) != first
-    assert dispatch(engine, PROMPTS, CATEGORIES, max_new_tokens=4) == before == ["other"] * len(PROMPTS)
+    assert dispatch(engine, PROMPTS, asking(4)) == before == ["other"] * len(PROMPTS)
 
 
 def test_by_choice_the_engine_is_held_to_the_categories_replies():
     engine = Scripted()
-    assert dispatch(engine, PROMPTS, CATEGORIES, max_new_tokens=12, reading="choice") == EXPECTED
+    assert dispatch(engine, PROMPTS, asking(12, "choice")) == EXPECTED
     replies = tuple(classification_reply(name) for name in CATEGORIES)
     assert engine.asked[0]["sampling"] == Sampling(12, choices=replies)
 
@@ -107,30 +119,34 @@ def test_by_likelihood_the_category_with_the_likeliest_reply_is_taken(engine, ex
         tables = {} if classifier is None else {name: values[None] for name, values in z.items()}
         wanted = []
         for prompt in PROMPTS:
-            asked = [classification_prompt(prompt, CATEGORIES)] * len(CATEGORIES)
+            asked = [classification_prompt(TEMPLATE, prompt, CATEGORIES)] * len(CATEGORIES)
             replies = [classification_reply(name) for name in CATEGORIES]
             scores = engine.score(asked, replies, experts=tables, rows=[row] * len(asked))
             wanted.append(CATEGORIES[scores.index(max(scores))])
-        found = dispatch(engine, PROMPTS, CATEGORIES, max_new_tokens=1, classifier=classifier, reading="likelihood")
+        found = dispatch(engine, PROMPTS, asking(1, "likelihood"), classifier=classifier)
         assert found == wanted
         assert set(found) != {"other"}
 
 
 def test_by_likelihood_a_prompt_that_does_not_fit_is_other(engine):
     prompts = ["Add 1?", "\x00" * engine.context]
-    assert dispatch(engine, prompts, CATEGORIES, max_new_tokens=1, reading="likelihood")[1] == "other"
+    assert dispatch(engine, prompts, asking(1, "likelihood"))[1] == "other"
 
 
 def test_categories_need_other():
     with pytest.raises(ValueError, match="must hold 'other'"):
-        dispatch(Scripted(), PROMPTS, ["math", "code"], max_new_tokens=12)
+        Ask(TEMPLATE, ("math", "code"), 12)
 
 
 def test_each_prompt_is_answered_under_the_expert_it_was_given(engine, experts):
     scripted = Scripted(engine)
     finished: list[int] = []
-    result = generate_two_pass(scripted, PROMPTS, Sampling(30), experts, dispatch_tokens=12, progress=finished.append)
-    assert result.categories == EXPECTED
+    setting = Setting({"m": "math", "c": "code"}, ask=asking(12), engine=scripted)
+    members = {"m": experts["math"], "c": experts["code"]}
+    result = answer(
+        scripted, PROMPTS, Sampling(30), STRATEGIES["prompt"], setting, members, progress=finished.append
+    )
+    assert list(result.choice.categories) == EXPECTED
     assert result.first_seconds > 0 and result.second_seconds > 0
     assert len(scripted.asked) == 2 and sum(finished) == len(PROMPTS)
 
@@ -138,7 +154,7 @@ def test_each_prompt_is_answered_under_the_expert_it_was_given(engine, experts):
         tables = {} if z is None else {name: values[None] for name, values in z.items()}
         return engine.generate([prompt], Sampling(30), experts=tables, rows=[-1 if z is None else 0])[0].tokens
 
-    for prompt, category, generation in zip(PROMPTS, result.categories, result.generations, strict=True):
+    for prompt, category, generation in zip(PROMPTS, EXPECTED, result.generations, strict=True):
         assert generation.tokens == alone(prompt, experts.get(category))
     of_first = [alone(PROMPTS[0], experts.get(category)) for category in CATEGORIES]
     assert len(set(of_first)) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,21 +12,28 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from t2.adaptation.dispatch import dispatch
+from t2.adaptation.dispatch import Ask, dispatch
 from t2.cli import main
+from t2.config import load
 from t2.engine.base import Sampling
 from t2.engine.hf import HfEngine
-from t2.svf import SvfConfig, attach, load_expert, mix, stack
+from t2.svf import Expert, SvfConfig, attach, load_expert, mix, save_expert, stack
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "Tom has 3 apples and buys 4 more. How many?"
 
 
+MEMBERS = ("svf-math", "svf-code", "svf-reasoning")
+SEED = 1
+"""The seed whose experts are best on validation items, taken together."""
+
+
 @pytest.fixture
 def engine(project: Path) -> HfEngine:
-    config = SvfConfig(target_modules=list(load_expert("data/experts/math/seed-0").z))
+    config = SvfConfig(target_modules=list(load_expert("data/adapters/svf-math/seed-0").z))
     model = AutoModelForCausalLM.from_pretrained("base")
     return HfEngine(attach(model, config), AutoTokenizer.from_pretrained("base"), batch_size=8)
 
@@ -35,49 +43,83 @@ def reply(engine: HfEngine, z: dict[str, torch.Tensor]) -> str:
 
 
 def test_a_found_mix_answers_and_is_named(engine: HfEngine, t2) -> None:
-    arguments = ("ask", PROMPT, "--strategy", "fewshot", "--task", "math_hard", "--max-new-tokens", 12)
+    arguments = ("ask", PROMPT, "--system", "fewshot", "--task", "math_hard", "--max-new-tokens", 12)
     answer = json.loads(t2(*arguments, "--json").stdout)
-    experts = [load_expert(f"data/experts/{name}/seed-0").z for name in ("math", "code", "reasoning")]
+    experts = [load_expert(f"data/adapters/{name}/seed-{SEED}").z for name in MEMBERS]
     assert answer["text"] == reply(engine, mix(experts, torch.tensor([0.9, -0.2, 0.4])))
-    assert answer["alpha"] == {"math/seed-0": 0.9, "code/seed-0": -0.2, "reasoning/seed-0": 0.4}
-    assert answer["expert"] is None and "math_hard" in answer["why"]
+    assert answer["mixture"] == "svf-code=-0.2,svf-math=0.9,svf-reasoning=0.4"
+    assert answer["seed"] == SEED and "math_hard" in answer["why"]
     spoken = t2(*arguments)
     assert spoken.stdout == answer["text"] + "\n"
-    assert "a mix, math/seed-0=0.9 code/seed-0=-0.2 reasoning/seed-0=0.4: few-shot search found it" in spoken.stderr
+    assert f"— {answer['mixture']} (seed 1): few-shot search found it for math_hard" in spoken.stderr
 
 
-@pytest.mark.parametrize("strategy", ["classifier", "prompt"])
-def test_the_first_pass_decides_who_answers(engine: HfEngine, strategy: str, t2) -> None:
+def test_the_uniform_mix_answers(engine: HfEngine, t2) -> None:
+    experts = [load_expert(f"data/adapters/{name}/seed-{SEED}").z for name in MEMBERS]
+    answer = json.loads(t2("ask", PROMPT, "--system", "uniform", "--max-new-tokens", 12, "--json").stdout)
+    assert answer["text"] == reply(engine, mix(experts, torch.full((3,), 1 / 3)))
+
+
+@pytest.mark.parametrize("system", ["classifier", "prompt"])
+def test_the_first_pass_decides_who_answers(engine: HfEngine, system: str, t2) -> None:
     """An untrained model names no category, and the base answers."""
-    answer = json.loads(t2("ask", PROMPT, "--strategy", strategy, "--max-new-tokens", 12, "--json").stdout)
-    classifier = load_expert("data/classifier/seed-0").z if strategy == "classifier" else None
-    categories = ["math", "code", "reasoning", "other"]
-    assert dispatch(engine, [PROMPT], categories, max_new_tokens=4, classifier=classifier) == ["other"]
-    assert (answer["expert"], answer["alpha"], answer["strategy"]) == ("base", None, strategy)
-    assert ("classifier expert" if strategy == "classifier" else "base model") in answer["why"]
+    answer = json.loads(t2("ask", PROMPT, "--system", system, "--max-new-tokens", 12, "--json").stdout)
+    classifier = load_expert(f"data/adapters/classifier/seed-{SEED}").z if system == "classifier" else None
+    task = load().tasks["dispatch"]
+    ask = Ask(task.prompt, ["math", "code", "reasoning", "other"], max_new_tokens=4)
+    assert dispatch(engine, [PROMPT], ask, classifier=classifier) == ["other"]
+    assert (answer["mixture"], answer["system"]) == ("base", system)
+    assert ("classifier expert" if system == "classifier" else "base model") in answer["why"]
     assert answer["text"] == engine.generate([PROMPT], Sampling(12), experts={}, rows=[-1])[0].text
 
 
-def test_a_named_category_is_answered_by_its_best_seed(engine: HfEngine, t2, monkeypatch) -> None:
+def test_a_named_category_is_answered_by_its_expert(engine: HfEngine, t2, monkeypatch) -> None:
     """The first pass is scripted: no model of a test names categories."""
-    monkeypatch.setattr("t2.adaptation.two_pass.dispatch", lambda engine, prompts, *_, **__: ["math"] * len(prompts))
+    monkeypatch.setattr("t2.adaptation.strategies.dispatch", lambda engine, prompts, *_, **__: ["math"] * len(prompts))
     spoken = t2("ask", PROMPT, "--max-new-tokens", 12)
-    assert spoken.stdout == reply(engine, load_expert("data/experts/math/seed-1").z) + "\n"
-    assert spoken.stderr.startswith("— math/seed-1: the classifier expert called the prompt math (")
+    assert spoken.stdout == reply(engine, load_expert(f"data/adapters/svf-math/seed-{SEED}").z) + "\n"
+    assert "— svf-math (seed 1): the classifier expert classifier called the prompt math (" in spoken.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--strategy", "fewshot"], "no --task is named"),
-        (["--strategy", "fewshot", "--task", "code_hard"], "'code_hard'; there is one for math_hard"),
-        (["--task", "math_hard"], "add it"),
-        (["--max-new-tokens", "250"], "leaves no room for 250 of a reply"),
+        (["--system", "fewshot"], "'fewshot' needs the task whose mix answers, got ''; there is one for code_hard, math_hard"),
+        (["--system", "fewshot", "--task", "math"], "got 'math'; there is one for code_hard, math_hard"),
+        (["--task", "math_hard"], "'math_hard' names a mix that was found for it, which system 'classifier' has none"),
+        (["--system", "sum"], "there is no system 'sum'; params.yaml has base, lora"),
+        (["--system", "svf"], "'own', which does not choose an expert for a prompt; name a system that does"),
+        (["--max-new-tokens", "250"], "leaves no room for a reply"),
     ],
 )
 def test_what_is_refused_is_said_in_one_line(project: Path, arguments: list[str], message: str, monkeypatch) -> None:
     monkeypatch.setattr("sys.argv", ["t2", "ask", PROMPT, *arguments])
     with pytest.raises(SystemExit, match=f"^t2: .*{message}"):
+        main()
+
+
+@pytest.mark.parametrize("which", ["experts/math/seed-1", "experts/reasoning/seed-0", "classifier/seed-0"])
+@pytest.mark.parametrize("fault", ["another base", "not finite"])
+def test_an_expert_that_is_not_the_bases_or_not_finite_is_refused_by_name(
+    project: Path, which: str, fault: str, tmp_path: Path, monkeypatch
+) -> None:
+    copy = tmp_path / "project"
+    shutil.copytree(project, copy, symlinks=True)
+    monkeypatch.chdir(copy)
+    folder = Path("data", which)
+    expert = load_expert(folder)
+    if fault == "another base":
+        save_expert(Expert(expert.z, expert.provenance | {"basis_fingerprint": "0" * 64}), folder)
+    else:
+        file = folder / "adapter_model.safetensors"
+        tensors = load_file(file)
+        next(iter(tensors.values()))[0] = float("nan")
+        save_file(tensors, file, metadata={"format": "pt"})
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"checksum": None}))
+    monkeypatch.setattr("sys.argv", ["t2", "ask", PROMPT])
+    said = "made for other base weights" if fault == "another base" else "not finite"
+    with pytest.raises(SystemExit, match=f"^t2: {folder}: .*{said}"):
         main()
 
 
@@ -87,14 +129,19 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+def test_an_argument_that_is_no_unicode_text_is_refused_in_one_line(project: Path, monkeypatch) -> None:
+    monkeypatch.setattr("sys.argv", ["t2", "ask", os.fsdecode(b"caf\xe9")])
+    with pytest.raises(SystemExit, match=r"^t2: no Unicode text: half a surrogate pair, U\+DCE9, in 'caf"):
+        main()
+
+
 def test_a_project_without_experts_says_what_to_do(project: Path, tmp_path: Path) -> None:
     done = run(tmp_path, "ask", "Hello?")
     assert done.returncode == 1 and done.stderr.startswith("t2: params.yaml is not a valid configuration")
     assert "run from the project's root" in done.stderr and "Traceback" not in done.stderr
     (tmp_path / "params.yaml").symlink_to(project / "params.yaml")
     done = run(tmp_path, "ask", "Hello?")
-    assert done.returncode == 1 and done.stderr.startswith("t2: there is no expert 'math'")
-    assert "`make repro` trains them" in done.stderr
+    assert done.returncode == 1 and done.stderr.startswith("t2: there is no data/adapters/svf-math/adapter.json; `dvc repro train@svf-math` makes it")
 
 
 def test_help_loads_nothing_heavy(tmp_path: Path) -> None:

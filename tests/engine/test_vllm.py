@@ -296,3 +296,25 @@ def test_a_matrix_without_a_slot_is_an_error(setting, monkeypatch):
     monkeypatch.setattr(vllm_engine.PerRequest, "options", lambda way: options(way) | {"lora_target_modules": fewer})
     with pytest.raises(ValueError, match="gave no adapter slots"):
         setting.vllm("per_request")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_not_finite_is_an_error_that_leaves_nothing_behind(setting, way):
+    """In so small a cache blocks are used again at once."""
+    engine, experts = setting.vllm(way, kv_cache_gb=3 * 2**20 / 2**30, max_model_len=512), setting.experts(2)
+    prompts, rows = [*PROMPTS, *LONG], [n % 3 - 1 for n in range(len(PROMPTS) + len(LONG))]
+    before = engine.generate(prompts, Sampling(12), experts=experts, rows=rows)
+    huge = {name: torch.cat([table, 1e20 * table[:1]]) for name, table in experts.items()}
+    for sampling in (Sampling(12), Sampling(12, temperature=1.0, seed=3)):
+        for victims in ([2] * len(prompts), [2, *rows[1:]]):
+            with pytest.raises(FloatingPointError, match=r"logits of prompts \[0.* not finite under .* rows \[2\]"):
+                engine.generate(prompts, sampling, experts=huge, rows=victims)
+        assert engine.generate(prompts, Sampling(12), experts=experts, rows=rows) == before
+    with pytest.raises(FloatingPointError, match="not finite"):
+        engine.score(prompts, ["1"] * len(prompts), experts=huge, rows=[2] * len(prompts))
+    name = next(iter(experts))
+    for value in (math.nan, math.inf):
+        wrong = experts | {name: experts[name].index_fill(1, torch.tensor([1]), value)}
+        with pytest.raises(ValueError, match=f"z of {name} is not finite"):
+            engine.generate(prompts[:1], Sampling(4), experts=wrong, rows=[0])
+    assert engine.generate(prompts, Sampling(12), experts=experts, rows=rows) == before

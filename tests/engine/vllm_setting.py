@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from t2.config import Vllm
+from t2.config.rows import Vllm
 from t2.engine.hf import HfEngine, load_base
 from t2.svf import SvfConfig, attach, build_cache, checkpoint_weights
 

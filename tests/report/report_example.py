@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-
 from t2.evaluation import Measurement, Prediction, compare, confusion, scores
+
 from t2.report.page import ReportInputs
 
 TASKS = {"math": "trained", "code": "trained", "reasoning": "trained"} | {

@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from report_example import inputs as example_inputs
-
 from t2.evaluation import write_csv
+
 from t2.report import figures
 from t2.report.page import ReportInputs, html, outline, write_report
 from t2.report.render import to_html, to_markdown, to_text

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from t2 import profiles
-from t2.plan.shapes import read_shapes
+from t2 import config
 from t2.stages.basis import adapted_weights
 
 ROOT = Path(__file__).parents[2]
@@ -16,11 +16,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("layers", ["all", "half", [3, 0]])
 def test_only_what_gets_a_z_is_decomposed(layers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    params = profiles.load("miniature")
-    params = params.model_copy(update={"svf": params.svf.model_copy(update={"layers": layers})})
-    base = params.base.model_copy(update={"dtype": "bfloat16"})
-    weights = adapted_weights(params.svf, base, "cpu")
-    assert {name: tuple(weight.shape) for name, weight in weights.items()} == {
-        matrix.name: (matrix.rows, matrix.columns) for matrix in read_shapes(params, base).adapted
-    }
+    base = config.load().bases["main"].model_copy(update={"layers": layers, "dtype": "bfloat16"})
+    weights = adapted_weights(base, "cpu")
+    kept = {"all": [0, 1, 2, 3], "half": [2, 3]}.get(str(layers), [0, 3])
+    depth = json.loads(Path(base.path, "config.json").read_text())["num_hidden_layers"]
+    assert {name.rsplit(".", 1)[-1] for name in weights} == set(base.adapt)
+    assert {int(name.split(".")[2]) for name in weights} == {layer for layer in kept if layer < depth}
+    assert len(weights) == len(base.adapt) * len([layer for layer in kept if layer < depth])
     assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}

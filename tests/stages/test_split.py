@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from t2 import config, profiles
+from t2.config.rows import Files, Hub, Params
 from t2.miniature.corpus import write_prompts
 from t2.stages.split import make_splits
 from t2.tasks.item import read_items
@@ -23,14 +25,13 @@ ROOT = Path(__file__).parents[2]
 SIZES = {"train": 20, "valid": 10, "test": 30, "shots": 10}
 
 
-def parameters(tmp_path: Path) -> config.Params:
+def parameters(tmp_path: Path) -> Params:
     """The shipped ones, small, with bases that lie in the test's folder."""
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for section in (*raw["trained"].values(), *raw["unseen"].values(), raw["other"]):
-        section["sizes"] = SIZES
-    raw["classifier"]["per_family"] = SIZES
-    for base in ("base", "control"):
-        raw[base]["path"] = str(tmp_path / "miniature" / base)
+    for task in raw["tasks"].values():
+        task["sizes"] = SIZES
+    for name, base in raw["bases"].items():
+        base["path"] = str(tmp_path / "miniature" / name)
     return config.parse(raw)
 
 
@@ -38,18 +39,20 @@ def test_every_task_gets_its_splits_and_the_manifest_names_them(tmp_path: Path) 
     params = parameters(tmp_path)
     manifest = make_splits(params, tmp_path / "splits")
     assert manifest == json.loads((tmp_path / "splits" / "manifest.json").read_text())
-    for task in (*params.tasks, "other"):
+    for task in params.tasks.keys() - {"dispatch"}:
         for split in NAMES:
             items = read_items(tmp_path / "splits" / task / f"{split}.jsonl")
             assert len(items) == SIZES[split] == manifest["files"][f"{task}/{split}.jsonl"]["n"]
-    assert manifest["files"]["classifier/train.jsonl"]["n"] == 4 * SIZES["train"]
+    assert manifest["files"]["dispatch/train.jsonl"]["n"] == 4 * SIZES["train"]
     assert manifest["sources"]["math"] == {"layout": "miniature", "family": "math", "version": VERSIONS["miniature"]}
 
 
-def with_math_from(params: config.Params, source: dict[str, str]) -> config.Params:
+def with_math_from(params: Params, source: dict[str, Any]) -> Params:
     """The task ``math`` from rows in MATH's layout."""
-    task = params.trained["math"].model_copy(update={"source": config.Source(layout="math", **source), "kind": "boxed"})
-    return params.model_copy(update={"trained": {**params.trained, "math": task}})
+    made = (Hub if "hub" in source else Files)(layout="math", **source)
+    return params.model_copy(
+        update={"tasks": {**params.tasks, "math": params.tasks["math"].model_copy(update={"source": made})}}
+    )
 
 
 def problems(folder: Path, start: int) -> Path:
@@ -80,9 +83,9 @@ def test_the_manifest_pins_a_hub_data_set(tmp_path: Path) -> None:
         rows = [path.read_text() for path in sorted(problems(tmp_path / part / "algebra", start).iterdir())]
         hub.mkdir(exist_ok=True)
         (hub / f"{part}.jsonl").write_text("\n".join(rows))
-    source = {"hub": str(hub), "revision": "e53f048", "train": "train", "test": "test"}
+    source = {"hub": str(hub), "subset": None, "revision": "e53f048", "train": "train", "test": "test"}
     manifest = make_splits(with_math_from(parameters(tmp_path), source), tmp_path / "splits")
-    assert manifest["sources"]["math"] == {"layout": "math", "version": VERSIONS["math"], "subset": None, **source}
+    assert manifest["sources"]["math"] == {"layout": "math", "version": VERSIONS["math"], **source}
     assert "200 less" not in (tmp_path / "splits" / "math" / "train.jsonl").read_text()
 
 
@@ -103,7 +106,7 @@ def test_the_shipped_parameters_leak_nothing(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(ROOT)
     manifest = make_splits(config.load(), tmp_path / "splits")
     assert list(manifest["pretraining"]) == ["data/miniature/pretraining_prompts.txt.xz"]
-    assert all(manifest["files"][f"{task}/test.jsonl"]["n"] >= 500 for task in config.load().tasks)
+    assert all(manifest["files"][f"{task}/test.jsonl"]["n"] >= 500 for task in ("math", "math_hard"))
 
 
 def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
@@ -125,15 +128,8 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
 
 def test_real_files_are_read_from_where_the_parameters_say(tmp_path: Path) -> None:
     params = profiles.load("real")
-    here = params.model_copy(
-        update={
-            "trained": {
-                name: task.model_copy(
-                    update={"source": task.source.model_copy(update={"train": str(tmp_path / "absent.jsonl")})}
-                )
-                for name, task in params.trained.items()
-            }
-        }
-    )
+    absent = Files(layout="gsm8k", train=str(tmp_path / "absent.jsonl"), test=str(tmp_path / "absent.jsonl"))
+    tasks = {"gsm8k": params.tasks["gsm8k"].model_copy(update={"source": absent})}
+    here = params.model_copy(update={"tasks": tasks})
     with pytest.raises(SourceError, match=r"absent\.jsonl: no such file"):
         make_splits(here, tmp_path / "splits")

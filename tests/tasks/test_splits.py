@@ -10,11 +10,13 @@ import pytest
 import yaml
 
 from t2 import config
-from t2.config import Sizes
-from t2.tasks import grade, splits
+from t2.config.rows import Params, Sizes
+from t2.tasks import splits
+from t2.tasks.dispatch import categories_of
+from t2.tasks.grading import grade
 from t2.tasks.item import Item, read_items
 from t2.tasks.leaks import LeakError, Passage
-from t2.tasks.splits import Pool, SplitError, classifier_splits, draw, refuse_leaked
+from t2.tasks.splits import Pool, SplitError, dispatch_splits, draw, refuse_leaked
 
 ROOT = Path(__file__).parents[2]
 SIZES = Sizes(train=10, valid=5, test=12, shots=3)
@@ -76,6 +78,16 @@ def test_the_draw_depends_on_seed_and_task_alone() -> None:
     assert more["train"][:10] == first["a"]["train"]
 
 
+def test_a_further_task_behind_the_others_changes_none_of_them() -> None:
+    """Also where it shares problems with them."""
+    pools = {"a": pool("a", 40), "b": pool("b", 40)}
+    first = draw({"a": SIZES, "b": SIZES}, pools, seed=1)
+    shared = [*items("a", 40), *items("c", 40)]
+    more = draw(dict.fromkeys("abc", SIZES), {**pools, "c": Pool(shared, shared)}, seed=1)
+    assert {name: more[name] for name in "ab"} == first
+    assert len({item.prompt for item in all_items(more)}) == 90
+
+
 def test_too_few_problems_are_listed_by_task_and_split() -> None:
     with pytest.raises(SplitError) as caught:
         draw({"a": SIZES, "b": SIZES}, {"a": pool("a", 11), "b": pool("b", 25)}, seed=1)
@@ -106,24 +118,25 @@ def test_a_test_prompt_inside_pretraining_text_is_refused() -> None:
 
 
 @pytest.fixture
-def params() -> config.Params:
+def params() -> Params:
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for task in (*raw["trained"].values(), raw["other"]):
+    for task in raw["tasks"].values():
         task["sizes"] = SIZES.model_dump()
-    raw["unseen"] = {}
-    raw["classifier"]["per_family"] = {"train": 4, "valid": 3, "test": 12, "shots": 0}
-    raw["other"]["sizes"] = {"train": 0, "valid": 0, "test": 8, "shots": 0}
+    raw["tasks"]["other"]["sizes"] = {"train": 0, "valid": 0, "test": 8, "shots": 0}
+    raw["tasks"]["dispatch"]["sizes"] = {"train": 4, "valid": 3, "test": 12, "shots": 0}
+    raw["searches"], raw["systems"] = {}, {"base": raw["systems"]["base"]}
+    raw["publish"]["systems"], raw["score"]["contrasts"] = ["base"], []
     return config.parse(raw)
 
 
-def drawn_for(params: config.Params) -> splits.Drawn:
-    sizes = {**{name: task.sizes for name, task in params.tasks.items()}, "other": params.other.sizes}
-    return draw(sizes, {name: pool(name, 30) for name in sizes}, seed=1)
+def drawn_for(params: Params) -> splits.Drawn:
+    own = [name for name, task in params.tasks.items() if task.role != "dispatch"]
+    return draw({name: params.tasks[name].sizes for name in own}, {name: pool(name, 30) for name in own}, seed=1)
 
 
-def test_the_classifier_learns_from_training_splits_only(params: config.Params) -> None:
+def test_dispatching_learns_from_training_splits_only(params: Params) -> None:
     drawn = drawn_for(params)
-    classified = classifier_splits(params, drawn)
+    classified = dispatch_splits("dispatch", params.tasks, drawn)
     assert {split: len(chosen) for split, chosen in classified.items()} == {
         "train": 12,
         "valid": 9,
@@ -135,17 +148,18 @@ def test_the_classifier_learns_from_training_splits_only(params: config.Params) 
         for item in chosen:
             task, inner = by_id[item.id]
             assert inner.prompt in item.prompt
-            assert item.answer == (params.trained[task].family if task in params.trained else "other")
+            assert item.answer == params.tasks[task].family
         assert all(grade("dispatch", chosen, [item.reply for item in chosen]))
     assert "other" not in {item.answer for item in classified["train"]}
     assert "other" in {item.answer for item in classified["test"]}
+    assert categories_of(params.tasks["dispatch"], params.tasks) == ["math", "code", "reasoning", "other"]
 
 
-def test_the_classifier_cannot_ask_for_more_than_a_split_holds(params: config.Params) -> None:
+def test_dispatching_cannot_ask_for_more_than_a_split_holds(params: Params) -> None:
     drawn = drawn_for(params)
     drawn["code"]["train"] = drawn["code"]["train"][:2]
-    with pytest.raises(SplitError, match=r"classifier\.per_family\.train: 4 .* trained\.code\.sizes\.train is 2"):
-        classifier_splits(params, drawn)
+    with pytest.raises(SplitError, match=r"tasks\.dispatch\.sizes\.train: 4 .* tasks\.code\.sizes\.train is 2"):
+        dispatch_splits("dispatch", params.tasks, drawn)
 
 
 def test_files_and_manifest_hold_what_was_drawn(tmp_path: Path) -> None:

@@ -10,24 +10,31 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from t2.config import Lora, Recipe, Svf, Training
-from t2.engine.base import Sampling
+from t2.config.rows import Recipe, Reward, Train, Training
 from t2.engine.hf import HfEngine, load_base
 from t2.tasks.item import Item
 from t2.training.adapters import build_adapter
 from t2.training.loop import train
 
-SVF = Svf(
-    target_modules=["q_proj", "v_proj", "up_proj", "down_proj"],
-    layers="all",
-    parametrisation="direct",
-    init_mean=1.0,
-    init_std=0.0,
-    max_mult=2.0,
-    renormalise=False,
-)
-LORA = Lora(rank=4, alpha=8, dropout=0.1, target_modules=["q_proj", "v_proj"])
-GREEDY = Sampling(4)
+PEFT: dict[str, dict[str, Any]] = {
+    "svf": {
+        "peft_type": "SVF",
+        "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"],
+        "parametrisation": "direct",
+        "init_mean": 1.0,
+        "init_std": 0.0,
+        "max_mult": 2.0,
+        "renormalise": False,
+    },
+    "lora": {
+        "peft_type": "LORA",
+        "r": 4,
+        "lora_alpha": 8,
+        "lora_dropout": 0.1,
+        "target_modules": ["q_proj", "v_proj"],
+    },
+    "ia3": {"peft_type": "IA3", "target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
+}
 
 
 def items(count: int, start: int = 0) -> list[Item]:
@@ -42,15 +49,18 @@ def grade(_: Sequence[Item], replies: Sequence[str]) -> list[bool]:
     return [bool(reply) and ord(reply[0]) % 2 == 0 for reply in replies]
 
 
-def recipe(**changes: Any) -> Recipe:
-    values = {"method": "svf", "objective": "reinforce", "steps": 6, "lr": 0.05, "clip": 1.0, "kl": 0.1}
-    return Recipe(**{**values, **changes})
+def recipe(**changes: Any) -> Train:
+    return Train(**{"objective": "reinforce", "steps": 6, "lr": 0.05, "clip": 1.0, "kl": 0.1, **changes})
+
+
+def reward(**changes: Any) -> Reward:
+    return Reward(**{"kind": "math", "right": 1.0, "wrong": -1.0, "stop": [], "max_new_tokens": 4, **changes})
 
 
 def training(**changes: Any) -> Training:
     values = {
-        "seeds": [0],
         "batch": 8,
+        "generation_batch": 16,
         "micro_batch": 4,
         "micro_tokens": None,
         "gradient_checkpointing": False,
@@ -58,8 +68,6 @@ def training(**changes: Any) -> Training:
         "weight_decay": 0.0,
         "warmup_steps": 1,
         "temperature": 1.0,
-        "reward_right": 1.0,
-        "reward_wrong": -1.0,
         "baseline": "none",
         "normalise_rewards": False,
         "kl_direction": "policy_base",
@@ -71,11 +79,10 @@ def training(**changes: Any) -> Training:
     return Training(**{**values, **changes})
 
 
-def adapted(model: PreTrainedModel, method: str = "svf", seed: int = 0, **changes: Any) -> Any:
-    """The model with an adapter; ``changes`` are to its settings."""
-    sections = {"svf": SVF, "lora": LORA}
-    sections[method] = sections[method].model_copy(update=changes)
-    return build_adapter(model, method, **sections, seed=seed, task="tom")  # type: ignore[arg-type]
+def adapted(model: PreTrainedModel, method: str = "svf", seed: int = 0, layers: Any = "all", **changes: Any) -> Any:
+    """The model with an adapter; ``changes`` are to its PEFT configuration."""
+    wanted = Recipe(peft=PEFT[method] | changes, layers=layers, train=recipe(), seeds=[seed])
+    return build_adapter(model, wanted, seed=seed, task="tom")
 
 
 def moved(model: Any) -> Any:
@@ -92,11 +99,11 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
 
 
-def run(base: Path, scratch: Path, out: Path, recipe: Recipe, training: Training) -> None:
+def run(base: Path, scratch: Path, out: Path, recipe: Train, training: Training, method: str = "svf") -> None:
     """One whole training in a process of its own; its end is the file ``out``."""
     torch.set_num_threads(1)
     model, tokenizer = load_base(base, "float32")
-    model = adapted(model, recipe.method)
+    model = adapted(model, method)
     train(
         model,
         HfEngine(model, tokenizer, batch_size=16),
@@ -105,7 +112,7 @@ def run(base: Path, scratch: Path, out: Path, recipe: Recipe, training: Training
         train_items=items(20),
         valid_items=items(10, start=50),
         grade=grade,
-        greedy=GREEDY,
+        reward=reward(),
         seed=3,
         scratch=scratch,
         fingerprint="inputs",

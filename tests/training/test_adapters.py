@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -11,16 +12,17 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from t2.config.rows import Recipe
 from t2.svf import layer_indices
 from t2.training.adapters import build_adapter
 
-from .setting import LORA, SVF, adapted, trainable
+from .setting import PEFT, adapted, recipe, trainable
 
 
-def test_svf_starts_at_the_base_and_lora_too(tiny_folder: Path) -> None:
+def test_every_method_starts_at_the_base(tiny_folder: Path) -> None:
     ids = torch.tensor([[5, 6, 7, 8]])
     base = LlamaForCausalLM.from_pretrained(tiny_folder).eval()(ids).logits
-    for method in ("svf", "lora"):
+    for method in PEFT:
         model = adapted(LlamaForCausalLM.from_pretrained(tiny_folder), method).eval()
         assert model(input_ids=ids).logits.equal(base)
         assert sum(value.numel() for value in trainable(model).values()) > 0
@@ -41,8 +43,9 @@ def test_initial_values_follow_from_the_seed_alone(tiny_folder: Path) -> None:
 
 
 def test_half_of_the_layers(tiny_model: LlamaForCausalLM) -> None:
-    names = trainable(adapted(tiny_model, "svf", layers="half"))
-    assert names and all(".layers.1." in name for name in names)
+    for method in ("svf", "lora"):
+        names = trainable(adapted(copy.deepcopy(tiny_model), method, layers="half"))
+        assert names and all(".layers.1." in name for name in names)
     assert layer_indices("half", 5) == [2, 3, 4]
     assert layer_indices([3, 1], 5) == [1, 3]
     assert layer_indices("all", 5) is None
@@ -55,9 +58,8 @@ def test_provenance_is_in_the_saved_configuration(
     method: Literal["svf", "lora"], tiny_model: LlamaForCausalLM, tmp_path: Path
 ) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
-    build_adapter(tiny_model, method, svf=SVF, lora=LORA, seed=4, task="math", revision=commit).save_pretrained(
-        str(tmp_path)
-    )
+    wanted = Recipe(peft=PEFT[method], layers="all", train=recipe(), seeds=[4])
+    build_adapter(tiny_model, wanted, seed=4, task="math", revision=commit).save_pretrained(str(tmp_path))
     saved = json.loads((tmp_path / "adapter_config.json").read_text())
     assert saved["revision"] == commit
     assert method == "lora" or (saved["task"], saved["seed"]) == ("math", 4)

@@ -127,6 +127,6 @@ def test_a_model_that_caps_its_logits_is_learned_from_whole_only() -> None:
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings")
 def test_dropout_in_front_of_the_output_layer_is_no_change_of_the_logits(tiny_model: LlamaForCausalLM) -> None:
-    model = moved(adapted(tiny_model, "lora", target_modules=["lm_head", "q_proj"], dropout=0.5)).train()
+    model = moved(adapted(tiny_model, "lora", target_modules=["lm_head", "q_proj"], lora_dropout=0.5)).train()
     _learn_next(model, pad(PAIRS), 3)
     assert all(p.grad.norm() > 0 for p in model.parameters() if p.requires_grad)

@@ -14,7 +14,7 @@ from t2.tasks.item import Item
 from t2.training.loop import Result, learning_rate, train
 from t2.training.state import Row, Sampler
 
-from .setting import GREEDY, adapted, grade, items, recipe, trainable, training
+from .setting import adapted, grade, items, recipe, reward, trainable, training
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def run(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Any:
             "train_items": items(20),
             "valid_items": items(10, start=50),
             "grade": grade,
-            "greedy": GREEDY,
+            "reward": reward(),
             "seed": 0,
             "scratch": tmp_path / "scratch",
             "fingerprint": "inputs",
@@ -50,7 +50,7 @@ def _scripted(scores: Sequence[float]) -> Any:
 
 @pytest.mark.parametrize("method", ["svf", "lora"])
 def test_reinforce_learns_what_is_rewarded(run: Any, tiny_model: LlamaForCausalLM, method: str) -> None:
-    wanted = recipe(method=method, steps=25, lr=0.1 if method == "svf" else 0.05, kl=0.0)
+    wanted = recipe(steps=25, lr=0.1 if method == "svf" else 0.05, kl=0.0)
     shared = training(batch=32, micro_batch=32, valid_every=5, checkpoint_every=25, baseline="mean")
     rows: list[Row] = []
     result = run(adapted(tiny_model, method), wanted, shared, on_step=rows.append)
@@ -63,7 +63,7 @@ def test_reinforce_learns_what_is_rewarded(run: Any, tiny_model: LlamaForCausalL
 
 
 def test_next_token_learns_the_replies(run: Any, tiny_model: LlamaForCausalLM) -> None:
-    wanted = recipe(method="lora", objective="next_token", steps=15, lr=0.02, kl=0.0)
+    wanted = recipe(objective="next_token", steps=15, lr=0.02, kl=0.0)
     result = run(adapted(tiny_model, "lora"), wanted, training(batch=16, micro_batch=16, valid_every=15))
     assert result.history[-1]["loss"] < 0.8 * result.history[1]["loss"]
     assert result.history[-1]["reward"] is None
@@ -127,7 +127,7 @@ def test_equal_seeds_give_equal_bits(run: Any, tiny_folder: Path, tmp_path: Path
     for attempt, seed in enumerate((0, 0, 1)):
         model = adapted(LlamaForCausalLM.from_pretrained(tiny_folder), method)
         torch.rand(attempt)  # the global generators' state beforehand plays no part
-        result = run(model, recipe(method=method), training(), seed=seed, scratch=tmp_path / str(attempt))
+        result = run(model, recipe(), training(), seed=seed, scratch=tmp_path / str(attempt))
         outcomes.append((result.history, trainable(model)))
     assert outcomes[0][0] == outcomes[1][0]
     assert all(value.equal(outcomes[1][1][name]) for name, value in outcomes[0][1].items())
@@ -137,8 +137,8 @@ def test_equal_seeds_give_equal_bits(run: Any, tiny_folder: Path, tmp_path: Path
 def test_dropout_is_active_in_training(run: Any, tiny_folder: Path, tmp_path: Path) -> None:
     losses = []
     for dropout in (0.0, 0.5):
-        model = adapted(LlamaForCausalLM.from_pretrained(tiny_folder), "lora", dropout=dropout)
-        wanted = recipe(method="lora", objective="next_token", steps=3, kl=0.0)
+        model = adapted(LlamaForCausalLM.from_pretrained(tiny_folder), "lora", lora_dropout=dropout)
+        wanted = recipe(objective="next_token", steps=3, kl=0.0)
         result = run(model, wanted, training(), scratch=tmp_path / str(dropout))
         losses.append([row["loss"] for row in result.history[1:]])
     assert losses[0][0] == losses[1][0]  # B = 0 at the start
@@ -157,7 +157,7 @@ def test_layers_run_again_in_the_backward_pass_change_no_bit(
         counted: list[int] = []
         # Beforehand: the second time a layer stops as soon as it has all that the gradient needs.
         model.get_decoder().layers[0].mlp.register_forward_pre_hook(lambda *_, seen=counted: seen.append(1))
-        wanted = recipe(method=method, objective=objective, kl=0.1 if objective == "reinforce" else 0.0)
+        wanted = recipe(objective=objective, kl=0.1 if objective == "reinforce" else 0.0)
         shared = training(gradient_checkpointing=again)
         result = run(model, wanted, shared, scratch=tmp_path / str(again))
         outcomes.append((result.history, trainable(model)))
@@ -168,14 +168,13 @@ def test_layers_run_again_in_the_backward_pass_change_no_bit(
 
 
 def _dropout(method: str, share: float) -> dict[str, float]:
-    return {"dropout": share} if method == "lora" else {}
+    return {"lora_dropout": share} if method == "lora" else {}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"valid_items": []}, "got 20 and 0"),
-        ({"recipe": recipe(objective="next_token", kl=0.1)}, "kl is 0.1"),
         ({"frozen": True}, "no trainable parameter"),
     ],
 )
@@ -186,13 +185,13 @@ def test_what_cannot_be_trained_is_refused(
     if changes.pop("frozen", False):
         model.requires_grad_(False)
     with pytest.raises(ValueError, match=message):
-        run(model, changes.pop("recipe", recipe()), training(), **changes)
+        run(model, recipe(), training(), **changes)
 
 
 def test_a_gradient_that_is_not_finite_stops_the_training(run: Any, tiny_model: LlamaForCausalLM) -> None:
     model = adapted(tiny_model)
     with pytest.raises(FloatingPointError, match="step 1"):
-        run(model, recipe(), training(reward_right=float("inf")))
+        run(model, recipe(), training(), reward=reward(right=float("inf")))
 
 
 def test_learning_rate_warms_up_and_decays_along_a_cosine() -> None:

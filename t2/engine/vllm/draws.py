@@ -57,6 +57,8 @@ class Draws(LogitsProcessor):
         chosen = look_up(
             logits[rows].float() / temperatures, torch.tensor(draws, dtype=torch.float64, device=logits.device)
         )
+        # What is no number stays so, for t2.engine.vllm_svf.guard to see.
+        kept = torch.where(logits[rows].isnan().any(1), torch.nan, 0.0).to(logits.dtype)
         logits[rows] = -torch.inf
-        logits[rows, chosen] = 0.0
+        logits[rows, chosen] = kept
         return logits

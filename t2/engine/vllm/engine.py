@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
 from t2.config.rows import Vllm
 from t2.engine import chat
@@ -22,6 +21,7 @@ from t2.engine.vllm.folded import Folded
 from t2.engine.vllm.per_request import PerRequest
 from t2.svf import BasisCache
 from t2.svf.checkpoint import checkpoint_folder
+from t2.svf.pretrained import load_generation_config
 from t2.tasks.prompt import Prompt
 
 
@@ -88,7 +88,7 @@ class VllmEngine:
         self.tokenizer = chat.load_tokenizer(folder)
         self.policy = policy
         self._basis = BasisCache.open(basis)
-        self._ends = sorted(chat.end_tokens(self.tokenizer, _generation_config(folder)))
+        self._ends = sorted(chat.end_tokens(self.tokenizer, load_generation_config(folder)))
         self.way: _Way = (
             Folded(folder, self._basis)
             if settings.experts == "folded"
@@ -121,7 +121,9 @@ class VllmEngine:
         """Answers prompts, in their order; see :meth:`t2.engine.base.Engine.generate`.
 
         Raises:
-            ValueError: ``experts`` and ``rows`` do not come together or do not fit each other or the model.
+            ValueError: ``experts`` and ``rows`` do not come together or do not fit each other or the model, or z is
+                not finite.
+            FloatingPointError: The logits of a prompt are not finite under its expert.
         """
         given, rows = self._experts(prompts, experts, rows)
         encoded = self.encode(prompts)
@@ -147,6 +149,7 @@ class VllmEngine:
 
         Raises:
             ValueError: As :meth:`generate`, and if there is not one reply a prompt.
+            FloatingPointError: As :meth:`generate`.
         """
         from vllm import SamplingParams
 
@@ -179,7 +182,13 @@ class VllmEngine:
                 batch = [indices[index] for index in together]
                 prompts = [TokensPrompt(prompt_token_ids=encoded[i]) for i in batch]
                 chosen = [parameters[i] for i in batch]
-                yield batch, self._llm.generate(prompts, chosen, lora_request=adapters, use_tqdm=False)
+                outputs = self._llm.generate(prompts, chosen, lora_request=adapters, use_tqdm=False)
+                if broken := [i for i, each in zip(batch, outputs, strict=True) if _broken(each)]:
+                    raise FloatingPointError(
+                        f"the logits of prompts {broken[:5]} are not finite under the experts of rows "
+                        f"{sorted({rows[i] for i in broken})[:5]}: their z are too large for the model's dtype"
+                    )
+                yield batch, outputs
 
     @contextlib.contextmanager
     def _awake(self) -> Iterator[None]:
@@ -239,12 +248,19 @@ class VllmEngine:
         for name, table in experts.items():
             if table.ndim != 2 or table.shape[1] != self._basis.rank(name):
                 raise ValueError(f"the table of {name} must be (E, {self._basis.rank(name)}), got {tuple(table.shape)}")
+            if not table.isfinite().all():
+                raise ValueError(f"z of {name} is not finite; the expert is damaged, or its training has diverged")
         sizes = {len(table) for table in experts.values()} or {0}
         if len(sizes) > 1 or any(not -1 <= row < min(sizes) for row in rows):
             raise ValueError(
                 f"rows must lie from -1 (the base) to E - 1 for tables of one E; got rows {sorted(set(rows))} for "
                 f"tables of {sorted(sizes)} experts"
             )
+
+
+def _broken(output: Any) -> bool:
+    """Whether :mod:`t2.engine.vllm_svf.guard` ended a request."""
+    return bool(output.outputs[0].finish_reason == "error")
 
 
 def _start(folder: Path, dtype: str, settings: Vllm, options: Mapping[str, Any]) -> Any:
@@ -255,6 +271,10 @@ def _start(folder: Path, dtype: str, settings: Vllm, options: Mapping[str, Any])
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     import vllm
+
+    from t2.engine.vllm_svf.guard import guard
+
+    guard()
     from vllm.platforms import current_platform
 
     if settings.sleep and not current_platform.is_sleep_mode_available():
@@ -285,7 +305,3 @@ def _start(folder: Path, dtype: str, settings: Vllm, options: Mapping[str, Any])
         seed=0,
         **options,
     )
-
-
-def _generation_config(folder: Path) -> GenerationConfig | None:
-    return GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from t2.engine.vllm_svf.slots import CONFIG_KEY, digest, write_slot
+from t2.engine.vllm_svf.slots import CONFIG_KEY, slot_number, write_slot
 from t2.svf import BasisCache, base_expert
 
 
@@ -54,8 +54,9 @@ class PerRequest:
         llm.llm_engine.add_lora(request)
         once = SamplingParams(max_tokens=1, temperature=0.0, logprobs=0, detokenize=False)
         (output,) = llm.generate([TokensPrompt(prompt_token_ids=[0])], once, lora_request=request, use_tqdm=False)
-        ((entry,),) = (step.values() for step in output.outputs[0].logprobs)
-        if math.isnan(entry.logprob):
+        found = [entry.logprob for step in output.outputs[0].logprobs or () for entry in step.values()]
+        # None: t2.engine.vllm_svf.guard, where it runs, has ended the request.
+        if not found or math.isnan(found[0]):
             raise RuntimeError(
                 "vLLM took an expert for a true LoRA, so it runs without the plugin t2.engine.vllm_svf: its entry "
                 "point is missing from what is installed (pip install -e . anew), or VLLM_PLUGINS leaves it out"
@@ -77,8 +78,8 @@ class PerRequest:
         """An adapter whose name, number and path follow from z alone, as vLLM's caches go by these."""
         from vllm.lora.request import LoRARequest
 
-        name = digest(z)
-        return LoRARequest(f"svf-{name}", int(name[:15], 16) + 1, str(write_slot(z, Path(self._folder.name))))
+        folder = write_slot(z, Path(self._folder.name))
+        return LoRARequest(f"svf-{folder.name}", slot_number(folder.name), str(folder))
 
     def _clear(self) -> None:
         """Removes the files: within a call vLLM may evict an expert and read it again, later calls write anew."""

@@ -120,10 +120,11 @@ class _SvfLinear(BaseLayerWithLoRA):
         for part, change, mark in zip(self.parts, changes, marks, strict=True):
             if change is None or not (change.any() or mark.any()):
                 continue
-            if not mark.isnan().all() or change.shape != part.changes[:1].shape:
+            if not mark.isnan().all() or change.shape != part.changes[:1].shape or not change.isfinite().all():
                 raise ValueError(
                     f"the adapter for {part.name} is no expert of this model: it is {tuple(change.shape)} where z − 1 "
-                    f"is {tuple(part.changes[:1].shape)}, or a true LoRA; slots of this engine hold SVF experts only"
+                    f"is {tuple(part.changes[:1].shape)}, not finite, or a true LoRA; slots of this engine hold SVF "
+                    "experts only"
                 )
             part.changes[index] = change[0]
 

@@ -1,0 +1,55 @@
+"""A strategy maps prompts to mixtures; one-hot rows are their expert, or the base, exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from t2.adaptation.strategies import STRATEGIES, Choice, Setting, by_category
+from t2.svf.mixture import BASE, Mixture
+
+FAMILIES = {"svf-math": "math", "svf-code": "code"}
+PROMPTS = ["a", "b", "c", "d"]
+
+
+def test_categories_choose_their_members_and_the_rest_the_base() -> None:
+    choice = by_category(FAMILIES, ["code", None, "math", "other"])
+    assert [str(choice.mixtures[row]) for row in choice.rows] == ["svf-code", "base", "svf-math", "base"]
+    assert len(choice.mixtures) == 3
+    expected = [[0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 0, 1]]
+    assert choice.alpha(list(FAMILIES)).tolist() == [[row] for row in expected]
+
+
+def test_who_is_right_for_the_task_answers_all_its_prompts() -> None:
+    own = STRATEGIES["own"](Setting(FAMILIES, family="code"), PROMPTS)
+    assert [str(mixture) for mixture in own.mixtures] == ["svf-code"] and own.rows == (0,) * 4
+    assert own.categories == (None,) * 4
+    nobody = STRATEGIES["own"](Setting(FAMILIES, family="history"), PROMPTS)
+    assert [str(mixture) for mixture in nobody.mixtures] == [BASE]
+
+
+@pytest.mark.parametrize("strategy", ["none", "uniform", "fewshot", "adapter"])
+def test_what_needs_no_first_pass_is_the_same_for_all(strategy: str) -> None:
+    families = {"svf-math": "math"} if strategy == "adapter" else FAMILIES
+    found = Mixture({"svf-math": [0.9, 0.1], "svf-code": [0.2, 0.3], BASE: [0.0, 1.0]}, "free")
+    choice = STRATEGIES[strategy](Setting(families, found=found), PROMPTS)
+    alpha = choice.alpha(list(families))
+    expected = {
+        "none": [[0.0, 0.0, 1.0]],
+        "uniform": [[0.5, 0.5, 0.0]],
+        "fewshot": [[0.9, 0.2, 0.0], [0.1, 0.3, 1.0]],
+        "adapter": [[1.0, 0.0]],
+    }[strategy]
+    assert torch.equal(alpha, torch.tensor(expected).expand(4, -1, -1))
+
+
+def test_a_first_pass_needs_somebody_to_ask() -> None:
+    with pytest.raises(ValueError, match="needs an engine"):
+        STRATEGIES["prompt"](Setting(FAMILIES), PROMPTS)
+    with pytest.raises(ValueError, match="no mix was searched"):
+        STRATEGIES["fewshot"](Setting(FAMILIES), PROMPTS)
+
+
+def test_equal_mixtures_are_one() -> None:
+    same = Choice.same(Mixture({"svf-math": 1.0}), 3)
+    assert same.mixtures == (Mixture({"svf-math": 1}),) and same.rows == (0, 0, 0)
