@@ -1,4 +1,5 @@
 # make repro   set up .venv and run the whole experiment; PROFILE=<name> on another base model
+# make table   run an experiment folder, NAME=<its name below reports/>
 # make plan    what that will need, PROFILE=<name> GPU=<name>
 # make test    set up .venv and run the fast tests
 # make test-vllm   set up .venv-vllm and run the tests of the vLLM engine and of quantised bases
@@ -15,17 +16,23 @@ export DO_NOT_TRACK = true
 export MLFLOW_DISABLE_TELEMETRY = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 export HF_HUB_OFFLINE ?= 1
-# One thread a process: the pipeline's parallelism is processes.
+# One thread per process: the pipeline's parallelism is processes.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: repro test test-all test-vllm lint profile plan ui serve worker real miniature clean
+.PHONY: repro table test test-all test-vllm lint profile plan ui serve worker real miniature clean
 
 # PROFILE: one word for a base model with its tasks and sizes, see `make profile`; none: params.yaml as it stands.
 repro: $(VENV)/installed
 	@$(if $(PROFILE),python -m t2.profiles $(PROFILE) $(if $(FORCE),--force))
 	@dvc repro
 	@python -m t2.report.terminal
+
+# Runs the stages of reports/$(NAME) only, and says which stages of the main run should have come before.
+table: $(VENV)/installed
+	@test -n "$(NAME)" || { echo "which? make table NAME=<one of: $(notdir $(patsubst %/dvc.yaml,%,$(wildcard reports/*/dvc.yaml)))>"; exit 2; }
+	@python -m flows.dag reports/$(NAME)/dvc.yaml
+	@dvc repro --single-item reports/$(NAME)/dvc.yaml
 
 test: $(VENV)/installed
 	@ruff check . && ruff format --check . && mypy && pytest
@@ -39,7 +46,7 @@ test-all: $(VENV)/installed
 MARKS ?= not slow
 VLLM_VENV := .venv-vllm
 test-vllm: $(VLLM_VENV)/installed
-	@PATH=$(CURDIR)/$(VLLM_VENV)/bin:$$PATH python -m pytest -n 0 -m "$(MARKS)" \
+	@PATH="$(CURDIR)/$(VLLM_VENV)/bin:$$PATH" python -m pytest -n 0 -m "$(MARKS)" \
 	    tests/engine tests/svf/test_quantised.py tests/stages/test_vllm_pipeline.py \
 	    tests/stages/test_foreign_checkpoint.py tests/stages/test_quantised_pipeline.py
 
@@ -55,17 +62,17 @@ plan: $(VENV)/installed
 	@python -m t2.cli plan $(PROFILE) $(if $(GPU),--gpu $(GPU))
 
 ui: $(VENV)/installed
-	@mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root $(CURDIR)/mlartifacts
+	@exec python -m t2.tracking
 
 # The Prefect UI, a worker and the deployments on this machine, until Ctrl-C.
 PORT ?= 4200
 serve: $(VENV)/installed
 	@exec python -m flows.serve --port $(PORT)
 
-# A worker more, in this checkout, for the server at API (docs/scale.md).
+# One more worker, in this checkout, for the server at API (docs/scale.md).
 API ?= http://127.0.0.1:$(PORT)/api
 worker: $(VENV)/installed
-	@T2_CHECKOUT=$(CURDIR) PREFECT_API_URL=$(API) exec prefect worker start --pool t2 --limit 1
+	@T2_CHECKOUT="$(CURDIR)" PREFECT_API_URL=$(API) exec prefect worker start --pool t2 --limit 1
 
 # Without a GPU the CPU build of torch is asked for first, from PyTorch's CPU index where it can be
 # reached; the constraints file holds the same version either way.

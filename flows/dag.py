@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 FILE = "dvc.yaml"
+"""The pipeline itself; an experiment folder has a file of its own."""
 
 
 class DagError(ValueError):
@@ -23,60 +26,110 @@ class StatusBusy(DagError):
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of ``dvc.yaml``.
+    """A stage of a ``dvc.yaml``; paths are relative to the project's root.
 
     Attributes:
-        name: As DVC calls it, for example ``expert@math``.
+        name: As DVC addresses it: ``train@svf-math``, or ``reports/x/dvc.yaml:train@svf-math``.
+        file: The ``dvc.yaml`` that declares it.
         upstream: Names of the stages right before it; what these come behind is left out.
         gpu: Whether it runs the model: ``meta: {gpu: true}`` in ``dvc.yaml``.
+        outs: What it makes.
+        git_outs: Those that git keeps: ``cache: false``.
+        persistent_outs: Those that DVC leaves in place for the next run: ``persist: true``.
     """
 
     name: str
+    file: str
     upstream: frozenset[str]
     gpu: bool
+    outs: tuple[str, ...]
+    git_outs: tuple[str, ...]
+    persistent_outs: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Its name within its file."""
+        return self.name.rpartition(":")[2]
 
 
-def read_dag() -> dict[str, Stage]:
-    """The stages of the root ``dvc.yaml`` by name, each after all of its upstream ones.
+def read_dag(*files: str) -> dict[str, Stage]:
+    """The stages of some files by name, each after all of its upstream ones.
+
+    Args:
+        files: Each a ``dvc.yaml``; none: the root's.
 
     Raises:
-        DagError: DVC cannot read the pipeline; holds DVC's own words.
+        DagError: DVC cannot read the pipeline, which holds DVC's own words; or a file has no stages.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from networkx import lexicographical_topological_sort, transitive_reduction
 
+    files = files or (FILE,)
     try:
         with Repo() as repo:
             graph = repo.index.graph
-            own = [stage for stage in graph if stage.path_in_repo == FILE]
+            own = [stage for stage in graph if stage.path_in_repo in files]
+            empty = sorted(set(files) - {stage.path_in_repo for stage in own})
+            if empty:
+                raise DagError(f"no stages in {', '.join(empty)}; is it there? `dvc stage list --all` names all stages")
             forward = transitive_reduction(graph.subgraph(own).reverse())
-            return {
-                stage.addressing: Stage(
+
+            def read(stage: Any) -> Stage:
+                outs = {os.path.relpath(out.fs_path, repo.root_dir): out for out in stage.outs}
+                return Stage(
                     stage.addressing,
+                    stage.path_in_repo,
                     frozenset(other.addressing for other in forward.predecessors(stage)),
                     bool((stage.meta or {}).get("gpu")),
+                    tuple(outs),
+                    tuple(path for path, out in outs.items() if not out.use_cache),
+                    tuple(path for path, out in outs.items() if out.persist),
                 )
-                for stage in lexicographical_topological_sort(forward, key=lambda stage: stage.addressing)
-            }
+
+            order = lexicographical_topological_sort(forward, key=lambda stage: stage.addressing)
+            return {stage.addressing: read(stage) for stage in order}
     except DvcException as error:
-        raise DagError(f"DVC cannot read {FILE}: {error}; `dvc stage list` shows where") from error
+        raise DagError(f"DVC cannot read {', '.join(files)}: {error}; `dvc stage list --all` shows where") from error
 
 
-def changed_stages(names: Collection[str]) -> set[str]:
+def changed_stages(stages: Mapping[str, Stage]) -> set[str]:
     """Which of the stages DVC calls changed, by one ``dvc status``.
 
     Raises:
         StatusBusy: Another process runs one of them at present.
         DagError: DVC failed otherwise.
     """
-    done = subprocess.run(dvc("status", "--json", FILE), capture_output=True, text=True, check=False)
+    files = sorted({stage.file for stage in stages.values()})
+    done = subprocess.run(dvc("status", "--json", *files), capture_output=True, text=True, check=False)
     if "is busy" in done.stderr:
         raise StatusBusy(f"`dvc status` has to wait: {done.stderr.strip()}")
     if done.returncode:
         raise DagError(f"`dvc status` failed: {done.stderr.strip() or done.stdout.strip()}")
-    # A stage of a file that was named stands as "name" or as "dvc.yaml:name".
-    return {key.removeprefix(f"{FILE}:") for key in json.loads(done.stdout)} & set(names)
+    # A stage of the root's file that was named stands as "name" or as "dvc.yaml:name".
+    return {key.removeprefix(f"{FILE}:") for key in json.loads(done.stdout)} & stages.keys()
+
+
+def due_stages(stages: Mapping[str, Stage]) -> set[str]:
+    """The stages that DVC calls changed, and all of them that are made from these; raises as :func:`changed_stages`."""
+    return with_downstream(stages, changed_stages(stages))
+
+
+def due_before(dag: Mapping[str, Stage], file: str) -> list[str]:
+    """Stages of other files that are due before those of one, in the order of the pipeline.
+
+    Args:
+        dag: The stages of that file and of those that it builds on.
+        file: A ``dvc.yaml``.
+
+    Raises:
+        StatusBusy: Another process runs one of them at present.
+        DagError: DVC failed otherwise.
+    """
+    needed = with_upstream(dag, [name for name, stage in dag.items() if stage.file == file])
+    others = {name: stage for name, stage in needed.items() if stage.file != file}
+    due = due_stages(others) if others else set()
+    return [name for name in others if name in due]
 
 
 def with_upstream(dag: Mapping[str, Stage], targets: Iterable[str]) -> dict[str, Stage]:
@@ -88,7 +141,7 @@ def with_upstream(dag: Mapping[str, Stage], targets: Iterable[str]) -> dict[str,
     waiting, wanted = list(targets), set[str]()
     unknown = sorted(set(waiting) - dag.keys())
     if unknown:
-        raise DagError(f"no stage is called {', '.join(unknown)}; {FILE} has {', '.join(dag)}")
+        raise DagError(f"no stage is called {', '.join(unknown)}; there are {', '.join(dag)}")
     while waiting:
         name = waiting.pop()
         if name not in wanted:
@@ -107,8 +160,8 @@ def with_downstream(dag: Mapping[str, Stage], names: Collection[str]) -> set[str
 
 
 def dvc(*arguments: str) -> list[str]:
-    """A command line of the DVC that is installed beside this Python."""
-    return [sys.executable, "-m", "dvc", *arguments]
+    """A command line of the DVC that is installed beside this Python; it waits while another one writes."""
+    return [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
 
 
 def environment() -> dict[str, str]:
@@ -122,3 +175,26 @@ def environment() -> dict[str, str]:
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
+
+
+def main() -> None:
+    """Says which stages of the main run are due before those of an experiment folder."""
+    parser = argparse.ArgumentParser(prog="python -m flows.dag", description=main.__doc__)
+    parser.add_argument("file", help="the folder's dvc.yaml")
+    file = parser.parse_args().file
+    try:
+        due = due_before(read_dag(FILE, file), file)
+    except DagError as error:
+        sys.exit(str(error))
+    print(describe_due(due, file))
+
+
+def describe_due(due: Sequence[str], file: str) -> str:
+    """What :func:`due_before` found, in a sentence."""
+    if not due:
+        return f"the main run is up to date in all that {file} builds on"
+    return f"due in the main run, and not run here: {', '.join(due)}; `dvc repro {' '.join(due)}` runs them"
+
+
+if __name__ == "__main__":
+    main()

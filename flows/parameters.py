@@ -19,7 +19,7 @@ class OverrideError(ValueError):
 
 
 def names(section: str) -> list[str]:
-    """The keys of a section of ``params.yaml``, for the choices of a form."""
+    """The rows of a section of ``params.yaml``, for the choices of a form."""
     return list(yaml.safe_load(PARAMS.read_text())[section])
 
 
@@ -29,7 +29,7 @@ def apply(overrides: Sequence[str]) -> config.Params:
     They stay there afterwards, beside the results that they led to.
 
     Args:
-        overrides: For example ``experts.math.lr=1e-2``.
+        overrides: For example ``recipes.svf.train.lr=1e-2``.
 
     Raises:
         OverrideError: DVC cannot read an override, or a name is unknown; ``params.yaml`` is as it was.
@@ -49,7 +49,7 @@ def apply(overrides: Sequence[str]) -> config.Params:
             reason = error.__cause__ or error
             raise OverrideError(
                 f"cannot apply {', '.join(overrides)}: {reason}; write name=value with a name that stands in "
-                f"{PARAMS}, for example experts.math.lr=1e-2"
+                f"{PARAMS}, for example recipes.svf.train.lr=1e-2"
             ) from error
         try:
             params = config.load(candidate)

@@ -1,11 +1,10 @@
-"""The flows that a deployment schedules and the UI starts: pipeline, train-expert, adapt, benchmark."""
+"""The flows that a deployment schedules and the UI starts: pipeline, train, adapt, measure, table."""
 
 from __future__ import annotations
 
 import shutil
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,35 +18,39 @@ from pydantic import Field
 
 from flows import dag, parameters, sharing, show
 from flows.stage_task import NOT_REACHED, SKIPPED, Execution, run_stage
-from t2 import tracking
+from t2 import config, tracking
 
-Expert = StrEnum("Expert", parameters.names("trained"))  # type: ignore[misc]
-"""Tasks that an expert can be trained for, as ``params.yaml`` names them."""
-Unseen = StrEnum("Unseen", parameters.names("unseen"))  # type: ignore[misc]
-"""Tasks to adapt to."""
+FOLDERS = "reports"
+"""Where experiment folders lie."""
 
 
 class PipelineFailed(RuntimeError):
     """A stage failed, was not reached, or did not leave DVC's status clean."""
 
 
-class Strategy(StrEnum):
-    """How an expert is chosen or mixed for an unseen task (paper, section 3.2)."""
-
-    fewshot = "fewshot"
-    classifier = "classifier"
-    prompt = "prompt"
+def _choice(description: str, names: Sequence[str]) -> Any:
+    """A field of a form with the names to choose from."""
+    return Field(description=description, json_schema_extra={"enum": [*names]} if names else None)
 
 
+Adapter = Annotated[str, _choice("What to train: a row of `adapters`.", parameters.names("adapters"))]
+Search = Annotated[str, _choice("A row of `searches`.", parameters.names("searches"))]
+Folder = Annotated[
+    str,
+    _choice(
+        f"An experiment folder: {FOLDERS}/<name> with a dvc.yaml.",
+        sorted(path.parent.name for path in Path(FOLDERS).glob(f"*/{dag.FILE}")),
+    ),
+]
 Overrides = Annotated[
     list[str],
-    Field(description="Parameters to change, in DVC's syntax: experts.math.lr=1e-2. They stay in params.yaml."),
+    Field(description="Parameters to change, in DVC's syntax: recipes.svf.train.lr=1e-2. They stay in params.yaml."),
 ]
 Parallel = Annotated[int, Field(ge=1, le=64, description="Stages side by side, at most; GPU stages one at a time.")]
 Grace = Annotated[float, Field(ge=0, description="Seconds that a cancelled stage has to end by itself.")]
 Force = Annotated[bool, Field(description="Run stages that DVC calls unchanged as well.")]
 
-# A thread a stage: those that wait for others cost nothing, and the slots bound the rest.
+# A thread per stage: those that wait for others cost nothing, and the slots bound the rest.
 _THREADS: Any = ThreadPoolTaskRunner(max_workers=256)
 
 
@@ -59,74 +62,94 @@ def pipeline(
     grace: Grace = 10.0,
 ) -> State[Any]:
     """Runs every stage that changed, and what is made from it."""
-    return _run(None, overrides, parallel, force, grace)
+    return _run_main(None, overrides, parallel, force, grace)
 
 
-@flow(name="train-expert", task_runner=_THREADS, persist_result=False)
-def train_expert(
-    task: Expert,
+@flow(name="train", task_runner=_THREADS, persist_result=False)
+def train(
+    adapter: Adapter,
     overrides: Overrides = [],  # noqa: B006
     parallel: Parallel = 2,
     force: Force = False,
     grace: Grace = 10.0,
 ) -> State[Any]:
-    """Trains the expert of one task, and makes first what that needs."""
-    return _run([f"expert@{task}"], overrides, parallel, force, grace)
+    """Trains an adapter, and makes first what that needs."""
+    return _run_main([f"train@{adapter}"], overrides, parallel, force, grace)
 
 
 @flow(name="adapt", task_runner=_THREADS, persist_result=False)
 def adapt(
-    task: Unseen,
-    strategy: Strategy = Strategy.fewshot,
-    shots: Annotated[int | None, Field(ge=1, description="Few-shot: held-out prompts; empty: as params.yaml")] = None,
-    generations: Annotated[int | None, Field(ge=1, description="Few-shot: CEM's generations")] = None,
-    overrides: Overrides = [],  # noqa: B006
-    parallel: Parallel = 2,
-    grace: Grace = 10.0,
-) -> State[Any]:
-    """Makes what a strategy needs for an unseen task; few-shot searches the mixing weights."""
-    if strategy is not Strategy.fewshot and (shots, generations) != (None, None):
-        raise parameters.OverrideError(
-            f"shots and generations belong to the strategy fewshot, not to {strategy}; leave them empty"
-        )
-    given = {"adaptation.shots": shots, "adaptation.cem.generations": generations}
-    changes = [f"{name}={value}" for name, value in given.items() if value is not None]
-    needed = {
-        Strategy.fewshot: [f"adapt@{task}"],
-        Strategy.classifier: [f"expert@{name}" for name in Expert] + ["classifier"],
-        Strategy.prompt: [f"expert@{name}" for name in Expert],
-    }
-    return _run(needed[strategy], [*overrides, *changes], parallel, False, grace)
-
-
-@flow(name="benchmark", task_runner=_THREADS, persist_result=False)
-def benchmark(
+    search: Search,
     overrides: Overrides = [],  # noqa: B006
     parallel: Parallel = 2,
     force: Force = False,
     grace: Grace = 10.0,
 ) -> State[Any]:
-    """Measures every method on every task and writes the report, after what these need."""
-    return _run(["report"], overrides, parallel, force, grace)
+    """Searches mixing weights for a task, and makes first what that needs."""
+    return _run_main([f"search@{search}"], overrides, parallel, force, grace)
 
 
-def _run(
+@flow(name="measure", task_runner=_THREADS, persist_result=False)
+def measure(
+    overrides: Overrides = [],  # noqa: B006
+    parallel: Parallel = 2,
+    force: Force = False,
+    grace: Grace = 10.0,
+) -> State[Any]:
+    """Measures every system on every task and writes the report, after what these need."""
+    return _run_main(["report"], overrides, parallel, force, grace)
+
+
+@flow(name="table", task_runner=_THREADS, persist_result=False)
+def table(
+    name: Folder,
+    parallel: Parallel = 2,
+    force: Force = False,
+    grace: Grace = 10.0,
+) -> State[Any]:
+    """Runs the stages of an experiment folder that changed, on what is there of the main run."""
+    params = config.load(parameters.PARAMS)
+    file = f"{FOLDERS}/{name}/{dag.FILE}"
+    stages = dag.read_dag(dag.FILE, file)
+    own = {key: stage for key, stage in stages.items() if stage.file == file}
+    try:
+        first = dag.due_before(stages, file)
+        (get_run_logger().warning if first else get_run_logger().info)(dag.describe_due(first, file))
+    except dag.StatusBusy as error:
+        get_run_logger().warning(f"what is due in the main run is not known: {error}")
+    return _run(own, params, parallel, force, grace, given=stages.keys() - own.keys())
+
+
+def _run_main(
     targets: Sequence[str] | None, overrides: Sequence[str], parallel: int, force: bool, grace: float
 ) -> State[Any]:
-    """Runs targets and what they need; None: all stages."""
+    """Runs targets of the main run and what they need; None: all stages."""
     params = parameters.apply(overrides)
     stages = dag.read_dag()
     wanted = stages if targets is None else dag.with_upstream(stages, targets)
+    return _run(wanted, params, parallel, force, grace)
+
+
+def _run(
+    wanted: Mapping[str, dag.Stage],
+    params: config.Params,
+    parallel: int,
+    force: bool,
+    grace: float,
+    given: Collection[str] = (),
+) -> State[Any]:
+    """Runs those of the stages that are due; ``given``: stages before them that are taken as they are."""
     try:
-        due = set(wanted) if force else dag.with_downstream(wanted, dag.changed_stages(wanted))
+        due = set(wanted) if force else dag.due_stages(wanted)
     except dag.StatusBusy:
         due = set(wanted)  # DVC says of each stage, in its turn, whether there is anything to do
     names = ", ".join(name for name in wanted if name in due)
     get_run_logger().info(f"{len(due)} of {len(wanted)} stages to run{': ' if names else ''}{names}")
     slots = threading.BoundedSemaphore(parallel)
     gpu = threading.BoundedSemaphore(1) if shutil.which("nvidia-smi") else None
+    execution = Execution(slots, gpu, grace, force, complete=set(given))
     if not due:
-        _run_stages(wanted, due, Execution(slots, gpu, grace, force))
+        _run_stages(wanted, due, execution)
         return Completed(name="Unchanged", message="every stage is as DVC knows it")
     root = Path.cwd()
     with tracking.pipeline_run(
@@ -135,10 +158,10 @@ def _run(
         root=root,
         tags={"prefect.flow_run_id": flow_run.get_id(), "prefect.flow_run_url": flow_run.get_flow_run_ui_url()},
     ) as parent:
-        environment = {tracking.PARENT: parent.run_id}
-        states = _run_stages(wanted, due, Execution(slots, gpu, grace, force, sharing.has_remote(), environment))
+        execution.shared, execution.environment = sharing.has_remote(), {tracking.PARENT: parent.run_id}
+        states = _run_stages(wanted, due, execution)
         ran = [name for name, state in states.items() if state.is_completed() and state.name != SKIPPED]
-        show.show_results(ran, tracking.store_uri(params.tracking, root), parent.experiment_id)
+        show.show_results(wanted, ran, tracking.store_uri(params.tracking, root), parent.experiment_id)
         failed = [name for name, state in states.items() if not (state.is_completed() or state.name == NOT_REACHED)]
         if failed:
             behind = [name for name, state in states.items() if state.name == NOT_REACHED]

@@ -7,18 +7,19 @@ import csv
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from flows.dag import Stage
 from t2.stages import paths
 
-REPORTS = Path("reports")
-ADAPTATION = Path("data/adaptation")
 MLFLOW_UI = "http://127.0.0.1:5000"
 """Where `make ui` shows the store."""
 
+_SYSTEM = ("base", "suite", "task", "method", "strategy", "variant")
 _PICTURE = re.compile(r"!\[([^\]]*)\]\(figures/([\w.-]+)\.svg\)")
 
 
@@ -33,66 +34,76 @@ def mlflow_run_address(store: str, experiment_id: str, run_id: str) -> str:
     return f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
-def show_results(ran: Sequence[str], store: str, experiment_id: str) -> None:
-    """Publishes what the stages that ran have changed.
+def show_results(stages: Mapping[str, Stage], ran: Collection[str], store: str, experiment_id: str) -> None:
+    """Publishes what the stages that ran have made.
 
     Args:
-        ran: Names of the stages that were executed.
+        stages: The stages of the flow, by name.
+        ran: Names of those that were executed.
         store: MLflow's address, for the links.
         experiment_id: MLflow's.
     """
-    if {"benchmark", "report"} & set(ran):
-        show_scores()
-        show_report()
-    if any(name.startswith("adapt@") for name in ran):
-        show_alphas()
+    for name in ran:
+        for out in map(Path, stages[name].outs):
+            if out.name == "scores.csv":
+                show_scores(out, _prefix(stages[name]))
+            elif out.name == "report.md":
+                show_report(out, _prefix(stages[name]))
+    searches = [stage for stage in stages.values() if _kind(stage) == "search"]
+    if {stage.name for stage in searches} & set(ran):
+        show_alphas(searches, _prefix(searches[0]))
     if ran:
-        show_mlflow_runs(ran, store, experiment_id)
+        show_mlflow_runs([stages[name] for name in ran], store, experiment_id)
 
 
-def show_scores() -> None:
-    """``reports/scores.csv``, a row a system and task: means over seeds and draws."""
+def show_scores(path: Path, prefix: str = "") -> None:
+    """A row per system and task of a table of scores: means over seeds and draws."""
     groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
-    for row in csv.DictReader(io.StringIO((REPORTS / "scores.csv").read_text())):
-        key = tuple(row[name] for name in ("base", "suite", "task", "method", "strategy", "variant"))
-        groups.setdefault(key, []).append(row)
+    for row in csv.DictReader(io.StringIO(path.read_text())):
+        groups.setdefault(tuple(row[name] for name in _SYSTEM), []).append(row)
     table = [
         {
-            **dict(zip(("base", "suite", "task", "method", "strategy", "variant"), key, strict=True)),
+            **dict(zip(_SYSTEM, key, strict=True)),
             "n": int(rows[0]["n"]),
             "runs": len(rows),
             "score %": round(100 * sum(float(row["score"]) for row in rows) / len(rows), 1),
         }
         for key, rows in groups.items()
     ]
-    create_table_artifact(table, key="scores", description="Accuracy, mean over seeds or draws (reports/scores.csv).")
+    create_table_artifact(table, key=f"{prefix}scores", description=f"Accuracy, mean over seeds or draws ({path}).")
 
 
-def show_report() -> None:
-    """``reports/report.md`` with its figures inside."""
+def show_report(path: Path, prefix: str = "") -> None:
+    """A report with its figures inside."""
 
     def inside(found: re.Match[str]) -> str:
-        data = (REPORTS / "figures" / f"{found[2]}.svg").read_bytes()
+        data = (path.parent / "figures" / f"{found[2]}.svg").read_bytes()
         return f"![{found[1]}](data:image/svg+xml;base64,{base64.b64encode(data).decode()})"
 
-    text = _PICTURE.sub(inside, (REPORTS / "report.md").read_text())
-    create_markdown_artifact(text, key="report", description="The report of the last run (reports/report.md).")
+    text = _PICTURE.sub(inside, path.read_text())
+    create_markdown_artifact(text, key=f"{prefix}report", description=f"The report of the last run ({path}).")
 
 
-def show_alphas() -> None:
-    """The mixing weights of every draw of every unseen task."""
-    table = []
-    for path in sorted(ADAPTATION.glob("*/draw-*/alpha.json")):
-        found = json.loads(path.read_text())
-        weights = {name: _mean(value) for name, value in found["alpha"].items()}
-        table.append({"task": path.parts[-3], "draw": path.parts[-2], "shots right": found["accuracy"], **weights})
-    create_table_artifact(table, key="alpha", description="Mixing weights α found by few-shot search.")
+def show_alphas(searches: Sequence[Stage], prefix: str = "") -> None:
+    """The mixing weights that each search found, per seed of the adapters and draw of the shots."""
+    table: list[dict[str, Any]] = []
+    for stage in searches:
+        for path in sorted(found for out in stage.outs for found in Path(out).glob("seed-*/draw-*/alpha.json")):
+            found = json.loads(path.read_text())
+            seed, draw = (int(part.partition("-")[2]) for part in path.parts[-3:-1])
+            weights = {name: _mean(value) for name, value in found["alpha"].items()}
+            table.append(
+                {"search": _row(stage), "seed": seed, "draw": draw, "shots right": found["accuracy"], **weights}
+            )
+    # Sets of different members: every row has every column.
+    columns = dict.fromkeys(name for row in table for name in row)
+    table = [{name: row.get(name) for name in columns} for row in table]
+    create_table_artifact(table, key=f"{prefix}alpha", description="Mixing weights α found by the searches.")
 
 
-def show_mlflow_runs(ran: Sequence[str], store: str, experiment_id: str) -> None:
+def show_mlflow_runs(ran: Sequence[Stage], store: str, experiment_id: str) -> None:
     """Links to the MLflow runs of the executed stages."""
-    records = {name: paths.run(name) for name in ran}
-    run_ids = {name: json.loads(path.read_text())["run_id"] for name, path in records.items() if path.is_file()}
+    run_ids = {stage.name: run_id for stage in ran if (run_id := _run_id(stage))}
     lines = [f"- [{name}]({mlflow_run_address(store, experiment_id, run_id)})" for name, run_id in run_ids.items()]
     create_markdown_artifact(
         "\n".join(lines),
@@ -101,6 +112,30 @@ def show_mlflow_runs(ran: Sequence[str], store: str, experiment_id: str) -> None
     )
 
 
+def _run_id(stage: Stage) -> str | None:
+    """The id that a stage wrote into its run file, which is one of its outs or lies in one."""
+    name = paths.run(stage.key).name
+    for out in map(Path, stage.outs):
+        path = out if out.name == name else out / name
+        if path.is_file():
+            return str(json.loads(path.read_text())["run_id"])
+    return None
+
+
+def _kind(stage: Stage) -> str:
+    return stage.key.partition("@")[0]
+
+
+def _row(stage: Stage) -> str:
+    return stage.key.partition("@")[2]
+
+
+def _prefix(stage: Stage) -> str:
+    """What the keys of an experiment folder's artifacts begin with; nothing for those of the main run."""
+    folder = slug(Path(stage.file).parent.name)
+    return f"{folder}-" if folder else ""
+
+
 def _mean(value: float | list[float]) -> float:
-    """A weight, or the mean of one a layer."""
+    """A weight, or the mean of one per layer."""
     return round(sum(value) / len(value) if isinstance(value, list) else value, 4)

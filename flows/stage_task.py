@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
@@ -17,10 +18,11 @@ from prefect.client.schemas.objects import State, StateType, TaskRun
 from prefect.states import Completed, Failed
 from prefect.tasks import exponential_backoff
 
+from flows import sharing
 from flows.dag import Stage, dvc, environment
 from flows.process import Processes
-from flows.sharing import SharingError, only_one, share
 from flows.show import slug
+from t2.stages.fingerprint import fingerprint
 
 RETRIES = 5
 FIRST_DELAY = 2.0
@@ -118,7 +120,7 @@ def run_stage(stage: Stage, changed: bool, execution: Execution) -> State[Any]:
         (logger.warning if is_error else logger.info)(line)
         progress.follow(line)
 
-    def run(*arguments: str) -> None:
+    def run(*arguments: str, again: bool = False) -> None:
         ended = execution.running.run(
             dvc(*arguments),
             on_line=on_line,
@@ -126,30 +128,56 @@ def run_stage(stage: Stage, changed: bool, execution: Execution) -> State[Any]:
             environment={**environment(), **execution.environment},
         )
         if ended.status:
-            kind = StageBusy if _TRANSIENT.search(ended.tail) else StageFailed
+            kind = StageBusy if again or _TRANSIENT.search(ended.tail) else StageFailed
             raise kind(f"{stage.name}: `dvc {' '.join(arguments)}` ended with status {ended.status}\n{ended.tail}")
 
     force = ["--force"] if execution.force else []
     if execution.shared:
-        mine = False
-        while not mine:
-            with execution.slot(stage), only_one(stage.name) as mine:
-                if mine:
-                    run("repro", "--single-item", "--pull", *force, stage.name)
-                    try:
-                        share(stage.name)
-                    except SharingError as error:
-                        raise StageBusy(str(error)) from error
-            if not mine:  # another worker has it: this one's other stages may go first
-                execution.running.pause(PAUSE)
+        try:
+            _run_shared(stage, execution, run, force)
+        except sharing.SharingError as error:
+            raise StageBusy(str(error)) from error
     else:
         with execution.slot(stage):
             run("repro", "--single-item", *force, stage.name)
     execution.complete.add(stage.name)
     progress.finish()
     if any(_UNCHANGED.search(line) for line in lines):
-        return Completed(name=SKIPPED, message="its inputs came out as they were, or DVC knew the result")
+        return Completed(name=SKIPPED, message="its inputs came out as they were, or the result was known")
     return Completed(message=f"{stage.name} ran")
+
+
+def _run_shared(stage: Stage, execution: Execution, run: Callable[..., None], force: Sequence[str]) -> None:
+    """Runs a stage, or takes over what another worker made of the same inputs."""
+    inputs = fingerprint(stage.name)
+    while True:
+        with execution.slot(stage), sharing.only_one(inputs) as mine:
+            if mine:
+                known = None if force else _take_over(stage, inputs, run)
+                run("repro", "--single-item", "--pull", *force, stage.name)
+                if known is None or sharing.entry(stage) != known:
+                    run("push", stage.name, again=True)  # it is computed: another try only uploads
+                    sharing.offer(stage, inputs)
+                return
+        execution.running.pause(PAUSE)  # another worker has it: this one's other stages may go first
+
+
+def _take_over(stage: Stage, inputs: str, run: Callable[..., None]) -> Mapping[str, Any] | None:
+    """Brings another worker's result into the workspace, and returns its entry of ``dvc.lock``; None without one."""
+    known = sharing.take(stage, inputs)
+    absent = [path for path in stage.persistent_outs if not Path(path).exists()]
+    try:
+        if known is not None:
+            run("pull", "--force", stage.name)
+        elif absent and sharing.entry(stage) is not None:
+            # `dvc repro --pull` would not bring outs that persist; a stage goes on from those of other inputs too.
+            run("pull", "--allow-missing", *absent)
+    except StageBusy:
+        raise
+    except StageFailed as error:
+        get_run_logger().warning(f"{error}\nits data are not in the remote; computing them")
+        return None
+    return known
 
 
 class _ProgressBar:

@@ -1,12 +1,13 @@
-"""Files that a kill leaves as they were or whole, never in between."""
+"""Files that a kill leaves as they were or whole, never in between; and text that is JSON, and Unicode."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +36,36 @@ def replace_file(path: str | Path, content: bytes | str) -> None:
     """Writes a file as :func:`replacing` does; text as UTF-8, with its line ends as they are."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def parse_json(text: str) -> Any:
+    """Reads JSON that comes from outside.
+
+    Raises:
+        ValueError: It is no JSON, nested too deeply, or holds half a surrogate pair, which no file can hold again.
+    """
+    try:
+        value = json.loads(text)
+        if "\\ud" in text.casefold():  # only an escape can bring a half in
+            require_unicode(json.dumps(value, ensure_ascii=False))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
+
+
+def require_unicode(text: str) -> None:
+    """Refuses text with half a surrogate pair: arguments and JSON can hold one, Unicode text cannot.
+
+    Raises:
+        ValueError: Says which one and where.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half, context = ord(text[error.start]), ascii(text[max(0, error.start - 20) : error.end])
+        raise ValueError(
+            f"no Unicode text: half a surrogate pair, U+{half:04X}, in {context}; write the whole character"
+        ) from None
 
 
 def temporary_name(path: Path) -> Path:

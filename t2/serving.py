@@ -23,10 +23,11 @@ from mlflow.models import ModelSignature, set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
-from peft import AutoPeftModelForCausalLM, PeftModel
+from peft import PeftModel
 
 from t2.adaptation.system import Settings, TwoPassSystem
 from t2.engine.base import Generation
+from t2.svf.pretrained import load_adapted
 
 _ADAPTER, _FOUND = "adapter.", "found."
 
@@ -67,7 +68,7 @@ def load_registered(model: str, **options: Any) -> PeftModel:
     Returns:
         The base model that the expert names (a local path is relative to the working directory), adapted.
     """
-    return AutoPeftModelForCausalLM.from_pretrained(mlflow.artifacts.download_artifacts(model), **options)
+    return load_adapted(mlflow.artifacts.download_artifacts(model), **options)
 
 
 def log_two_pass(

@@ -7,19 +7,21 @@ rooms: every stage depends on this file.
 from __future__ import annotations
 
 import fcntl
+import functools
 import io
 import logging
 import math
 import os
+import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 # Read when MLflow is imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -28,8 +30,12 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
 
+from t2 import config
 from t2.config.rows import Tracking
+from t2.files import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,14 +52,54 @@ _SCORE_TAG = "best_valid_score"
 _BEST = "best"
 _METRICS_A_CALL, _PARAMS_A_CALL = 1000, 100  # limits of MLflow's log_batch
 
+_log = logging.getLogger(__name__)
 for _name in ("alembic", "mlflow.store.db.utils"):
     logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+class _Store:
+    """The store as one stage or flow writes to it, until it fails.
+
+    Args:
+        client: MLflow's.
+        experiment_id: Where the runs lie.
+        remedy: What the user may do about runs that are not whole.
+    """
+
+    def __init__(self, client: MlflowClient, experiment_id: str, remedy: str) -> None:
+        self.client, self.experiment_id, self.remedy = client, experiment_id, remedy
+        self.answers = True
+
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """MLflow observes: what it cannot log costs no result; it is said, and nothing more is logged."""
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            self.answers = False
+            _log.warning("MLflow's store failed, the work goes on without it; %s: %s", self.remedy, error)
+
+
+_P = ParamSpec("_P")
+
+
+def _observed(log: Callable[Concatenate[StageRun, _P], None]) -> Callable[Concatenate[StageRun, _P], None]:
+    """Makes a method of a run do nothing once the store has failed: later steps would hide that some are missing."""
+
+    @functools.wraps(log)
+    def method(run: StageRun, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        if run.whole:
+            with run._store.observing():
+                log(run, *args, **kwargs)
+
+    return method
 
 
 class StageRun:
     """What a stage logs into.
 
-    A resumed run never gets a step, an image or a table twice: it asks the store what is there.
+    A resumed run never gets a step, an image or a table twice: it asks the store what is there. A store that fails
+    while the stage works costs no result: the run says so, and stays as it is until the stage runs again.
 
     Attributes:
         run_id: The run's id in the store; keep it with the checkpoint, and out of every result.
@@ -61,24 +107,21 @@ class StageRun:
         resumed: Whether an earlier process had begun this run.
     """
 
-    def __init__(
-        self,
-        client: MlflowClient,
-        experiment_id: str,
-        name: str,
-        parent_id: str,
-        tags: dict[str, str],
-        known: str | None,
-    ) -> None:
-        self.run_id = run_id = _begin(client, experiment_id, known, name, parent_id, tags)
+    def __init__(self, store: _Store, name: str, parent_id: str, tags: dict[str, str], known: str | None) -> None:
+        self._store, self._client, self._tags = store, store.client, tags
+        self.run_id = run_id = _begin(store.client, store.experiment_id, known, name, parent_id, tags)
         self.parent_id, self.resumed = parent_id, known is not None
-        self._client, self._experiment_id, self._tags = client, experiment_id, tags
         self._children: dict[str, StageRun] = {}
         self._last: dict[str, int] = {}
         self._ended = False
         if self.resumed:
-            for key in client.get_run(run_id).data.metrics:
-                self._last[key] = max(metric.step for metric in client.get_metric_history(run_id, key))
+            for key in self._client.get_run(run_id).data.metrics:
+                self._last[key] = max(metric.step for metric in self._client.get_metric_history(run_id, key))
+
+    @property
+    def whole(self) -> bool:
+        """Whether the store has taken all that was logged so far."""
+        return self._store.answers
 
     def child(self, name: str, *, seed: int | None = None, tags: Mapping[str, object] | None = None) -> StageRun:
         """A run nested in this one, for a seed or a draw; it ends with this one.
@@ -88,19 +131,22 @@ class StageRun:
             seed: Becomes the tag ``t2.seed``.
             tags: Further tags.
         """
-        if name in self._children:
-            return self._children[name]
+        if name not in self._children:
+            given = {**(tags or {}), **({} if seed is None else {"t2.seed": seed})}
+            self._nest(name, self._tags | {key: str(value) for key, value in given.items()})
+        # Where the store has failed, one run takes as little as another.
+        return self._children.get(name, self)
+
+    @_observed
+    def _nest(self, name: str, labels: dict[str, str]) -> None:
         known = None
         if self.resumed:
             query = f"tags.`{_PARENT_TAG}` = '{self.run_id}' and tags.`{_NAME_TAG}` = '{name}'"
-            for run in self._client.search_runs([self._experiment_id], query, max_results=1):
+            for run in self._client.search_runs([self._store.experiment_id], query, max_results=1):
                 known = run.info.run_id
-        given = {**(tags or {}), **({} if seed is None else {"t2.seed": seed})}
-        labels = self._tags | {key: str(value) for key, value in given.items()}
-        child = StageRun(self._client, self._experiment_id, name, self.run_id, labels, known)
-        self._children[name] = child
-        return child
+        self._children[name] = StageRun(self._store, name, self.run_id, labels, known)
 
+    @_observed
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Logs parameters; nested mappings become dotted names. For settings, not for z or α."""
         entries = [Param(key, str(value)) for key, value in _flat(params)]
@@ -111,6 +157,7 @@ class StageRun:
         """Logs numbers that belong to one step, or to the run as a whole."""
         self.log_history([{"step": step, **metrics}])
 
+    @_observed
     def log_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Logs rows with a ``step`` and numbers; a metric's step that the store already has is left out.
 
@@ -128,10 +175,12 @@ class StageRun:
         for part in _parts(metrics, _METRICS_A_CALL):
             self._client.log_batch(self.run_id, metrics=part)
 
+    @_observed
     def log_tags(self, tags: Mapping[str, object]) -> None:
         """Sets tags."""
         self._client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
+    @_observed
     def log_dataset(self, name: str, sha256: str, n: int, *, source: str = "", context: str = "") -> None:
         """Names a file that the stage read.
 
@@ -150,6 +199,7 @@ class StageRun:
         self._client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
         self.log_tags({f"dataset.{name}": sha256})
 
+    @_observed
     def log_table(self, table: pd.DataFrame, name: str) -> None:
         """Logs a table that MLflow can show and compare over runs; it replaces an earlier one."""
         path = f"{name}.json"
@@ -159,11 +209,13 @@ class StageRun:
         else:
             self._client.log_table(self.run_id, table, path)
 
+    @_observed
     def log_files(self, paths: Iterable[Path]) -> None:
         """Logs files as artifacts."""
         for path in paths:
             self._client.log_artifact(self.run_id, str(path))
 
+    @_observed
     def log_figure(self, figure: Figure, name: str, *, step: int = 0) -> None:
         """Logs a picture twice: as the artifact ``<name>.png`` and as an image of ``step`` to compare by."""
         import PIL.Image
@@ -175,6 +227,7 @@ class StageRun:
         if not self._has(f"images/{name.replace('/', '~')}+step+{step}+"):
             self._client.log_image(self.run_id, image, key=name, step=step)
 
+    @_observed
     def log_expert(self, adapter: Path, folder: str = "expert") -> None:
         """Logs an expert: its z vectors, their statistics, and a picture of where it changes the model.
 
@@ -197,6 +250,7 @@ class StageRun:
         self.log_figure(_change_figure(table), f"{folder}/change")
         self.log_metrics({"z.change": float(table["change"].mean())})
 
+    @_observed
     def log_alpha(
         self,
         alpha: Mapping[str, float] | Mapping[str, Sequence[float]],
@@ -224,6 +278,7 @@ class StageRun:
         self.log_history({str(key): value for key, value in row.items()} for row in steps.to_dict("records"))
         self.log_figure(_search_figure(history, list(alpha)), f"{folder}/search")
 
+    @_observed
     def register_expert(self, name: str, folder: Path, score: float, description: str) -> None:
         """Logs an adapter folder and registers it as the next version of a model.
 
@@ -251,9 +306,11 @@ class StageRun:
             name, source, run_id=self.run_id, tags={_SCORE_TAG: f"{score:.6f}"}, description=description
         )
         best = self._client.get_registered_model(name).aliases.get(_BEST)
-        if best is None or score >= float(self._client.get_model_version(name, best).tags[_SCORE_TAG]):
+        # An alias that somebody set by hand may name a version without a score.
+        if best is None or score >= float(self._client.get_model_version(name, best).tags.get(_SCORE_TAG, "-inf")):
             self._client.set_registered_model_alias(name, _BEST, version.version)
 
+    @_observed
     def finish(self, status: str = "FINISHED") -> None:
         """Ends the run and those nested in it; ``status`` is MLflow's FINISHED, FAILED or KILLED."""
         for child in self._children.values():
@@ -316,7 +373,8 @@ def stage_run(
         client, experiment_id = _open(settings, root)
         parent = _parent(client, experiment_id)
         known = run_id if run_id is not None and _exists(client, run_id) else None
-        run = StageRun(client, experiment_id, stage, parent, labels, known)
+        store = _Store(client, experiment_id, f"`dvc repro -s -f {stage}` logs the rest when it answers again")
+        run = StageRun(store, stage, parent, labels, known)
     if params:
         run.log_params(params)
     owned = PARENT not in os.environ
@@ -324,12 +382,15 @@ def stage_run(
         yield run
     except BaseException as error:
         run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-        if owned:
-            client.set_terminated(parent, "FAILED")
+        if owned and run.whole:
+            with store.observing():
+                client.set_terminated(parent, "FAILED")
         raise
     run.finish()
-    if owned and client.get_run(parent).info.status != "FAILED":
-        client.set_terminated(parent, "FINISHED")
+    if owned and run.whole:
+        with store.observing():
+            if client.get_run(parent).info.status != "FAILED":
+                client.set_terminated(parent, "FINISHED")
 
 
 @dataclass(frozen=True)
@@ -359,14 +420,17 @@ def pipeline_run(
         labels = {"mlflow.source.type": "LOCAL", "mlflow.source.git.commit": _git_commit(), **(tags or {})}
         known = {key: str(value) for key, value in labels.items() if value is not None}
         run_id = client.create_run(experiment_id, tags=known, run_name=name).info.run_id
+    store = _Store(client, experiment_id, f"the parent run {name!r} stays open there")
     try:
         yield PipelineRun(run_id, experiment_id)
     except BaseException as error:
-        client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+        with store.observing():
+            client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
-    client.set_terminated(run_id, "FINISHED")
-    if not client.search_runs([experiment_id], f"tags.`{_PARENT_TAG}` = '{run_id}'", max_results=1):
-        client.delete_run(run_id)
+    with store.observing():
+        client.set_terminated(run_id, "FINISHED")
+        if not client.search_runs([experiment_id], f"tags.`{_PARENT_TAG}` = '{run_id}'", max_results=1):
+            client.delete_run(run_id)
 
 
 def store_uri(settings: Tracking, root: Path) -> str:
@@ -375,22 +439,75 @@ def store_uri(settings: Tracking, root: Path) -> str:
     A relative SQLite path is relative to ``root``, not to the working directory.
     """
     uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        uri = f"sqlite:///{Path(root).resolve() / uri.removeprefix('sqlite:///')}"
-    return uri
+    path = _sqlite_path(uri, root)
+    return uri if path is None else _sqlite_uri(path)
 
 
 def _open(settings: Tracking, root: Path) -> tuple[MlflowClient, str]:
-    """A client and the experiment's id; call under the lock, as a new SQLite store sets itself up here."""
+    """A client and the experiment's id; call under the lock, as a new SQLite store is made here."""
     uri = store_uri(settings, root)
+    path = _sqlite_path(uri, root)
+    if path is not None and not _is_finished(path):
+        _make_store(path, root)
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(settings.experiment)
     if experiment is not None:
+        if experiment.lifecycle_stage == "deleted":  # its name stays taken
+            _log.warning("MLflow's experiment %r was deleted; it is restored, to take the new runs", experiment.name)
+            client.restore_experiment(experiment.experiment_id)
         return client, experiment.experiment_id
-    artifacts = (Path(root).resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+    artifacts = None if path is None else _artifacts(root)
     # The kind of pages that MLflow's UI opens for it: training rather than chats.
     tags = {"mlflow.experimentKind": "custom_model_development"}
     return client, client.create_experiment(settings.experiment, artifact_location=artifacts, tags=tags)
+
+
+def _artifacts(root: Path) -> str:
+    return (Path(root).resolve() / "mlartifacts").as_uri()
+
+
+def _sqlite_path(uri: str, root: Path) -> Path | None:
+    """The file of an SQLite store; None: the store is no file."""
+    if not uri.startswith("sqlite"):
+        return None
+    database = make_url(uri).database
+    return None if database in (None, "", ":memory:") else Path(root).resolve() / database
+
+
+def _sqlite_uri(path: Path) -> str:
+    # Where the URL names no driver, MLflow makes the folder of the path, as it is quoted, once more.
+    return URL.create("sqlite+pysqlite", database=str(path)).render_as_string()
+
+
+def _is_finished(path: Path) -> bool:
+    """Whether a file is a store that MLflow has set up to the end: it then holds an experiment at least."""
+    if not path.exists():
+        return False
+    try:
+        # Not read only: what a killed process had begun is taken back by the next one that reads.
+        with closing(sqlite3.connect(path, timeout=60)) as store:
+            tables = [name for (name,) in store.execute("SELECT name FROM sqlite_master")]
+            return "experiments" in tables and store.execute("SELECT 1 FROM experiments").fetchone() is not None
+    except sqlite3.DatabaseError as error:
+        raise ValueError(
+            f"{path} is no MLflow store that can be read ({error}); bring it back from a copy, or move it away and a "
+            "new one is made"
+        ) from error
+
+
+def _make_store(path: Path, root: Path) -> None:
+    """Makes an SQLite store under another name and renames it: MLflow cannot go on where a kill stopped it."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with replacing(path) as unfinished:
+        for left in (unfinished, _journal(unfinished)):
+            left.unlink(missing_ok=True)
+        SqlAlchemyStore(_sqlite_uri(unfinished), _artifacts(root)).engine.dispose()
+        _journal(path).unlink(missing_ok=True)  # SQLite would play it into the new file
+
+
+def _journal(path: Path) -> Path:
+    return path.with_name(f"{path.name}-journal")
 
 
 @contextmanager
@@ -552,3 +669,16 @@ def _search_figure(history: pd.DataFrame, experts: Sequence[str]) -> Figure:
     if axes.lines:
         axes.legend(frameon=False)
     return figure
+
+
+def main() -> None:
+    """Shows the project's store as MLflow's pages until Ctrl-C; one that is not there yet is made first."""
+    settings, root = config.load().tracking, Path.cwd()
+    with _locked(root):
+        _open(settings, root)
+    pages = ["mlflow", "ui", "--backend-store-uri", store_uri(settings, root), "--default-artifact-root"]
+    os.execvp("mlflow", [*pages, _artifacts(root)])
+
+
+if __name__ == "__main__":
+    main()

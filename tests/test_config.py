@@ -1,125 +1,315 @@
-"""The configuration is validated whole, and every problem is named at once."""
+"""The configuration is validated whole, every problem is named at once, and nothing is changed that was read."""
 
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from t2 import config
+from t2.config import peft_keys, roundtrip, rows
+from t2.svf import SvfConfig
 
 ROOT = Path(__file__).parents[1]
-
-ROWS = {"layout": "gsm8k", "train": "a", "test": "b"}
-
-
-def use_vllm(raw: dict, device: str, **settings: object) -> None:
-    raw["engine"]["name"] = "vllm"
-    raw["engine"]["vllm"].update(settings)
-    raw["execution"].update(device=device)
+FILES = {"layout": "gsm8k", "train": "a", "test": "b"}
+HUB = {**FILES, "hub": "openai/gsm8k", "subset": "main", "revision": "e53f048"}
 
 
 @pytest.fixture
-def raw() -> dict:
-    return yaml.safe_load((ROOT / "params.yaml").read_text())
+def raw() -> dict[str, Any]:
+    found: dict[str, Any] = roundtrip.values((ROOT / "params.yaml").read_text())
+    return found
 
 
-def test_the_committed_parameters_are_valid() -> None:
+def problems(raw: dict[str, Any]) -> list[str]:
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse(raw)
+    return caught.value.problems
+
+
+def where(raw: dict[str, Any]) -> list[str]:
+    return [problem.split(":")[0] for problem in problems(raw)]
+
+
+def put(raw: dict[str, Any], dotted: str, **values: Any) -> None:
+    """Sets keys of the mapping of that dotted name."""
+    for part in filter(None, dotted.split(".")):
+        raw = raw[part]
+    raw.update(values)
+
+
+def use_vllm(raw: dict[str, Any], device: str, **settings: Any) -> None:
+    put(raw, "engine", name="vllm")
+    put(raw, "engine.vllm", **settings)
+    put(raw, "execution", device=device)
+
+
+def test_the_committed_parameters_are_valid_and_come_back_as_they_were(raw: dict[str, Any]) -> None:
     params = config.load(ROOT / "params.yaml")
-    assert params.categories[-1] == config.OTHER
-    assert set(params.experts) == set(params.trained)
+    # As JSON 1 and 1.0 differ.
+    assert json.dumps(config.dump(params), sort_keys=True) == json.dumps(raw, sort_keys=True)
+    assert list(config.dump(params)["systems"]) == list(raw["systems"])
 
 
-def test_all_problems_are_listed_at_once(raw: dict) -> None:
-    raw["svf"]["colour"] = 1  # unknown key
-    raw["benchmark"]["batch"] = -1  # bad value
+def test_no_field_of_a_row_has_a_default() -> None:
+    sections = [kind for _, kind in inspect.getmembers(rows, inspect.isclass) if issubclass(kind, rows.Section)]
+    assert len(sections) > 30
+    optional = [
+        f"{kind.__name__}.{name}"
+        for kind in sections
+        for name, field in kind.model_fields.items()
+        if not field.is_required()
+    ]
+    assert optional == []
+
+
+def test_all_problems_are_listed_at_once(raw: dict[str, Any]) -> None:
+    put(raw, "recipes.svf.peft", colour=1)  # a key that the method does not have
+    put(raw, "recipes.svf", colour=1)  # unknown key
+    put(raw, "measure", batch=-1)  # bad value
     del raw["tracking"]  # missing section
-    raw["typo"] = {}  # unknown section
-    del raw["experts"]["math"]  # relation between two sections that are valid by themselves
-    raw["training"]["micro_batch"] = 10_000  # relation inside a section
-    with pytest.raises(config.ConfigError) as caught:
-        config.parse(raw)
-    named = [problem.split(":")[0] for problem in caught.value.problems]
-    assert named == ["benchmark.batch", "experts", "svf.colour", "tracking", "training.micro_batch", "typo"]
-    assert "got -1" in str(caught.value)
+    put(raw, "", typo={})  # unknown section
+    put(raw, "adapters.svf-math", task="maths")  # a row that is not there
+    put(raw, "training", micro_batch=10_000)  # relation inside a section
+    found = problems(raw)
+    named = [
+        "adapters.svf-math.task",
+        "measure.batch",
+        "recipes.svf.colour",
+        "tracking",
+        "training.micro_batch",
+        "typo",
+    ]
+    assert [problem.split(":")[0] for problem in found] == named
+    assert "(got -1)" in found[1]
+    assert all(len(problem) < 300 for problem in found)
 
 
-@pytest.mark.parametrize(
-    ("change", "where"),
-    [
-        (lambda raw: raw["trained"]["math"].update(family="other"), "trained"),
-        (lambda raw: raw["trained"]["math"].update(family="code"), "trained"),
-        (lambda raw: raw["trained"]["math"]["sizes"].update(train=0), "trained.math.sizes"),
-        (lambda raw: raw["unseen"].update(math=raw["unseen"]["math_hard"]), "unseen.math"),
-        (lambda raw: raw["unseen"]["math_hard"].update(family="poetry"), "unseen.math_hard.family"),
-        (lambda raw: raw["unseen"]["math_hard"]["sizes"].update(shots=1), "unseen.math_hard.sizes.shots"),
-        (lambda raw: raw["experts"]["math"].update(method="lora"), "experts.math.method"),
-        (lambda raw: raw["classifier"]["recipe"].update(method="lora"), "classifier.recipe.method"),
-        (lambda raw: raw["control"].update(name=raw["base"]["name"]), "control.name"),
-        (lambda raw: raw["training"].update(seeds=[1, 1]), "training.seeds"),
-        (lambda raw: raw["engine"]["vllm"].update(tensor_parallel=2), "engine.vllm.tensor_parallel"),
-        (lambda raw: raw["engine"]["vllm"].update(tensor_parallel=0), "engine.vllm.tensor_parallel"),
-        (lambda raw: raw["engine"]["vllm"].update(sleep="deeply"), "engine.vllm.sleep"),
-        (lambda raw: use_vllm(raw, device="cpu", sleep=True), "engine.vllm.sleep"),
-        (lambda raw: raw["trained"]["math"]["source"].update(train="x.jsonl"), "trained.math.source"),
-        (lambda raw: raw["trained"]["math"].update(source={"layout": "gsm8k", "train": "a"}), "trained.math.source"),
-        (lambda raw: raw["trained"]["math"]["source"].update(hub="openai/gsm8k"), "trained.math.source"),
-        (lambda raw: raw["trained"]["math"].update(source={**ROWS, "hub": "openai/gsm8k"}), "trained.math.source"),
-        (lambda raw: raw["trained"]["math"].update(source={**ROWS, "revision": "e53f048"}), "trained.math.source"),
-        (lambda raw: raw["trained"]["math"].update(source={**ROWS, "subset": "main"}), "trained.math.source"),
-        (lambda raw: raw["trained"]["math"].update(source={**ROWS, "family": "math"}), "trained.math.source"),
-        (lambda raw: raw["trained"]["math"].update(stop=[""]), "trained.math.stop.0"),
-        (lambda raw: raw["benchmark"].update(dispatch="choice"), "benchmark.dispatch"),
-    ],
-)
-def test_each_relation_is_checked(raw: dict, change, where: str) -> None:
+CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
+    # References
+    (lambda raw: put(raw, "adapters.svf-math", base="maine"), "adapters.svf-math.base"),
+    (lambda raw: put(raw, "adapters.svf-math", recipe="svd"), "adapters.svf-math.recipe"),
+    (lambda raw: put(raw, "sets.svf", members=["svf-math", "svf-poetry"]), "sets.svf.members"),
+    (lambda raw: put(raw, "sets.svf", members=["svf-math", "svf-math"]), "sets.svf.members"),
+    (lambda raw: put(raw, "searches.math_hard", set="nobody"), "searches.math_hard.set"),
+    (lambda raw: put(raw, "searches.math_hard", budget="all"), "searches.math_hard.budget"),
+    (lambda raw: put(raw, "systems.prompt", dispatch="ask"), "systems.prompt.dispatch"),
+    (lambda raw: put(raw, "systems.fewshot", searches=["math"]), "systems.fewshot.searches"),
+    (lambda raw: put(raw, "systems.math-expert", tasks=["poetry"]), "systems.math-expert.tasks"),
+    (lambda raw: put(raw, "score", contrasts=[["svf", "nobody"]]), "score.contrasts"),
+    (lambda raw: put(raw, "publish", systems=["nobody"]), "publish.systems"),
+    (lambda raw: put(raw, "tasks.dispatch.source", tasks=["math", "poetry"]), "tasks.dispatch.source.tasks"),
+    # Rows that refer to each other
+    (lambda raw: put(raw, "tasks.dispatch.source", tasks=["math", "dispatch"]), "tasks.dispatch.source.tasks"),
+    (
+        lambda raw: put(
+            raw, "tasks", again={**raw["tasks"]["dispatch"], "source": {"layout": "dispatch", "tasks": ["dispatch"]}}
+        ),
+        "tasks.again.source.tasks",
+    ),
+    # Names
+    (lambda raw: put(raw, "adapters", **{"svf math": raw["adapters"]["svf-math"]}), "adapters.svf math"),
+    (lambda raw: put(raw, "bases", **{"llama3.1": raw["bases"]["control"]}), "bases.llama3.1"),
+    (lambda raw: put(raw, "publish", model="two/pass"), "publish.model"),
+    # Bases
+    (lambda raw: put(raw, "bases.control", label="miniature"), "bases.control.label"),
+    (lambda raw: put(raw, "bases.main", path="owner/model"), "bases.main"),
+    (lambda raw: put(raw, "bases.main", path="owner/model", revision="main"), "bases.main"),
+    (lambda raw: put(raw, "bases.main", quantisation="int3"), "bases.main.quantisation"),
+    # Tasks
+    (lambda raw: put(raw, "tasks.math", family="other"), "tasks.math.family"),
+    (lambda raw: put(raw, "tasks.math", family="code"), "tasks"),
+    (lambda raw: put(raw, "tasks.math_hard", family="poetry"), "tasks.math_hard.family"),
+    (lambda raw: put(raw, "tasks.math", reward=None), "tasks.math.reward"),
+    (lambda raw: put(raw, "tasks.math.reward", wrong=1.0), "tasks.math.reward"),
+    (lambda raw: put(raw, "tasks.math.reward", kind="dispatch"), "tasks.math.reward.kind"),
+    (lambda raw: put(raw, "tasks.math.reward", stop=[""]), "tasks.math.reward.stop.0"),
+    (lambda raw: put(raw, "tasks.math", role="dispatch"), "tasks.math.source.layout"),
+    (lambda raw: put(raw, "tasks.math.prompt", user="{question} {options}"), "tasks.math.prompt.user"),
+    (lambda raw: put(raw, "tasks.math.prompt", user="no field"), "tasks.math.prompt.user"),
+    (lambda raw: put(raw, "tasks.math.prompt", user="{question} \\boxed{"), "tasks.math.prompt.user"),
+    (lambda raw: put(raw, "tasks.math.source", train="x.jsonl"), "tasks.math.source.train"),
+    (lambda raw: put(raw, "tasks.math", source={"layout": "gsm8k", "train": "a"}), "tasks.math.source.test"),
+    (lambda raw: put(raw, "tasks.math", source={**FILES, "hub": "openai/gsm8k"}), "tasks.math.source.revision"),
+    (lambda raw: put(raw, "tasks.math", source={**FILES, "revision": "e53f048"}), "tasks.math.source.revision"),
+    (lambda raw: put(raw, "tasks.math", source={**FILES, "layout": "poems"}), "tasks.math.source.layout"),
+    # Recipes
+    (lambda raw: put(raw, "recipes.svf.peft", r=16), "recipes.svf.peft.r"),
+    (lambda raw: put(raw, "recipes.lora_next_token.peft", rank=16), "recipes.lora_next_token.peft.rank"),
+    (lambda raw: put(raw, "recipes.svf.peft", layers_to_transform=[0]), "recipes.svf.peft.layers_to_transform"),
+    (lambda raw: put(raw, "recipes.svf.peft", peft_type="SVD"), "recipes.svf.peft.peft_type"),
+    (lambda raw: put(raw, "recipes.lora_next_token", layers="third"), "recipes.lora_next_token.layers"),
+    (lambda raw: put(raw, "recipes.lora_next_token", layers=[-1]), "recipes.lora_next_token.layers.0"),
+    (lambda raw: put(raw, "recipes.svf", seeds=[1, 1]), "recipes.svf.seeds"),
+    (lambda raw: put(raw, "recipes.lora_next_token.train", kl=0.1), "recipes.lora_next_token.train.kl"),
+    (lambda raw: put(raw, "recipes.svf.train", lr="fast"), "recipes.svf.train.lr"),
+    (lambda raw: put(raw, "recipes.svf.train", steps=True), "recipes.svf.train.steps"),
+    (lambda raw: put(raw, "training", warmup_steps=20), "training.warmup_steps"),
+    # Adapters
+    (lambda raw: put(raw, "adapters", again=raw["adapters"]["svf-math"]), "adapters.again"),
+    (lambda raw: put(raw, "adapters.svf-math", task="math_hard"), "adapters.svf-math.task"),
+    (lambda raw: put(raw, "tasks.math.sizes", train=0), "adapters.svf-math.task"),
+    (lambda raw: put(raw, "bases.main", adapt=["q_proj"]), "adapters.svf-math.recipe"),
+    (lambda raw: put(raw, "bases.main", layers="half"), "adapters.svf-math.recipe"),
+    (lambda raw: put(raw, "bases.main", layers=[0, 1]), "adapters.svf-math.recipe"),
+    # Sets and searches
+    (lambda raw: put(raw, "recipes.classifier", seeds=[0]), "sets.published"),
+    (lambda raw: put(raw, "recipes.classifier", seeds=[0]), "systems.classifier"),
+    (lambda raw: put(raw, "tasks.math_hard.sizes", shots=9), "searches.math_hard"),
+    (lambda raw: put(raw, "searches.math_hard", task="other"), "searches.math_hard.task"),
+    (lambda raw: put(raw, "searches.math_hard", set="lora"), "searches.math_hard.set"),
+    # Systems
+    (lambda raw: put(raw, "systems.math-expert", strategy="oracle"), "systems.math-expert"),
+    (lambda raw: put(raw, "systems.math-expert", set="svf"), "systems.math-expert.set"),
+    (lambda raw: raw["systems"]["math-expert"].pop("adapter"), "systems.math-expert.adapter"),
+    (lambda raw: put(raw, "systems.uniform", label="SVF"), "systems.uniform.label"),
+    (lambda raw: put(raw, "systems.lopg", variant="next_token"), "systems.lopg.variant"),
+    (lambda raw: put(raw, "systems", again={**raw["systems"]["base"], "label": "again"}), "systems.again.variant"),
+    (lambda raw: put(raw, "systems.code-expert", variant="math"), "systems.code-expert.variant"),
+    (lambda raw: put(raw, "systems.lora", base="control"), "systems.lora.base"),
+    (lambda raw: put(raw, "systems.uniform", set="lora"), "systems.uniform.set"),
+    (lambda raw: put(raw, "systems.prompt", set="lora"), "systems.prompt.set"),
+    (lambda raw: put(raw, "sets.svf", members=["svf-math", "lora-code"]), "systems.svf.set"),
+    (lambda raw: put(raw, "sets.svf", members=["svf-math", "control-math"]), "systems.svf.set"),
+    (lambda raw: put(raw, "sets.svf", members=["svf-math", "control-math"]), "systems.prompt.set"),
+    (lambda raw: put(raw, "systems.svf", set="published"), "systems.svf.set"),
+    (lambda raw: put(raw, "systems.classifier", adapter="svf-math"), "systems.classifier.adapter"),
+    (lambda raw: put(raw, "systems.classifier", dispatch="math"), "systems.classifier.dispatch"),
+    (lambda raw: put(raw, "systems.prompt", reading="choice"), "systems.prompt.reading"),
+    (lambda raw: put(raw, "systems.svf", tasks=["other"]), "systems.svf.tasks"),
+    (
+        lambda raw: put(raw, "sets.lora", members=["lora-math"]) or put(raw, "systems.lora", tasks=["code"]),
+        "systems.lora.tasks",
+    ),
+    (lambda raw: put(raw, "systems.fewshot", tasks="all"), "systems.fewshot.tasks"),
+    (lambda raw: put(raw, "systems.fewshot", tasks=["math"]), "systems.fewshot.tasks"),
+    (lambda raw: put(raw, "systems.fewshot", set="published"), "systems.fewshot.searches"),
+    # The others
+    (lambda raw: put(raw, "publish", set="svf"), "publish.set"),
+    (lambda raw: put(raw, "publish", systems=["svf", "control-svf"]), "publish.systems"),
+    (lambda raw: put(raw, "engine.vllm", tensor_parallel=0), "engine.vllm.tensor_parallel"),
+    (lambda raw: use_vllm(raw, device="cuda", tensor_parallel=2), "engine.vllm.tensor_parallel"),
+    (lambda raw: put(raw, "engine.vllm", sleep="deeply"), "engine.vllm.sleep"),
+    (lambda raw: use_vllm(raw, device="cpu", sleep=True), "engine.vllm.sleep"),
+    (lambda raw: use_vllm(raw, device="cuda", kv_cache_gb=None), "engine.vllm.gpu_memory_utilisation"),
+]
+
+
+@pytest.mark.parametrize(("change", "named"), CHANGES)
+def test_each_value_and_each_relation_is_checked(
+    raw: dict[str, Any], change: Callable[[dict[str, Any]], Any], named: str
+) -> None:
     change(raw)
-    with pytest.raises(config.ConfigError) as caught:
-        config.parse(raw)
-    assert where in {problem.split(":")[0] for problem in caught.value.problems}
+    found = problems(raw)
+    assert named in [problem.split(":")[0] for problem in found]
+    assert all(len(problem) < 350 and "\n" not in problem for problem in found)
 
 
-def test_tensor_parallelism_and_sleep_are_allowed_where_they_can_be_had(raw: dict) -> None:
+def test_what_is_wrong_with_one_of_several_forms_is_said_once(raw: dict[str, Any]) -> None:
+    put(raw, "tasks.math", source={**FILES, "test": 3})
+    put(raw, "recipes.lora_next_token", layers=["first"])
+    put(raw, "systems.math-expert", label=3)
+    assert where(raw) == ["recipes.lora_next_token.layers.0", "systems.math-expert.label", "tasks.math.source.test"]
+
+
+def test_svf_moves_to_another_base(raw: dict[str, Any]) -> None:
+    moved = {
+        "label": "moved",
+        "base": "control",
+        "strategy": "uniform",
+        "set": "svf",
+        "tasks": "all",
+        "variant": "moved",
+    }
+    put(raw, "systems", moved=moved)
+    assert config.parse(raw).systems["moved"].base == "control"
+
+
+def test_layers_that_only_the_model_can_tell_apart_are_left_to_the_stage(raw: dict[str, Any]) -> None:
+    for recipe in ("svf", "classifier"):
+        put(raw, f"recipes.{recipe}", layers=[3])
+    put(raw, "bases.main", layers="half")
+    put(raw, "bases.control", layers=[2, 3])
+    assert config.parse(raw).bases["control"].layers == [2, 3]
+
+
+def test_a_file_of_the_former_form_says_how_to_convert_it() -> None:
+    (problem,) = problems({"base": {"name": "miniature"}, "trained": {}, "splits": {"seed": 7}})
+    assert problem.startswith("base, trained: of the form") and "`make profile PROFILE=miniature FORCE=1`" in problem
+
+
+@pytest.mark.parametrize("method", ["LORA", "IA3", "VERA", "SVF"])
+def test_the_keys_that_are_read_from_source_are_those_of_the_installed_classes(method: str) -> None:
+    installed = {
+        **{kind.value: configuration for kind, configuration in PEFT_TYPE_TO_CONFIG_MAPPING.items()},
+        "SVF": SvfConfig,
+    }
+    fields = {field.name for field in dataclasses.fields(installed[method]) if field.init}
+    assert peft_keys.config_keys(method) == fields
+
+
+def test_names_that_are_no_method_of_peft_have_no_keys() -> None:
+    assert [peft_keys.config_keys(name) for name in ("lora", "SVD", "None", "MIXED")] == [None] * 4
+
+
+def test_another_method_is_a_recipe(raw: dict[str, Any]) -> None:
+    train = {"objective": "next_token", "steps": 20, "lr": 0.005, "clip": 1.0, "kl": 0.0}
+    peft = {"peft_type": "IA3", "target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
+    put(raw, "recipes", ia3={"peft": peft, "layers": "all", "seeds": [0], "train": train})
+    assert config.parse(raw).recipes["ia3"].method == "ia3"
+    put(raw, "recipes.ia3", layers="half")
+    assert problems(raw) == ["recipes.ia3.layers: IA3 adapts all layers; set it to all"]
+
+
+def test_tensor_parallelism_and_sleep_are_allowed_where_they_can_be_had(raw: dict[str, Any]) -> None:
     use_vllm(raw, device="cuda", experts="folded", tensor_parallel=4, sleep=True)
     found = config.parse(raw).engine.vllm
     assert (found.tensor_parallel, found.sleep) == (4, True)
 
 
-@pytest.mark.parametrize("name", ["base", "control"])
-def test_a_quantised_base_runs_with_transformers_only(raw: dict, name: str) -> None:
+@pytest.mark.parametrize("name", ["main", "control"])
+def test_a_quantised_base_runs_with_transformers_only(raw: dict[str, Any], name: str) -> None:
     for kind in ("int8", "nf4"):
-        raw[name]["quantisation"] = kind
-        assert getattr(config.parse(raw), name).quantisation == kind
-    raw["engine"]["name"] = "vllm"
-    raw["execution"]["workers"] = 1
-    raw["svf"]["colour"] = 1
-    with pytest.raises(config.ConfigError) as caught:
-        config.parse(raw)
-    assert [problem.split(":")[0] for problem in caught.value.problems] == [f"{name}.quantisation", "svf.colour"]
-    raw[name]["quantisation"] = "int3"
-    with pytest.raises(config.ConfigError, match=rf"{name}\.quantisation: .*'int8' or 'nf4'.*'int3'"):
-        config.parse(raw)
+        put(raw, f"bases.{name}", quantisation=kind)
+        assert config.parse(raw).bases[name].quantisation == kind
+    put(raw, "engine", name="vllm")
+    put(raw, "execution", workers=1)
+    put(raw, "measure", colour=1)
+    assert where(raw) == [f"bases.{name}.quantisation", "measure.colour"]
 
 
-def test_rows_come_from_files_or_from_a_revision_on_the_hub(raw: dict) -> None:
-    for source in (ROWS, {**ROWS, "hub": "openai/gsm8k", "subset": "main", "revision": "e53f048"}):
-        raw["trained"]["math"]["source"] = source
-        assert config.parse(raw).trained["math"].source.train == "a"
+def test_rows_come_from_files_or_from_a_revision_on_the_hub(raw: dict[str, Any]) -> None:
+    for source, kind in ((FILES, rows.Files), (HUB, rows.Hub)):
+        put(raw, "tasks.math", source=source)
+        found = config.parse(raw).tasks["math"].source
+        assert type(found) is kind and found.model_dump() == source
 
 
-def test_a_missing_file_and_broken_yaml_say_so(tmp_path: Path) -> None:
+def test_a_missing_file_broken_yaml_and_a_key_twice_say_so(tmp_path: Path) -> None:
     with pytest.raises(config.ConfigError, match="no such file"):
         config.load(tmp_path / "absent.yaml")
-    (tmp_path / "broken.yaml").write_text("a: [")
-    with pytest.raises(config.ConfigError, match="not YAML"):
-        config.load(tmp_path / "broken.yaml")
-    (tmp_path / "list.yaml").write_text("- a")
-    with pytest.raises(config.ConfigError, match="expected a mapping"):
-        config.load(tmp_path / "list.yaml")
+    for text, message in (("a: [", "not YAML"), ("- a", "expected a mapping"), ("a: 1\na: 2\n", "duplicate key")):
+        (tmp_path / "broken.yaml").write_text(text)
+        with pytest.raises(config.ConfigError, match=message):
+            config.load(tmp_path / "broken.yaml")
 
 
-def test_the_configuration_needs_no_torch() -> None:
-    import subprocess
-    import sys
+def test_numbers_are_read_as_dvc_reads_and_writes_them(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    text = (ROOT / "params.yaml").read_text()
+    # What an override `lr=5e-5` leaves in the file; PyYAML would take it for a word.
+    path.write_text(text.replace("steps: 30, lr: 0.02", "steps: 30, lr: 5e-05"))
+    assert config.load(path).recipes["svf"].train.lr == 5e-5
 
-    code = "import sys, t2.config; sys.exit('torch' in sys.modules)"
+
+def test_the_configuration_needs_neither_torch_nor_peft() -> None:
+    code = "import sys; from t2 import config; config.load(); sys.exit(bool({'torch', 'peft'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

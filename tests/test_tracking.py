@@ -5,17 +5,26 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request, urlopen
 
 import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from small_pipeline import copy_project, surroundings
 
 from t2 import tracking
-from t2.config import Tracking
+from t2.config.rows import Tracking
 
 SETTINGS = Tracking(uri=None, experiment="tests")
 REPOSITORY = Path(__file__).parents[1]
@@ -76,7 +85,7 @@ def steps(root: Path, run_id: str, key: str) -> list[int]:
 def test_processes_may_open_a_fresh_store_at_once_and_share_one_parent(tmp_path):
     script = f"""
 from pathlib import Path
-from t2.config import Tracking
+from t2.config.rows import Tracking
 from t2.tracking import stage_run
 root = Path({str(tmp_path)!r})
 settings = Tracking(uri=None, experiment="tests")
@@ -101,12 +110,67 @@ with stage_run("s", settings=settings, root=root, fingerprint="f", base_model="m
     assert all(steps(tmp_path, run.info.run_id, "reward") == list(range(400)) for run in stages)
 
 
+def kill_while_making(root: Path, make: Callable[[], object], seconds: float) -> None:
+    """Kills a process that makes a store, so long after it has begun to write one."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            make()
+        finally:
+            os._exit(0)
+    while not any(file.stat().st_size for file in root.glob("*mlflow.db*")):
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended before it was killed"
+        time.sleep(0.001)
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def opens_and_keeps_runs(root: Path) -> None:
+    with open_stage(root) as run:
+        run.log_metrics({"reward": 1.0})
+    assert steps(root, run.run_id, "reward") == [0]
+    assert not list(root.glob("*mlflow.db.tmp*"))
+    again = tracking._open(SETTINGS, root)[1]
+    assert again == tracking._open(SETTINGS, root)[1]
+    assert len(runs(root)) == 2, "the stage and its pipeline"
+
+
+def test_kills_while_the_store_is_made_do_not_block_the_project(tmp_path):
+    for seconds in (0.0, 0.3):
+        kill_while_making(tmp_path, lambda: tracking._open(SETTINGS, tmp_path), seconds)
+    opens_and_keeps_runs(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5])
+def test_a_kill_at_any_moment_while_the_store_is_made(tmp_path, seconds):
+    kill_while_making(tmp_path, lambda: tracking._open(SETTINGS, tmp_path), seconds)
+    opens_and_keeps_runs(tmp_path)
+
+
+def test_a_store_that_was_left_half_made_is_made_anew(tmp_path):
+    path = tmp_path / "mlflow.db"
+    kill_while_making(tmp_path, lambda: SqlAlchemyStore(f"sqlite:///{path}", str(tmp_path)), 0.2)
+    opens_and_keeps_runs(tmp_path)
+
+
+def test_an_empty_file_becomes_a_store_and_one_that_holds_something_else_is_left_alone(tmp_path):
+    path = tmp_path / "mlflow.db"
+    path.touch()
+    opens_and_keeps_runs(tmp_path)
+    path.write_bytes(b"something else " * 1000)
+    with pytest.raises(ValueError, match=r"mlflow\.db is no MLflow store .* move it away"), open_stage(tmp_path):
+        pass
+    assert path.read_bytes() == b"something else " * 1000
+
+
 def test_stages_of_one_dvc_process_share_a_parent_and_the_next_process_has_its_own(root):
     (root / "dvc").write_text(f"""
 import os, sys
 sys.path.insert(0, {str(REPOSITORY)!r})
 from pathlib import Path
-from t2.config import Tracking
+from t2.config.rows import Tracking
 from t2.tracking import stage_run
 for stage in ("split", "basis"):
     if os.fork() == 0:
@@ -241,11 +305,169 @@ def test_the_parent_that_a_flow_opened_is_used_and_left_to_it(root, monkeypatch)
 
 
 def test_a_relative_store_lies_in_the_root_wherever_the_stage_runs(tmp_path):
-    assert tracking.store_uri(SETTINGS, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracking.store_uri(SETTINGS, tmp_path) == f"sqlite+pysqlite:///{tmp_path}/mlflow.db"
     relative = Tracking(uri="sqlite:///runs/mine.db", experiment="x")
-    assert tracking.store_uri(relative, tmp_path) == f"sqlite:///{tmp_path}/runs/mine.db"
-    for uri in ("sqlite:////srv/mlflow.db", "http://localhost:5000"):
+    assert tracking.store_uri(relative, tmp_path) == f"sqlite+pysqlite:///{tmp_path}/runs/mine.db"
+    for uri in ("sqlite+pysqlite:////srv/mlflow.db", "http://localhost:5000", "postgresql://t2@host/mlflow"):
         assert tracking.store_uri(Tracking(uri=uri, experiment="x"), tmp_path) == uri
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(root / "mlflow.db")) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+@contextmanager
+def replaced(root: Path) -> Iterator[None]:
+    copy = root / "copy.db"
+    with closing(sqlite3.connect(root / "mlflow.db")) as store, closing(sqlite3.connect(copy)) as other:
+        store.backup(other)
+        for table in ("metrics", "latest_metrics", "tags", "runs"):
+            other.execute(f"DELETE FROM {table}")
+        other.commit()
+    copy.replace(root / "mlflow.db")
+    yield
+
+
+@contextmanager
+def removed(root: Path) -> Iterator[None]:
+    (root / "mlflow.db").unlink()
+    yield
+
+
+@contextmanager
+def experiment_deleted(root: Path) -> Iterator[None]:
+    client = store(root)
+    client.delete_experiment(client.get_experiment_by_name("tests").experiment_id)
+    yield
+
+
+@contextmanager
+def no_room_for_artifacts(root: Path) -> Iterator[None]:
+    (root / "mlartifacts").write_text("a file where the folder should be")
+    yield
+    (root / "mlartifacts").unlink()
+
+
+def forget_connections() -> None:
+    """The store as the next process finds it."""
+    for engine in SqlAlchemyStore._engine_map.values():
+        engine.dispose()
+
+
+def work(run: tracking.StageRun) -> None:
+    run.log_history([{"step": step, "reward": 0.5} for step in range(4)])
+    child = run.child("seed-0", seed=0)
+    child.log_table(pd.DataFrame({"a": [1, 2]}), "scores")
+    child.log_expert({"layers.0.q_proj": torch.ones(3)}, STATISTICS)
+    run.log_tags({"done": "yes"})
+
+
+HARMS = [
+    pytest.param(locked, marks=pytest.mark.slow),  # MLflow waits 20 seconds for it
+    replaced,
+    removed,
+    experiment_deleted,
+    no_room_for_artifacts,
+]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_store_that_fails_in_mid_stage_costs_no_result_and_is_filled_up_later(root, harm, caplog):
+    with open_stage(root) as run:
+        run.log_history([{"step": 0, "reward": 0.5}])
+        with harm(root):
+            work(run)
+    assert not run.whole
+    assert caplog.text.count("MLflow's store failed") == 1
+    assert "dvc repro -s -f expert@math" in caplog.text
+
+    forget_connections()
+    with open_stage(root, run_id=run.run_id) as again:
+        work(again)
+    assert again.whole
+    client = store(root)
+    assert steps(root, again.run_id, "reward") == [0, 1, 2, 3]
+    assert client.get_run(again.run_id).data.tags["done"] == "yes"
+    child = again.child("seed-0").run_id
+    assert {client.get_run(one).info.status for one in (again.run_id, child)} == {"FINISHED"}
+    names = {entry.path for folder in ("", "expert") for entry in client.list_artifacts(child, folder or None)}
+    assert {"scores.json", "expert/z.safetensors", "expert/change.png"} <= names
+
+
+def test_a_failing_store_does_not_hide_why_a_stage_or_a_flow_ended(root):
+    with pytest.raises(ZeroDivisionError), open_stage(root), removed(root):
+        1 / 0  # noqa: B018
+    forget_connections()
+    with tracking.pipeline_run("flow", settings=SETTINGS, root=root), removed(root):
+        pass
+    forget_connections()
+    with pytest.raises(KeyError), tracking.pipeline_run("flow", settings=SETTINGS, root=root), removed(root):
+        raise KeyError("stop")
+
+
+STRANGE = "100% a%20b?é#'"
+
+
+def test_a_checkout_may_have_any_name(tmp_path, fresh_store):
+    root = tmp_path / STRANGE
+    root.mkdir()
+    (root / "mlflow.db").write_bytes(fresh_store.read_bytes())
+    with open_stage(root) as run:
+        run.log_table(pd.DataFrame({"a": [1, 2]}), "scores")
+        run.log_metrics({"reward": 1.0})
+    assert steps(root, run.run_id, "reward") == [0]
+    (table,) = root.glob(f"mlartifacts/{run.run_id}/**/scores.json")
+    assert len(json.loads(table.read_text())["data"]) == 2
+    assert [folder.name for folder in tmp_path.iterdir()] == [STRANGE], "a folder of another spelling"
+
+
+@pytest.mark.slow
+def test_make_ui_shows_the_store_of_a_checkout_of_any_name(tmp_path):
+    root = tmp_path / "100% a%20b"  # more than make itself can do with the rest
+    root.mkdir()
+    copy_project(root)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["make", "-o", ".venv/installed", "ui"]  # the environment of the tests
+    light = {"MLFLOW_WORKERS": "1", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = surroundings(root, MLFLOW_PORT=str(port), **light)
+    page = subprocess.Popen(command, cwd=root, env=environment, start_new_session=True)
+    search = Request(
+        f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name=transformer-squared"
+    )
+    try:
+        end = time.monotonic() + 120
+        while True:
+            assert page.poll() is None
+            try:
+                with urlopen(search) as answer:
+                    found = json.load(answer)["experiment"]
+                break
+            except URLError:
+                assert time.monotonic() < end
+                time.sleep(0.5)
+    finally:
+        os.killpg(page.pid, signal.SIGKILL)
+        page.wait()
+    assert found["name"] == "transformer-squared"
+    assert (root / "mlflow.db").stat().st_size
+    assert [folder.name for folder in tmp_path.iterdir()] == [root.name]
+
+
+def test_an_experiment_that_was_deleted_in_mlflow_is_restored(root, caplog):
+    with open_stage(root):
+        pass
+    client = store(root)
+    client.delete_experiment(client.get_experiment_by_name("tests").experiment_id)
+    with open_stage(root, "basis"):
+        pass
+    assert client.get_experiment_by_name("tests").lifecycle_stage == "active"
+    assert {"expert@math", "basis"} <= {run.info.run_name for run in runs(root)}
+    assert "'tests' was deleted" in caplog.text
 
 
 @pytest.mark.parametrize(

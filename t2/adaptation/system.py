@@ -144,7 +144,8 @@ class TwoPassSystem:
     def __init__(self, settings: Settings, adapters: Mapping[str, Path], found: Mapping[str, Path]) -> None:
         self.settings = settings
         self.systems = {name: Spec(**spec) for name, spec in settings.systems.items()}
-        self._adapters: dict[str, Z] = {name: load_expert(folder).z for name, folder in adapters.items()}
+        base = None if settings.basis is None else BasisCache.open(settings.basis).matrices
+        self._adapters: dict[str, Z] = {name: load_expert(folder, base).z for name, folder in adapters.items()}
         self._found = {search: read_mixture(path) for search, path in found.items()}
         self._engine: Engine = svf_engine(
             Base(**settings.base),

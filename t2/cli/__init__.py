@@ -9,6 +9,7 @@ import typer
 from t2.cli import expert
 from t2.cli.ask import ask
 from t2.cli.plan import plan
+from t2.files import require_unicode
 
 app = typer.Typer(
     name="t2",
@@ -25,6 +26,8 @@ app.add_typer(expert.app, name="expert")
 def main() -> None:
     """Runs a command; what it refuses is said in one line, without a traceback."""
     try:
+        for argument in sys.argv:
+            require_unicode(argument)  # a byte that is no UTF-8 comes as half a surrogate pair
         app()
     except (ValueError, OSError) as error:
         sys.exit(f"t2: {error}")

@@ -10,13 +10,27 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml.error import YAMLError
 
+from t2.config import roundtrip
 from t2.config.checks import relations
 from t2.config.rows import Params
 
-FORMER = ("base", "trained", "unseen", "experts", "classifier", "baselines", "adaptation")
+FORMER = (
+    "base",
+    "control",
+    "trained",
+    "unseen",
+    "other",
+    "svf",
+    "lora",
+    "experts",
+    "classifier",
+    "baselines",
+    "adaptation",
+    "benchmark",
+)
 """Sections of the form that files had before experiments became rows."""
 
 
@@ -44,10 +58,10 @@ def load(path: str | Path = "params.yaml") -> Params:
         ConfigError: Lists every unknown key, missing key, bad value and broken relation at once.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        raw = roundtrip.values(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(str(path), [f"no such file; run from the project's root (here: {os.getcwd()})"]) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"not YAML: {error}"]) from None
     return parse(raw, source=str(path))
 
@@ -83,22 +97,23 @@ def dump(params: Params) -> dict[str, Any]:
 
 def _describe(section: str, entry: Any) -> str:
     """One pydantic error as 'where: what is wrong (got …)'."""
-    # A union's members are no part of the file: pydantic names them in between.
-    where = ".".join(str(part) for part in (section, *entry["loc"]) if part != "[key]")
+    # The tags of unions and of keys are no part of the file: pydantic names them in between.
+    where = ".".join(str(part) for part in (section, *entry["loc"]) if not str(part).startswith(("<", "[")))
     if entry["loc"] and entry["loc"][-1] == "[key]":
         return f"{where}: a row's name has letters, digits, - and _ only; rename it"
     if entry["type"] == "extra_forbidden":
         return f"{where}: unknown key; remove it or correct its spelling"
     if entry["type"] == "missing":
         return f"{where}: missing; every parameter is written out"
-    return f"{where}: {entry['msg']} (got {entry['input']!r})"
+    said, got = entry["msg"].removeprefix("Value error, "), entry["input"]
+    # What a whole row is stands in the file.
+    return f"{where}: {said}" if isinstance(got, dict) else f"{where}: {said} (got {got!r})"
 
 
 def _convert(former: list[str]) -> str:
     return (
-        f"{', '.join(former)}: of the form that parameter files had before their experiments became rows. To convert: "
-        "`base` and `control` are rows of `bases`; `trained`, `unseen` and `other` are rows of `tasks` with a role; "
-        "`svf`, `lora` and the recipes of `experts`, `baselines` and `classifier` are rows of `recipes`, and what is "
-        "trained with them, rows of `adapters`; `adaptation` became `searches` and `budgets`; what is measured stands in "
-        "`systems`. The shortest way: `make profile PROFILE=miniature FORCE=1`, then your values into its rows"
+        f"{', '.join(former)}: of the form that parameter files had before experiments became rows. "
+        "`make profile PROFILE=miniature FORCE=1` writes the new one; then put your values into its rows: base and "
+        "control became bases; trained, unseen and other became tasks; svf, lora, experts, baselines and classifier "
+        "became recipes and adapters; adaptation became budgets and searches; benchmark became measure and score"
     )

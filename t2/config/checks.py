@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from t2.config.peft_keys import allowed_keys
-from t2.config.rows import OTHER, Dispatching, Task
+from t2.config.peft_keys import GIVEN, config_keys
+from t2.config.rows import OTHER, Adapter, Base, Classified, Dispatching, Found, Prompted, Recipe, System, Task
 
 FIELDS = {
     "miniature": {"question"},
@@ -37,6 +37,10 @@ REFERENCE_LISTS = {
 """Fields that hold several such names."""
 
 
+SVF = "svf"
+"""The method whose adapters can be mixed, chosen prompt by prompt, and moved to another base."""
+
+
 def relations(valid: Mapping[str, Any]) -> Iterator[str]:
     """Checks across sections, over those sections that are valid by themselves.
 
@@ -47,12 +51,14 @@ def relations(valid: Mapping[str, Any]) -> Iterator[str]:
         A sentence per problem: where it is, what is wrong, what to do.
     """
     yield from _references(valid)
+    yield from _bases(valid.get("bases", {}))
     yield from _tasks(valid.get("tasks", {}))
     yield from _recipes(valid)
     yield from _adapters(valid)
     yield from _sets(valid)
     yield from _searches(valid)
     yield from _systems(valid)
+    yield from _published(valid)
     yield from _engines(valid)
     if "training" in valid and valid["training"].micro_batch > valid["training"].batch:
         training = valid["training"]
@@ -93,12 +99,25 @@ def _repeated(where: str, names: Iterable[str]) -> Iterator[str]:
         yield f"{where}: {', '.join(repeated)} stands there more than once; name each row once"
 
 
+def _bases(bases: Mapping[str, Base]) -> Iterator[str]:
+    labels: dict[str, str] = {}
+    for name, base in bases.items():
+        first = labels.setdefault(base.label, name)
+        if first != name:
+            yield f"bases.{name}.label: {base.label!r} is also that of {first}; scores are told apart by it"
+
+
 def _tasks(tasks: Mapping[str, Task]) -> Iterator[str]:
+    trained = [task.family for task in tasks.values() if task.role == "trained"]
+    if len(set(trained)) < len(trained):
+        yield f"tasks: each task of role 'trained' needs a family of its own, got {', '.join(trained)}"
     for name, task in tasks.items():
         where = f"tasks.{name}"
         yield from _template(where, task)
         if (task.role == OTHER) != (task.family == OTHER) and task.role != "dispatch":
-            yield f"{where}.family: {task.family!r} with role {task.role!r}; the family {OTHER!r} is that of role {OTHER!r}"
+            yield f"{where}.family: {task.family!r} with role {task.role!r}; family and role {OTHER!r} go together"
+        elif task.role == "unseen" and task.family not in trained:
+            yield f"{where}.family: {task.family!r} is no trained task's; they have {', '.join(trained) or 'none'}"
         if (task.reward is None) != (task.role == OTHER):
             yield f"{where}.reward: tasks of every role but {OTHER!r} have one, and those have null"
         if (task.role == "dispatch") != isinstance(task.source, Dispatching):
@@ -109,126 +128,255 @@ def _tasks(tasks: Mapping[str, Task]) -> Iterator[str]:
             yield f"{where}.reward: right = {task.reward.right} must be more than wrong = {task.reward.wrong}"
         if isinstance(task.source, Dispatching):
             yield from _dispatching(where, task.source, tasks)
-    trained = [task.family for task in tasks.values() if task.role == "trained"]
-    if len(set(trained)) < len(trained):
-        yield f"tasks: each task of role 'trained' needs a family of its own, got {', '.join(trained)}"
 
 
 def _dispatching(where: str, source: Dispatching, tasks: Mapping[str, Task]) -> Iterator[str]:
     yield from _missing({"tasks": tasks}, f"{where}.source.tasks", source.tasks, "tasks")
     yield from _repeated(f"{where}.source.tasks", source.tasks)
     for name in source.tasks:
+        # So no two of them can name each other.
         if name in tasks and tasks[name].role not in ("trained", OTHER):
-            yield f"{where}.source.tasks: {name} has the role {tasks[name].role!r}; name tasks that are trained, or other"
+            yield f"{where}.source.tasks: {name} has the role {tasks[name].role!r}; name tasks of role trained or other"
 
 
 def _template(where: str, task: Task) -> Iterator[str]:
     known = FIELDS[task.source.layout]
+    allowed = f"layout {task.source.layout!r} has {', '.join(sorted(known))}"
     try:
         named = {field for _, field, _, _ in string.Formatter().parse(task.prompt.user) if field is not None}
     except ValueError as error:
         yield f"{where}.prompt.user: {error}; double a brace that is no field"
         return
     if strange := sorted(named - known):
-        yield f"{where}.prompt.user: no field {', '.join(strange)}; layout {task.source.layout!r} has {', '.join(sorted(known))}"
+        yield f"{where}.prompt.user: no field {', '.join(strange)}; {allowed}"
     elif not named:
-        yield f"{where}.prompt.user: names no field; layout {task.source.layout!r} has {', '.join(sorted(known))}"
+        yield f"{where}.prompt.user: names no field; {allowed}"
 
 
 def _recipes(valid: Mapping[str, Any]) -> Iterator[str]:
     for name, recipe in valid.get("recipes", {}).items():
-        where = f"recipes.{name}"
-        known = allowed_keys(str(recipe.peft.get("peft_type")))
-        if known is None:
-            yield f"{where}.peft.peft_type: PEFT has no method {recipe.peft.get('peft_type')!r}; SVF, LORA, IA3, …"
-        else:
-            for key in sorted(recipe.peft.keys() - known):
-                yield f"{where}.peft.{key}: {recipe.peft['peft_type']} has no such key; remove it or correct its spelling"
+        where, method = f"recipes.{name}", str(recipe.peft.get("peft_type"))
+        yield from _peft(where, method, recipe)
         yield from _repeated(f"{where}.seeds", map(str, recipe.seeds))
         if recipe.train.objective == "next_token" and recipe.train.kl > 0:
             yield f"{where}.train.kl: {recipe.train.kl}; the penalty belongs to objective 'reinforce': set it to 0"
         if "training" in valid and valid["training"].warmup_steps >= recipe.train.steps:
-            yield (
-                f"training.warmup_steps: {valid['training'].warmup_steps} leaves none of the {recipe.train.steps} "
-                f"steps of {where}"
-            )
+            warmup = valid["training"].warmup_steps
+            yield f"training.warmup_steps: {warmup} leaves none of the {recipe.train.steps} steps of {where}"
+
+
+def _peft(where: str, method: str, recipe: Recipe) -> Iterator[str]:
+    known = config_keys(method)
+    if known is None:
+        yield f"{where}.peft.peft_type: PEFT has no method {method!r}; name one of its, in capitals: SVF, LORA, IA3, …"
+        return
+    for key in sorted(recipe.peft):
+        if key in GIVEN:
+            yield f"{where}.peft.{key}: follows from the recipe's layers and seeds, and from its base; remove it"
+        elif key not in known:
+            yield f"{where}.peft.{key}: {method} has no such key; remove it or correct its spelling"
+    if recipe.layers != "all" and "layers_to_transform" not in known:
+        yield f"{where}.layers: {method} adapts all layers; set it to all"
+    elif recipe.layers != "all" and isinstance(recipe.peft.get("target_modules"), str):
+        yield f"{where}.layers: some layers, while target_modules is a pattern; list the modules' names, or say all"
 
 
 def _adapters(valid: Mapping[str, Any]) -> Iterator[str]:
     rows: dict[tuple[str, str, str], str] = {}
     for name, row in valid.get("adapters", {}).items():
+        where = f"adapters.{name}"
         first = rows.setdefault((row.base, row.recipe, row.task), name)
         if first != name:
-            yield f"adapters.{name}: the same base, recipe and task as {first}; remove one of them"
+            yield f"{where}: the same base, recipe and task as {first}; remove one of them"
         task = valid.get("tasks", {}).get(row.task)
-        if task is None:
-            continue
-        if task.role not in ("trained", "dispatch"):
-            yield f"adapters.{name}.task: {row.task} has the role {task.role!r}; adapters learn from trained or dispatch tasks"
-        elif not (task.sizes.train and task.sizes.valid):
-            yield f"adapters.{name}.task: {row.task} has no items to learn from and choose on; raise its sizes train and valid"
+        if task is not None and task.role not in ("trained", "dispatch"):
+            yield f"{where}.task: {row.task} has the role {task.role!r}; adapters learn from roles trained and dispatch"
+        elif task is not None and not (task.sizes.train and task.sizes.valid):
+            yield f"{where}.task: {row.task} has no items to learn from and choose on; raise its sizes train and valid"
         base, recipe = valid.get("bases", {}).get(row.base), valid.get("recipes", {}).get(row.recipe)
-        if base is not None and recipe is not None and recipe.method == "svf":
-            targets = recipe.peft.get("target_modules")
-            outside = sorted(set(targets) - set(base.adapt)) if isinstance(targets, list) else []
-            if outside:
-                yield (
-                    f"adapters.{name}.recipe: {row.recipe} adapts {', '.join(outside)}, of which bases.{row.base}.adapt has "
-                    "no singular vectors; add them there"
-                )
+        if base is not None and recipe is not None and recipe.method == SVF:
+            yield from _outside(where, row, base, recipe)
+
+
+def _outside(where: str, row: Adapter, base: Base, recipe: Recipe) -> Iterator[str]:
+    """What a recipe adapts though its base decomposes it not; what only the model can tell is left to the stage."""
+    targets = recipe.peft.get("target_modules")
+    if modules := sorted(set(targets) - set(base.adapt)) if isinstance(targets, list) else []:
+        yield (
+            f"{where}.recipe: {row.recipe} adapts {', '.join(modules)}, which bases.{row.base}.adapt does not name; "
+            "add them there"
+        )
+    if isinstance(base.layers, list) and isinstance(recipe.layers, list):
+        beyond = not set(recipe.layers) <= set(base.layers)
+    else:
+        beyond = recipe.layers == "all" and base.layers != "all"
+    if beyond:
+        yield (
+            f"{where}.recipe: {row.recipe} adapts layers {recipe.layers}, of which bases.{row.base}.layers has only "
+            f"{base.layers}; make them fit"
+        )
 
 
 def _sets(valid: Mapping[str, Any]) -> Iterator[str]:
-    adapters, recipes = valid.get("adapters", {}), valid.get("recipes", {})
     for name, row in valid.get("sets", {}).items():
-        seeds = {
-            member: recipes[adapters[member].recipe].seeds
-            for member in row.members
-            if member in adapters and adapters[member].recipe in recipes
-        }
-        if len({tuple(found) for found in seeds.values()}) > 1:
-            listed = "; ".join(f"{member}: {found}" for member, found in seeds.items())
-            yield f"sets.{name}: members are taken seed by seed, and have different seeds ({listed}); make them equal"
+        yield from _seeds(valid, f"sets.{name}", row.members)
+
+
+def _seeds(valid: Mapping[str, Any], where: str, adapters: Iterable[str]) -> Iterator[str]:
+    seeds = {name: recipe.seeds for name in adapters if (recipe := _recipe(valid, name)) is not None}
+    if len({tuple(found) for found in seeds.values()}) > 1:
+        listed = "; ".join(f"{name}: {found}" for name, found in seeds.items())
+        yield f"{where}: adapters are taken seed by seed, and have different seeds ({listed}); make them equal"
 
 
 def _searches(valid: Mapping[str, Any]) -> Iterator[str]:
     tasks, budgets = valid.get("tasks", {}), valid.get("budgets", {})
     for name, row in valid.get("searches", {}).items():
         task, budget = tasks.get(row.task), budgets.get(row.budget)
-        if task is None or budget is None:
-            continue
-        if task.sizes.shots < budget.shots:
+        if task is not None and budget is not None and task.sizes.shots < budget.shots:
             yield (
-                f"searches.{name}: budget {row.budget} draws {budget.shots} shots, but {row.task} has {task.sizes.shots}; "
-                "raise its sizes.shots"
+                f"searches.{name}: budget {row.budget} draws {budget.shots} shots, but {row.task} has "
+                f"{task.sizes.shots}; raise its sizes.shots"
             )
-        if task.reward is None:
+        if task is not None and task.reward is None:
             yield f"searches.{name}.task: {row.task} has no reward to search by"
+        yield from _not_svf(valid, f"searches.{name}.set", _members(valid, row), "are mixed")
 
 
 def _systems(valid: Mapping[str, Any]) -> Iterator[str]:
-    labels: dict[tuple[str, str], str] = {}
+    labels: dict[Any, str] = {}
+    keys: dict[Any, str] = {}
     for name, row in valid.get("systems", {}).items():
+        where = f"systems.{name}"
         first = labels.setdefault((row.base, row.label), name)
         if first != name:
-            yield f"systems.{name}.label: {row.label!r} is also that of {first}; two rows of a table need two labels"
-        dispatch = valid.get("tasks", {}).get(getattr(row, "dispatch", None))
-        if dispatch is not None and dispatch.role != "dispatch":
-            yield f"systems.{name}.dispatch: {row.dispatch} has the role {dispatch.role!r}; name a task of role 'dispatch'"
-        if getattr(row, "reading", None) == "choice" and "engine" in valid and valid["engine"].name != "vllm":
+            yield f"{where}.label: {row.label!r} is also that of {first}; two rows of a table need two labels"
+        methods = {recipe.method for adapter in _answering(valid, row) if (recipe := _recipe(valid, adapter))}
+        first = keys.setdefault((row.base, frozenset(methods), row.strategy, row.variant), name)
+        if first != name:
+            yield f"{where}.variant: {row.variant!r}, and base, method and strategy are those of {first}; name another"
+        yield from _answers(valid, where, row)
+        yield from _places(valid, where, row)
+        if isinstance(row, Prompted | Classified):
+            yield from _first_pass(valid, where, row)
+        if isinstance(row, Found):
+            yield from _found(valid, where, row)
+
+
+def _answers(valid: Mapping[str, Any], where: str, row: System) -> Iterator[str]:
+    """Whether a system's adapters can do what its strategy asks of them."""
+    adapters = _answering(valid, row)
+    for name in adapters:
+        recipe = _recipe(valid, name)
+        if recipe is not None and valid["adapters"][name].base != row.base and recipe.method != SVF:
             yield (
-                f"systems.{name}.reading: 'choice' needs structured output, which engine.name {valid['engine'].name!r} does "
-                "not offer; set 'generation' or 'likelihood', or engine.name to 'vllm'"
+                f"{where}.base: {name} was trained on {valid['adapters'][name].base}, not on {row.base}; of all "
+                "methods only SVF moves to another base"
             )
-        searched = [
-            (search, valid["searches"][search])
-            for search in getattr(row, "searches", [])
-            if search in valid.get("searches", {})
-        ]
-        for search, found in searched:
-            if (found.base, found.set) != (row.base, row.set):
-                yield f"systems.{name}.searches: {search} is over set {found.set} on {found.base}, the system over {row.set} on {row.base}"
-        yield from _repeated(f"systems.{name}.searches: tasks", (found.task for _, found in searched))
+    if row.strategy not in ("none", "adapter", "own"):
+        yield from _not_svf(valid, f"{where}.set", adapters, "are mixed or chosen prompt by prompt")
+    elif len({recipe.method == SVF for name in adapters if (recipe := _recipe(valid, name))}) > 1:
+        yield f"{where}.set: {row.set} has SVF and other adapters, which cannot run together; divide it"  # type: ignore
+    if row.strategy in ("own", "prompt", "classifier"):
+        families = {name: family for name in adapters if (family := _family(valid, name)) is not None}
+        listed = ", ".join(f"{name}: {family}" for name, family in families.items())
+        if len(set(families.values())) < len(families) or OTHER in families.values():
+            yield (
+                f"{where}.set: a task's family decides who answers, so that members need one each, and not {OTHER!r} "
+                f"({listed}); name another set"
+            )
+
+
+def _not_svf(valid: Mapping[str, Any], where: str, adapters: Iterable[str], use: str) -> Iterator[str]:
+    for name in adapters:
+        recipe = _recipe(valid, name)
+        if recipe is not None and recipe.method != SVF:
+            yield f"{where}: {name} is trained by {recipe.method}; only SVF adapters {use}"
+
+
+def _places(valid: Mapping[str, Any], where: str, row: System) -> Iterator[str]:
+    """The tasks that a system names: whether it can be measured there."""
+    roles = ("trained", "unseen", OTHER) if isinstance(row, Prompted | Classified) else ("trained", "unseen")
+    families = {_family(valid, name) for name in _answering(valid, row)}
+    for name in row.tasks if isinstance(row.tasks, list) else []:
+        task = valid.get("tasks", {}).get(name)
+        if task is not None and task.role not in roles:
+            yield f"{where}.tasks: {name} has the role {task.role!r}; {row.strategy} takes {', '.join(roles)}"
+        elif task is not None and row.strategy == "own" and None not in families and task.family not in families:
+            yield f"{where}.tasks: {name} is of the family {task.family!r}, of which {row.set} has no member; remove it"
+
+
+def _first_pass(valid: Mapping[str, Any], where: str, row: Prompted | Classified) -> Iterator[str]:
+    task = valid.get("tasks", {}).get(row.dispatch)
+    if task is not None and task.role != "dispatch":
+        yield f"{where}.dispatch: {row.dispatch} has the role {task.role!r}; name a task of role 'dispatch'"
+    if row.reading == "choice" and "engine" in valid and valid["engine"].name != "vllm":
+        yield (
+            f"{where}.reading: 'choice' needs structured output, which engine.name {valid['engine'].name!r} does not "
+            "offer; set 'generation' or 'likelihood', or engine.name to 'vllm'"
+        )
+    if isinstance(row, Classified) and row.adapter in valid.get("adapters", {}):
+        learned = valid["adapters"][row.adapter].task
+        if valid.get("tasks", {}).get(learned) is not None and valid["tasks"][learned].role != "dispatch":
+            yield f"{where}.adapter: {row.adapter} learned {learned}, not to name categories; name one that did"
+        yield from _not_svf(valid, f"{where}.adapter", [row.adapter], "can run the first pass")
+        yield from _seeds(valid, where, [row.adapter, *_answering(valid, row)])
+
+
+def _found(valid: Mapping[str, Any], where: str, row: Found) -> Iterator[str]:
+    searches = {name: valid["searches"][name] for name in row.searches if name in valid.get("searches", {})}
+    for name, search in searches.items():
+        if (search.base, search.set) != (row.base, row.set):
+            yield (
+                f"{where}.searches: {name} is over set {search.set} on {search.base}, the system over {row.set} on "
+                f"{row.base}; make them equal"
+            )
+    searched = [search.task for search in searches.values()]
+    yield from _repeated(f"{where}.searches: tasks", searched)
+    tasks = valid.get("tasks", {})
+    places = [name for name in tasks if tasks[name].role in ("trained", "unseen")] if row.tasks == "all" else row.tasks
+    unsearched = [name for name in places if name not in searched]
+    if unsearched and len(searches) == len(row.searches):
+        yield f"{where}.tasks: no search of {', '.join(row.searches)} is for {', '.join(unsearched)}; correct `tasks`"
+
+
+def _published(valid: Mapping[str, Any]) -> Iterator[str]:
+    if "publish" not in valid:
+        return
+    publish = valid["publish"]
+    systems = {name: row for name in publish.systems if (row := valid.get("systems", {}).get(name)) is not None}
+    if len(bases := dict.fromkeys(row.base for row in systems.values())) > 1:
+        yield f"publish.systems: they are on {', '.join(bases)}; a model that answers has one base"
+    used = [name for row in systems.values() for name in _answering(valid, row)]
+    used += [row.adapter for row in systems.values() if isinstance(row, Classified)]
+    listed = valid["sets"][publish.set].members if publish.set in valid.get("sets", {}) else None
+    if listed is not None and len(systems) == len(publish.systems) and set(listed) != set(used):
+        yield f"publish.set: {publish.set} has {', '.join(listed)}; the systems need {', '.join(dict.fromkeys(used))}"
+
+
+# What rows name, as far as it is there
+
+
+def _members(valid: Mapping[str, Any], row: Any) -> list[str]:
+    found = valid.get("sets", {}).get(getattr(row, "set", None))
+    return [] if found is None else list(found.members)
+
+
+def _answering(valid: Mapping[str, Any], row: System) -> list[str]:
+    """The adapters that a system's answers come from."""
+    return [row.adapter] if row.strategy == "adapter" else _members(valid, row)
+
+
+def _recipe(valid: Mapping[str, Any], adapter: str) -> Recipe | None:
+    row = valid.get("adapters", {}).get(adapter)
+    found: Recipe | None = None if row is None else valid.get("recipes", {}).get(row.recipe)
+    return found
+
+
+def _family(valid: Mapping[str, Any], adapter: str) -> str | None:
+    row = valid.get("adapters", {}).get(adapter)
+    task = None if row is None else valid.get("tasks", {}).get(row.task)
+    return None if task is None else str(task.family)
 
 
 def _engines(valid: Mapping[str, Any]) -> Iterator[str]:
@@ -243,8 +391,8 @@ def _engines(valid: Mapping[str, Any]) -> Iterator[str]:
     for name, base in valid.get("bases", {}).items():
         if base.quantisation is not None:
             yield (
-                f"bases.{name}.quantisation: {base.quantisation} runs with transformers only; vLLM would quantise in its "
-                "own way, which experts are not made for; set engine.name to hf, or this to null"
+                f"bases.{name}.quantisation: {base.quantisation} runs with transformers only, since vLLM quantises "
+                "in a way that experts are not made for; set engine.name to hf, or this to null"
             )
     if "execution" in valid:
         workers, device = valid["execution"].workers, valid["execution"].device
@@ -258,5 +406,3 @@ def _engines(valid: Mapping[str, Any]) -> Iterator[str]:
                 "engine.vllm.sleep: true, while execution.device is 'cpu', whose memory vLLM cannot give back; set it "
                 "to false"
             )
-
-

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -21,7 +21,26 @@ Text = Annotated[str, Field(min_length=1)]
 Kind = Literal["math", "boxed", "code", "choice"]
 Reading = Literal["generation", "likelihood", "choice"]
 Form = Literal["normalised", "free"]
-Layers = Literal["all", "half"] | list[Count]
+
+
+def _entry(value: Any, name: str) -> Any:
+    """Of a row as it is read, or typed already."""
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+
+
+def _word_or_list(value: Any) -> str:
+    return "<list>" if isinstance(value, list) else "<word>"
+
+
+# Tags say which member of a union a value is meant to be, so that what is wrong with it is said once.
+Layers = Annotated[
+    Annotated[Literal["all", "half"], Tag("<word>")] | Annotated[list[Count], Tag("<list>")],
+    Discriminator(_word_or_list),
+]
+Tasks = Annotated[
+    Annotated[Literal["all"], Tag("<word>")] | Annotated[list[Name], Tag("<list>")],
+    Discriminator(_word_or_list),
+]
 
 OTHER = "other"
 """The category that no expert serves: its prompts are answered by the base model."""
@@ -30,9 +49,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Section(BaseModel):
-    """A block of ``params.yaml``: frozen, and unknown keys are errors."""
+    """A block of ``params.yaml``: frozen, taken as it stands, and unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Base(Section):
@@ -131,7 +150,19 @@ class Dispatching(Section):
     tasks: list[Name] = Field(min_length=1)
 
 
-Source = Generated | Hub | Files | Dispatching
+def _source(value: Any) -> str:
+    if (layout := _entry(value, "layout")) in ("miniature", "dispatch"):
+        return f"<{layout}>"
+    return "<files>" if _entry(value, "hub") is None else "<hub>"
+
+
+Source = Annotated[
+    Annotated[Generated, Tag("<miniature>")]
+    | Annotated[Hub, Tag("<hub>")]
+    | Annotated[Files, Tag("<files>")]
+    | Annotated[Dispatching, Tag("<dispatch>")],
+    Discriminator(_source),
+]
 
 
 class Sizes(Section):
@@ -327,7 +358,7 @@ class _System(Section):
     label: Text
     base: Name
     variant: str
-    tasks: Literal["all"] | list[Name]
+    tasks: Tasks
 
 
 class Bare(_System):
@@ -377,7 +408,24 @@ class Found(_System):
     searches: list[Name] = Field(min_length=1)
 
 
-System = Annotated[Bare | Single | Fixed | Prompted | Classified | Found, Field(discriminator="strategy")]
+def _strategy(value: Any) -> str:
+    strategy = _entry(value, "strategy")
+    return "<fixed>" if strategy in ("own", "uniform") else f"<{strategy}>"
+
+
+System = Annotated[
+    Annotated[Bare, Tag("<none>")]
+    | Annotated[Single, Tag("<adapter>")]
+    | Annotated[Fixed, Tag("<fixed>")]
+    | Annotated[Prompted, Tag("<prompt>")]
+    | Annotated[Classified, Tag("<classifier>")]
+    | Annotated[Found, Tag("<fewshot>")],
+    Discriminator(
+        _strategy,
+        custom_error_type="strategy",
+        custom_error_message="`strategy` is one of none, adapter, own, uniform, prompt, classifier, fewshot",
+    ),
+]
 
 
 class Measure(Section):

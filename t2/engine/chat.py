@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from t2.svf import pretrained
 from t2.tasks.prompt import Prompt, messages, opening
 
 
@@ -18,7 +19,7 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
     Raises:
         ValueError: It has no chat template.
     """
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, revision=revision)
+    tokenizer = pretrained.load_tokenizer(path, revision)
     if not tokenizer.chat_template:
         raise ValueError(f"the tokenizer of {path} has no chat template; use a model that was tuned to chat")
     return tokenizer

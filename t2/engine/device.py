@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from accelerate.hooks import remove_hook_from_module
 from torch import nn
@@ -20,6 +23,29 @@ def find_device(name: str) -> str:
     if name not in ("auto", SPREAD):
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out: that of a GPU, or the machine's, for which torch has no type of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
+
+
+@contextmanager
+def naming_memory(remedy: str) -> Iterator[None]:
+    """Where memory runs out within it, says what needs less.
+
+    Args:
+        remedy: An imperative, with the parameters by name.
+
+    Raises:
+        MemoryError: Memory ran out.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(f"out of memory ({str(error).splitlines()[0]}); {remedy}") from error
 
 
 def free_linears(model: PreTrainedModel) -> None:

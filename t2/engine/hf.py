@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2.engine import chat
 from t2.engine.attention import GROUPED_SDPA
 from t2.engine.base import Generation, Progress, Sampling, blank, check_rows
 from t2.engine.decode import Decoded, decode, uniform_draws
-from t2.engine.device import SPREAD, find_device, free_linears
+from t2.engine.device import SPREAD, find_device, free_linears, naming_memory
 from t2.engine.likelihood import loglikelihoods
+from t2.svf.pretrained import load_model
 from t2.svf.quantised import Quantisation, loading_options, settle
 from t2.tasks.prompt import Prompt
 
@@ -147,8 +148,9 @@ class HfEngine:
         while start < len(order):
             batch = list(order[start : start + size])
             try:
-                result = run(batch)
-            except torch.OutOfMemoryError:
+                with naming_memory("one prompt alone is too much: shorten it, or lower its task's max_new_tokens"):
+                    result = run(batch)
+            except MemoryError:
                 if len(batch) == 1:
                     raise
                 size = len(batch) // 2
@@ -220,9 +222,7 @@ def load_base(
     options = {} if quantisation is None else loading_options(quantisation, dtype, device)
     if spread:
         options["device_map"] = "auto"
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, revision=revision, use_safetensors=True, attn_implementation=GROUPED_SDPA, **options
-    )
+    model: Any = load_model(path, revision, dtype=dtype, attn_implementation=GROUPED_SDPA, **options)
     if spread:
         free_linears(model)
     elif quantisation is None:

@@ -47,7 +47,7 @@ def svf_engine(base: Base, settings: Settings, *, basis: Path | None, device: st
 def vllm_engine(
     base: Base, settings: Settings, basis: Path | None, policy: Callable[[], Z] | None = None
 ) -> VllmEngine:
-    """vLLM on a base; with ``policy``, which gives z as it is at each call, beside a model that learns.
+    """VLLM on a base; with ``policy``, which gives z as it is at each call, beside a model that learns.
 
     Raises:
         ValueError: There is no basis cache.

@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import torch
 from peft import LoraConfig
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from t2.files import temporary_name
 from t2.svf.basis import Basis, scaled_weight
 from t2.svf.checkpoint import BESIDE_WEIGHTS, Checkpoint
 from t2.svf.experts import Expert, layers
+from t2.svf.reading import open_tensors, read_object
 
 _INDEX = "model.safetensors.index.json"
 
@@ -87,7 +87,7 @@ def _merged(key: str, tensor: Tensor, expert: Expert, base: Checkpoint) -> Tenso
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    with safe_open(path, framework="pt") as shard:
+    with open_tensors(path) as shard:
         for key in shard.keys():  # noqa: SIM118
             yield key, shard.get_tensor(key)
 
@@ -95,7 +95,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 def _weight_files(folder: Path) -> list[str]:
     """The checkpoint's files, by its index where it has one: others may lie beside them in another layout."""
     if (folder / _INDEX).exists():
-        return sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
+        return sorted(set(read_object(folder / _INDEX)["weight_map"].values()))
     if (folder / "model.safetensors").exists():
         return ["model.safetensors"]
     raise ValueError(f"{folder} holds neither model.safetensors nor {_INDEX}; name the folder of a model")

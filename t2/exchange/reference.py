@@ -21,11 +21,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from t2.svf.cache import fingerprint
 from t2.svf.checkpoint import Checkpoint
 from t2.svf.experts import Expert, Z
+from t2.svf.identity import Matrix, Origin
+from t2.svf.pretrained import empty_model, load_config
 
 _NUMBERED = re.compile(r"learnable_params_module_list\.(\d+)")
 
@@ -47,7 +47,7 @@ def import_reference(file: str | Path, base: Checkpoint, provenance: Mapping[str
     """
     vectors = _named(_read(Path(file)), base, Path(file))
     z: Z = {}
-    hashes = {}
+    matrices: dict[str, Matrix] = {}
     for name, parameter in vectors.items():
         weight = base.weights[name]
         if parameter.shape != (min(weight.shape),):
@@ -58,8 +58,8 @@ def import_reference(file: str | Path, base: Checkpoint, provenance: Mapping[str
         sigma = base.basis_of(name, weight).sigma.cpu().double()
         mask = torch.sigmoid(parameter).double()
         z[name] = (mask * (sigma.sum() / (sigma * mask).sum())).float()
-        hashes[name] = base.hash_of(name, weight)
-    return Expert(z, {**(provenance or {}), "basis_fingerprint": fingerprint(hashes)})
+        matrices[name] = base.matrix(name, weight)
+    return Expert(z, {**(provenance or {}), **Origin.of(matrices).noted()})
 
 
 def _read(file: Path) -> dict[str, Tensor]:
@@ -111,7 +111,6 @@ def _named(vectors: Mapping[str, Tensor], base: Checkpoint, file: Path) -> dict[
 
 def _module_order(base: Checkpoint) -> list[str]:
     """Names of the checkpoint's matrices as its model registers them, which its files do not tell."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.folder))
+    model = empty_model(load_config(base.folder))
     names = (key.removesuffix(".weight") for key in model.state_dict())
     return [name for name in names if name in base.weights]

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig
 
 from t2 import config
 from t2.svf import model_weights
+from t2.svf.pretrained import empty_model, load_config
 from t2.svf.quantised import stored_bytes
 from t2.training.adapters import build_adapter
 
@@ -128,7 +129,7 @@ def read_shapes(params: config.Params, base: config.Base) -> Shapes:
     """
     settings, source = architecture(base)
     text: Any = settings.get_text_config()
-    model = _on_meta(settings, base.dtype)
+    model = empty_model(settings, getattr(torch, base.dtype))
     output: Any = model.get_output_embeddings()
     linears = [
         Matrix(name, *module.weight.shape)
@@ -139,7 +140,7 @@ def read_shapes(params: config.Params, base: config.Base) -> Shapes:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     attach = partial(build_adapter, svf=params.svf, lora=params.lora, seed=0, task="plan")
     svf: Any = attach(model, "svf")
-    lora: Any = attach(_on_meta(settings, base.dtype), "lora")
+    lora: Any = attach(empty_model(settings, getattr(torch, base.dtype)), "lora")
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Shapes(
         source=source,
@@ -163,24 +164,18 @@ def read_shapes(params: config.Params, base: config.Base) -> Shapes:
 def architecture(base: config.Base) -> tuple[Any, str]:
     """A model's configuration, and where it was read: its folder, ``profiles/architectures``, or the hub."""
     if Path(base.path).is_dir():
-        return AutoConfig.from_pretrained(base.path), f"{base.path}/config.json"
+        return load_config(base.path), f"{base.path}/config.json"
     shipped = ARCHITECTURES / f"{base.path.replace('/', '--')}.json"
     if shipped.is_file():
         fields = json.loads(shipped.read_text())
         return AutoConfig.for_model(**fields), f"profiles/architectures/{shipped.name}"
     try:
-        return AutoConfig.from_pretrained(base.path, revision=base.revision), f"the hub, {base.path}@{base.revision}"
+        return load_config(base.path, base.revision), f"the hub, {base.path}@{base.revision}"
     except (OSError, ValueError) as error:
         raise PlanError(
             f"the configuration of {base.path} is not here: name a local folder, copy the model's config.json to "
             f"profiles/architectures/{shipped.name}, or ask the hub with HF_HUB_OFFLINE=0 ({error})"
         ) from error
-
-
-def _on_meta(settings: Any, dtype: str) -> PreTrainedModel:
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, dtype))
-    return model
 
 
 def _matrices(weights: dict[str, Tensor]) -> tuple[Matrix, ...]:

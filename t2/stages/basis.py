@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 
 from t2.config.rows import Base
 from t2.engine.device import find_device
@@ -23,8 +22,10 @@ from t2.files import replace_file
 from t2.stages import paths
 from t2.stages.progress import Progress
 from t2.stages.stage import open_stage
-from t2.svf import build_cache, checkpoint_weights, layer_indices
+from t2.svf import SvfConfig, build_cache, checkpoint_weights, layer_indices
 from t2.svf.checkpoint import checkpoint_folder
+from t2.svf.pretrained import empty_model, load_config
+from t2.svf.targets import targeted_modules
 
 MANIFEST = "base.json"
 """Beside a basis cache: the base that it was made of."""
@@ -46,12 +47,25 @@ def main(name: str) -> None:
 
 
 def adapted_weights(base: Base, device: str) -> Mapping[str, Tensor]:
-    """The weights that may get a z, as the model will run with them: in its dtype, quantised where it is."""
+    """The weights that may get a z, as the model will run with them: in its dtype, quantised where it is.
+
+    Raises:
+        ValueError: Not every name in ``adapt`` is that of layers which can be adapted.
+    """
     folder = checkpoint_folder(base.path, base.revision)
-    depth = AutoConfig.from_pretrained(folder).get_text_config().num_hidden_layers
-    layers = layer_indices(base.layers, depth)
+    settings = load_config(folder)
+    layers = layer_indices(base.layers, settings.get_text_config().num_hidden_layers)
+    model = empty_model(settings)
+    wanted = targeted_modules(model, SvfConfig(target_modules=base.adapt, layers_to_transform=layers))
     dtype = getattr(torch, base.dtype)
-    return checkpoint_weights(folder, base.adapt, dtype, layers, base.quantisation, device)
+    weights = checkpoint_weights(folder, base.adapt, dtype, layers, base.quantisation, device)
+    if set(weights) != set(wanted):
+        differing = sorted(set(weights) ^ set(wanted))
+        raise ValueError(
+            f"{folder} and the model that transformers makes of it hold different matrices: {differing[:3]} differ, of "
+            f"{len(differing)}; save the model anew with save_pretrained, and name that folder"
+        )
+    return weights
 
 
 def manifest(base: Base) -> str:

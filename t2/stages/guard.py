@@ -45,6 +45,14 @@ def die_with_pipeline() -> None:
     threading.Thread(target=watch, name="die-with-pipeline", daemon=True).start()
 
 
+def close_standard_input() -> None:
+    """From now on this process and those that it starts read nothing: no library is to ask a question in a stage."""
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(descriptor, 0)
+    if descriptor:
+        os.close(descriptor)
+
+
 def die_with_parent() -> None:
     """Asks the kernel to kill this process when its parent ends; for forked workers."""
     parent = os.getppid()

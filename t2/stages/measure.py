@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from t2.adaptation.dispatch import Ask, dispatch
 from t2.adaptation.strategies import STRATEGIES, Choice, Setting, by_category
@@ -33,6 +32,7 @@ from t2.stages.workers import Report, run_jobs
 from t2.svf import BasisCache, load_expert
 from t2.svf.experts import Z
 from t2.svf.mixture import Mixture
+from t2.svf.pretrained import load_adapter
 from t2.tasks.dispatch import categories_of
 from t2.tasks.grading import GRADERS, grade
 from t2.tasks.item import Item, read_items
@@ -191,6 +191,7 @@ class _Worker:
         self.params = params
         self.made = 0
         self.experts = cache(self._experts)
+        self.basis = cache(lambda base: BasisCache.open(paths.basis(base)))
         self._loaded: tuple[str, Engine] | None = None
 
     def cell(self, each: Plan, sandbox: Sandbox) -> Cell:
@@ -239,16 +240,17 @@ class _Worker:
             found=found,
             ask=_ask(params, system.dispatch, system.reading) if asks else None,
             engine=engine,
-            classifier=self._z(system.adapter, each.seed) if isinstance(system, Classified) else None,
+            classifier=self._z(system.adapter, system.base, each.seed) if isinstance(system, Classified) else None,
         )
 
-    def _z(self, name: str, seed: int | None) -> Z:
-        return load_expert(paths.adapter(name, seed or 0)).z
+    def _z(self, name: str, base: str, seed: int | None) -> Z:
+        """Z of an adapter; one that was made for other weights than the base's is refused."""
+        return load_expert(paths.adapter(name, seed or 0), self.basis(base).matrices).z
 
     def _experts(self, system: str, seed: int | None) -> dict[str, Z]:
         """Z of a system's members, by name."""
-        found = members_of(self.params, self.params.systems[system])
-        return {member.name: self._z(member.name, seed) for member in found}
+        row = self.params.systems[system]
+        return {member.name: self._z(member.name, row.base, seed) for member in members_of(self.params, row)}
 
     # What is made
 
@@ -260,7 +262,7 @@ class _Worker:
         under = _folder_digest(paths.adapter(system.adapter, each.seed or 0)) if isinstance(system, Classified) else None
         key = _key(each.inputs, ask=repr(ask), under=under)
         if not cells.categories_file(key).exists():
-            classifier = self._z(system.adapter, each.seed) if isinstance(system, Classified) else None
+            classifier = self._z(system.adapter, system.base, each.seed) if isinstance(system, Classified) else None
             named = dispatch(self._svf(system.base), [item.prompt for item in items], ask, classifier=classifier)
             cells.write_values(cells.categories_file(key), dict(zip((item.id for item in items), named, strict=True)))
             self.made += 1
@@ -295,9 +297,7 @@ class _Worker:
         key = _key(each.inputs, adapter=_folder_digest(folder), sampling=repr(sampling))
         if not cells.replies_file(key).exists():
             model, tokenizer = load(self.params.bases[system.base], self.params.execution.device)
-            engine = HfEngine(
-                PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer, batch_size=self.params.measure.batch
-            )
+            engine = HfEngine(load_adapter(model, folder), tokenizer, batch_size=self.params.measure.batch)
             self._write(key, items, engine.generate([item.prompt for item in items], sampling))
         return key
 
@@ -361,8 +361,7 @@ class _Worker:
         return self._loaded[1]
 
     def _sigma(self, base: str, experts: Mapping[str, Z]) -> Z:
-        basis = BasisCache.open(paths.basis(base))
-        return {module: basis.load(module).sigma for module in next(iter(experts.values()))}
+        return {module: self.basis(base).load(module).sigma for module in next(iter(experts.values()))}
 
     def _source(self, name: str, seed: int | None) -> str | None:
         """The digest of a mixture's member; None for the base model."""

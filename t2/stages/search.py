@@ -68,13 +68,15 @@ def ingredients(params: Params, name: str, seed: int) -> tuple[dict[str, Z], dic
     row = params.searches[name]
     budget = params.budgets[row.budget]
     found = members.read_set(row.set)
-    experts = {member.name: load_expert(paths.member(row.set, member.name, seed)).z for member in found}
+    basis = BasisCache.open(paths.basis(row.base))
+    experts = {
+        member.name: load_expert(paths.member(row.set, member.name, seed), basis.matrices).z for member in found
+    }
     modules = next(iter(experts.values()))
     if budget.include_base:
         experts[BASE] = base_expert(modules)
     if budget.form != "free":
         return experts, None
-    basis = BasisCache.open(paths.basis(row.base))
     return experts, {module: basis.load(module).sigma for module in modules}
 
 

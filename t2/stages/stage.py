@@ -15,7 +15,7 @@ from t2 import config, tracking
 from t2.config.rows import Params
 from t2.stages import paths
 from t2.stages.fingerprint import fingerprint
-from t2.stages.guard import die_with_pipeline, exclusive
+from t2.stages.guard import close_standard_input, die_with_pipeline, exclusive
 
 
 @dataclass
@@ -71,6 +71,7 @@ def open_stage(name: str) -> Iterator[Stage]:
         ConfigError: ``params.yaml`` is not valid.
         Busy: Another process executes this stage on the same inputs.
     """
+    close_standard_input()
     die_with_pipeline()
     params = config.load()
     digest = fingerprint(name)
@@ -94,4 +95,5 @@ def open_stage(name: str) -> Iterator[Stage]:
         record = {"stage": name, "run_id": run.run_id, "seconds": stage.seconds}
         paths.run(name).parent.mkdir(parents=True, exist_ok=True)
         paths.run(name).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-        shutil.rmtree(scratch)
+        if run.whole:  # else the next run of the stage finds here what MLflow lacks
+            shutil.rmtree(scratch)

@@ -15,31 +15,20 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import check_target_module_exists
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from t2.files import replace_file
 from t2.svf.basis import Basis, narrow_basis, narrow_side
 from t2.svf.config import SvfConfig
+from t2.svf.identity import Matrix, fingerprint, tensor_bytes, weight_hash
 from t2.svf.quantised import Quantisation, rounded
+from t2.svf.reading import open_tensors, read_tensors
 
 Progress = Callable[[int, int, str], None]
 
 _INDEX = "index.json"
 _FORMAT = 1
-
-
-def weight_hash(weight: Tensor, name: str) -> str:
-    """The SHA-256, in hex, of a weight's name, dtype, shape and bytes."""
-    digest = hashlib.sha256(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
-    digest.update(_bytes(weight))
-    return digest.hexdigest()
-
-
-def fingerprint(hashes: Mapping[str, str]) -> str:
-    """One hash over the :func:`weight_hash` of several weights by name; their order does not matter."""
-    return hashlib.sha256("".join(f"{name} {hashes[name]}\n" for name in sorted(hashes)).encode()).hexdigest()
 
 
 def build_cache(
@@ -73,11 +62,11 @@ def build_cache(
     matrices: dict[str, dict[str, Any]] = {}
     for done, name in enumerate(weights, start=1):
         weight = weights[name]
-        source = weight_hash(weight, name)
+        source = Matrix.of(weight, name)
         entry = known.get(name, {})
-        if entry.get("weight") != source or not _is_whole(folder, entry):
-            entry = {"weight": source, "shape": list(weight.shape), **_write_basis(folder, name, weight.to(device))}
-        matrices[name] = entry
+        if entry.get("weight") != source.exact or not _is_whole(folder, entry):
+            entry = {"shape": list(weight.shape), **_write_basis(folder, name, weight.to(device))}
+        matrices[name] = entry | {"weight": source.exact, "rounded": source.rounded, "dtype": source.dtype}
         _write_index(folder, {**known, **matrices}, complete=False)
         if progress is not None:
             progress(done, len(weights), name)
@@ -97,7 +86,7 @@ class BasisCache:
     """
 
     def __init__(self, folder: Path, matrices: Mapping[str, Mapping[str, Any]]) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()  # bases are read later, perhaps from another working directory
         self._matrices = matrices
 
     @classmethod
@@ -135,6 +124,16 @@ class BasisCache:
         """The rank r = min(m, n) of a matrix, which is the width of its z."""
         return min(self._entry(name)["shape"])
 
+    @property
+    def matrices(self) -> dict[str, Matrix]:
+        """The weights that the cache was made from, by module name."""
+        return {name: self.matrix(name) for name in self._matrices}
+
+    def matrix(self, name: str) -> Matrix:
+        """The weight that a basis was made from."""
+        entry = self._entry(name)
+        return Matrix(self.rank(name), entry["weight"], entry.get("rounded"), entry.get("dtype"))
+
     def load(self, name: str, weight: Tensor | None = None) -> Basis:
         """Reads the basis of one matrix.
 
@@ -162,11 +161,6 @@ class BasisCache:
                 "checksum; run its build again, it replaces what is damaged"
             )
         return Basis(tensors["sigma"], tensors["q"], narrow_side(entry["shape"]))
-
-    def source_hash(self, name: str) -> str:
-        """The :func:`weight_hash` of the weight that a basis was made from."""
-        found: str = self._entry(name)["weight"]
-        return found
 
     def _entry(self, name: str) -> Mapping[str, Any]:
         if name not in self._matrices:
@@ -217,7 +211,7 @@ def checkpoint_weights(
     config.layers_to_transform = None if layers is None else list(layers)
     files: dict[str, Path] = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
-        with safe_open(path, framework="pt") as shard:
+        with open_tensors(path) as shard:
             names = [key.removesuffix(".weight") for key in shard.keys() if key.endswith(".weight")]  # noqa: SIM118
         files.update(dict.fromkeys(names, path))
     if not files:
@@ -236,7 +230,7 @@ class _CheckpointWeights(Mapping[str, Tensor]):
         self._device = device
 
     def __getitem__(self, name: str) -> Tensor:
-        with safe_open(self._files[name], framework="pt") as shard:
+        with open_tensors(self._files[name]) as shard:
             weight: Tensor = shard.get_tensor(f"{name}.weight")
         weight = weight if self._dtype is None else weight.to(self._dtype)
         return weight if self._quantisation is None else rounded(weight, self._quantisation, self._device)
@@ -254,14 +248,10 @@ def _targets(target_modules: Iterable[str] | str) -> SvfConfig:
     return SvfConfig(target_modules=list(target_modules))
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data.cast("B")
-
-
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        digest.update(_bytes(tensors[name]))
+        digest.update(tensor_bytes(tensors[name]))
     return digest.hexdigest()
 
 
@@ -276,8 +266,8 @@ def _write_basis(folder: Path, name: str, weight: Tensor) -> dict[str, str]:
 def _read_basis(folder: Path, entry: Mapping[str, Any]) -> dict[str, Tensor] | None:
     """A matrix's tensors, or None if the file is missing or damaged."""
     try:
-        tensors = load_file(folder / entry["file"])
-    except (OSError, SafetensorError):
+        tensors = read_tensors(folder / entry["file"])
+    except (OSError, ValueError):
         return None
     return tensors if _checksum(tensors) == entry["checksum"] else None
 

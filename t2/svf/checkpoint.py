@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +12,11 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 
 from t2.svf.basis import Basis, narrow_basis
-from t2.svf.cache import BasisCache, checkpoint_weights, fingerprint, weight_hash
+from t2.svf.cache import BasisCache, checkpoint_weights
 from t2.svf.experts import Expert
+from t2.svf.identity import Matrix
 from t2.svf.quantised import Quantisation
+from t2.svf.reading import read_object
 
 BESIDE_WEIGHTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*")
 """What a model folder holds besides weights: configuration, tokenizer, licence. No code and no other weights."""
@@ -77,9 +78,9 @@ class Checkpoint:
         sigma, q, side = self.basis.load(name, weight)
         return Basis(sigma.to(self.device), q.to(self.device), side)
 
-    def hash_of(self, name: str, weight: Tensor) -> str:
-        """What :attr:`t2.svf.SvfConfig.basis_fingerprint` is made of; with a cache, of the weight it was made from."""
-        return weight_hash(weight, name) if self.basis is None else self.basis.source_hash(name)
+    def matrix(self, name: str, weight: Tensor) -> Matrix:
+        """What an expert of it was made for; with a cache, the weight that it was made from."""
+        return Matrix.of(weight, name) if self.basis is None else self.basis.matrix(name)
 
     def check(self, expert: Expert) -> None:
         """Whether an expert was made for this checkpoint.
@@ -88,7 +89,7 @@ class Checkpoint:
             ValueError: The checkpoint is quantised or lacks a matrix, a z has another length, or the weights are
                 other ones.
         """
-        if "quantization_config" in json.loads((self.folder / "config.json").read_text()):
+        if "quantization_config" in read_object(self.folder / "config.json"):
             raise ValueError(f"{self.folder} holds quantised weights; name the checkpoint that they were made from")
         missing = [name for name in expert.z if name not in self.weights]
         if missing:
@@ -97,20 +98,5 @@ class Checkpoint:
                 "are missing): name the base model that the expert was made for, or, where the checkpoint calls its "
                 "weights differently from the model or ties them, save the model's merge_and_unload() instead"
             )
-        hashes = {}
-        for name, z in expert.z.items():
-            weight = self.weights[name]
-            if z.shape != (min(weight.shape),):
-                raise ValueError(
-                    f"{name} is {tuple(weight.shape)} in {self.folder} and takes a z of {min(weight.shape)} numbers; "
-                    f"the expert's has {tuple(z.shape)}: name the base model that it was made for"
-                )
-            hashes[name] = self.hash_of(name, weight)
-        given, found = expert.provenance.get("basis_fingerprint"), fingerprint(hashes)
-        if given not in (None, found):
-            form = f"{self.dtype or 'as stored'}, {self.quantisation or 'not quantised'}"
-            raise ValueError(
-                f"the expert was made for other base weights than those of {self.folder} ({form}): its fingerprint is "
-                f"{given}, theirs is {found}; name its own base model "
-                f"({expert.provenance.get('base_model_name_or_path')}) and the dtype that it was trained in"
-            )
+        matrices = {name: self.matrix(name, self.weights[name]) for name in expert.z}
+        expert.check(matrices, str(self.folder), quantisation=self.quantisation)

@@ -47,10 +47,15 @@ class SvfConfig(PeftConfig):
         init_seed: Seeds the generator of that noise, one a module, whatever the order of modules.
         max_mult: The largest scale that ``sigmoid`` reaches; without effect under ``renormalise``.
         renormalise: Rescale z by Σσ / Σσz, which keeps the sum of a weight's singular values.
-        basis: Folder of the basis cache; None: bases are computed when the adapter is injected.
+        basis: Folder of the basis cache; None: bases are computed when the adapter is injected. So are those of a
+            saved adapter whose cache is not there.
         basis_fingerprint: The hash over the adapted base weights. Filled in on injection; where it is given
             and differs from the model's, the adapter is refused.
-        quantisation: How those weights are quantised, ``"int8"`` or ``"nf4"``; None: not. Filled in on injection.
+        rounded_fingerprint: The same over the weights rounded to bfloat16: on the same base in another dtype the
+            adapter is accepted, with a note. Filled in on injection.
+        basis_dtype: The dtype of those weights. Filled in on injection.
+        quantisation: How they are quantised, ``"int8"`` or ``"nf4"``; None: not. Filled in on injection.
+        checksum: The hash over z as the adapter's file holds it, filled in when it is saved; None: not checked.
         task: What the expert was trained on.
         seed: The seed it was trained with.
     """
@@ -67,7 +72,10 @@ class SvfConfig(PeftConfig):
     renormalise: bool = False
     basis: str | None = None
     basis_fingerprint: str | None = None
+    rounded_fingerprint: str | None = None
+    basis_dtype: str | None = None
     quantisation: str | None = None
+    checksum: str | None = None
     task: str | None = None
     seed: int | None = None
 

@@ -5,7 +5,6 @@ An expert is one z (r,) for each adapted weight matrix; :mod:`t2.svf.mixture` co
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,17 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from t2.files import replace_file
 from t2.svf.config import SvfConfig
+from t2.svf.identity import Matrix, Origin, checksum
+from t2.svf.reading import read_object, read_tensors
 
 Z = dict[str, Tensor]
 
 _PREFIX = "base_model.model."
 _SUFFIX = ".svf_z"
-_PROVENANCE = ("base_model_name_or_path", "revision", "basis", "basis_fingerprint", "quantisation", "task", "seed")
+_PROVENANCE = (
+    "base_model_name_or_path",
+    "revision",
+    "basis",
+    "basis_fingerprint",
+    "rounded_fingerprint",
+    "basis_dtype",
+    "quantisation",
+    "task",
+    "seed",
+)
 
 
 @dataclass(frozen=True)
@@ -32,32 +43,102 @@ class Expert:
 
     Attributes:
         z: The effective scales, float32 (r,), by module name ("model.layers.0.mlp.up_proj").
-        provenance: ``base_model_name_or_path``, ``revision``, ``basis``, ``basis_fingerprint``, ``quantisation``,
-            ``task`` and ``seed``, as far as they are known.
+        provenance: ``base_model_name_or_path``, ``revision``, ``basis``, ``basis_fingerprint``,
+            ``rounded_fingerprint``, ``basis_dtype``, ``quantisation``, ``task`` and ``seed``, as far as they are
+            known.
+
+    Raises:
+        ValueError: A z is no vector of finite numbers.
     """
 
     z: Z
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Checks z, wherever it comes from."""
+        check_finite(self.z)
 
-def load_expert(folder: str | Path) -> Expert:
-    """Reads an expert from a PEFT adapter folder, without a model.
+    def check(self, base: Mapping[str, Matrix], where: str, *, quantisation: str | None = None) -> None:
+        """Whether it was made for a base's weights; a note is logged where only their dtype is another.
+
+        Args:
+            base: The base's matrices, by module name.
+            where: What the base is called in messages.
+            quantisation: Of the base.
+
+        Raises:
+            ValueError: The base lacks a matrix, a z has another length, or the weights are other ones.
+        """
+        what = f"the expert of {self.provenance.get('task') or 'an unnamed task'}"
+        for name, z in self.z.items():
+            if name not in base:
+                raise ValueError(
+                    f"{what} scales {name}, which {where} does not hold or adapt; use the base model that it was made "
+                    f"for, {self.provenance.get('base_model_name_or_path')}, with target_modules that cover it"
+                )
+            if z.shape != (base[name].rank,):
+                raise ValueError(
+                    f"{name} of {where} takes a z of {base[name].rank} numbers, that of {what} has {tuple(z.shape)}: "
+                    "use the base model that it was made for"
+                )
+        Origin.of({name: base[name] for name in self.z}, quantisation).check(self.provenance, what, where)
+
+
+def check_finite(z: Mapping[str, Tensor]) -> None:
+    """Raises ValueError, naming the matrix, unless each z is a vector of finite numbers."""
+    for name, values in z.items():
+        if values.ndim != 1 or not values.is_floating_point():
+            raise ValueError(f"the z of {name} is {tuple(values.shape)} of {values.dtype}; expected a floating vector")
+        wrong = int((~values.isfinite()).sum())
+        if wrong:
+            raise ValueError(
+                f"the z of {name} holds {wrong} numbers that are not finite, of {len(values)}; train or copy the "
+                "expert again"
+            )
+
+
+def load_expert(folder: str | Path, base: Mapping[str, Matrix] | None = None) -> Expert:
+    """Reads an expert from a PEFT adapter folder, without a model: its z, whatever the files hold besides.
+
+    Args:
+        folder: The adapter folder.
+        base: The matrices of the base that it is to run on, by module name, of a basis cache or an adapted model;
+            None: whoever gives it a base checks it.
 
     Raises:
-        ValueError: The folder holds no adapter, or one of another method.
+        ValueError: The folder holds no adapter, one of another method, a damaged one, z that are not finite or
+            belong to no layer, or an expert of other base weights.
     """
     folder = Path(folder)
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text())
-        tensors = load_file(folder / "adapter_model.safetensors")
-    except FileNotFoundError as error:
-        missing = Path(error.filename or "adapter_model.safetensors").name
-        raise ValueError(f"{folder} is no adapter folder: {missing} is missing; train or copy one") from None
+    config_file, tensor_file = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    for file in (config_file, tensor_file):
+        if not file.is_file():
+            raise ValueError(f"{folder} is no adapter folder: {file.name} is missing; train or copy one")
+    config = read_object(config_file)
     if config.get("peft_type") != "SVF":
         raise ValueError(f"{folder} holds a {config.get('peft_type')} adapter, not an SVF expert")
-    z = {key.removeprefix(_PREFIX).removesuffix(_SUFFIX): tensor.float() for key, tensor in tensors.items()}
+    # PEFT adds base matrices where embeddings were resized or the output layer is a target.
+    z = {
+        key.removeprefix(_PREFIX).removesuffix(_SUFFIX): tensor
+        for key, tensor in read_tensors(tensor_file).items()
+        if key.endswith(_SUFFIX)
+    }
+    if not z:
+        raise ValueError(f"{tensor_file} holds no z; train or copy the expert again")
+    if config.get("checksum") not in (None, checksum(z)):
+        raise ValueError(
+            f"{tensor_file} is damaged, or not the one that {config_file.name} was saved with: its checksum differs; "
+            "copy both again"
+        )
     provenance = {key: config[key] for key in _PROVENANCE if config.get(key) is not None}
-    return Expert({name: z[name] for name in sorted(z, key=natural)}, provenance)
+    try:
+        expert = Expert({name: z[name].float() for name in sorted(z, key=natural)}, provenance)
+        layers(expert.z)
+        if base is not None:
+            expert.check(base, "the base model", quantisation=provenance.get("quantisation"))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    return expert
 
 
 def save_expert(expert: Expert, folder: str | Path) -> None:
@@ -73,7 +154,9 @@ def save_expert(expert: Expert, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"{_PREFIX}{name}{_SUFFIX}": z.detach().cpu().contiguous() for name, z in expert.z.items()}
     replace_file(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
-    config = SvfConfig(target_modules=list(expert.z), inference_mode=True, **expert.provenance)
+    config = SvfConfig(
+        target_modules=list(expert.z), inference_mode=True, checksum=checksum(expert.z), **expert.provenance
+    )
     config.save_pretrained(str(folder))
 
 
@@ -155,7 +238,7 @@ def layer_of(name: str) -> int:
     Raises:
         ValueError: It holds none.
     """
-    found = re.search(r"\.(\d+)\.", name)
+    found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
     if found is None:
         raise ValueError(f"module name {name!r} holds no layer index such as 'layers.0.'")
     return int(found[1])

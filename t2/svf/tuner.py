@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from t2.svf.basis import Basis, check_matrix, narrow_basis
-from t2.svf.cache import BasisCache, fingerprint, weight_hash
+from t2.svf.cache import BasisCache
 from t2.svf.config import SvfConfig
+from t2.svf.experts import check_finite
+from t2.svf.identity import Matrix, Origin, checksum
 from t2.svf.layer import SvfLinear, plain_weight
 from t2.svf.quantised import layer_weight, quantisation_of
+from t2.svf.targets import targeted_modules
+
+_log = logging.getLogger(__name__)
 
 BASE = "__base__"
 """The adapter name that means the base model in a batch of mixed adapters, as in PEFT's LoRA."""
@@ -39,15 +49,22 @@ class SvfModel(BaseTuner):
         """Adds an adapter; PEFT calls this.
 
         Raises:
-            ValueError: The adapter was made for other base weights, its basis cache is missing, damaged or of
-                other weights, or a targeted weight is no finite matrix.
+            ValueError: A name in ``target_modules`` matches no layer, or one that cannot be adapted; the adapter was
+                made for other base weights, its basis cache is missing, damaged or of other weights; or a targeted
+                weight is no finite matrix.
             TypeError: A targeted module is no linear layer.
         """
         # A copy: the fingerprint filled in below must not follow the caller's object to another model.
         config: Any = copy.copy(self.peft_config[adapter_name])
         self.peft_config[adapter_name] = config
-        self._hashes: dict[str, str] = getattr(self, "_hashes", {})
+        self._matrices: dict[str, Matrix] = getattr(self, "_matrices", {})
         self._caches: dict[str, BasisCache] = {}
+        if config.basis is not None and config.basis_fingerprint is not None and not Path(config.basis).is_dir():
+            # A saved adapter's cache, which may be a path of the folder where it was trained.
+            _log.warning("there is no basis cache %s, which %r names; bases are computed", config.basis, adapter_name)
+            config.basis = None
+        if config.target_modules != INCLUDE_LINEAR_LAYERS_SHORTHAND:  # which PEFT resolves
+            targeted_modules(model, config)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         self._settle_fingerprint(adapter_name, config)
 
@@ -78,41 +95,29 @@ class SvfModel(BaseTuner):
             layer.basis()
 
     def _basis_source(self, folder: str | None, target: nn.Linear, name: str) -> Callable[[], Basis]:
-        """Notes the hash of a module's weight; returns what reads or computes its basis when needed."""
+        """Notes which weight a module has; returns what reads or computes its basis when needed."""
+        # Partials of plain functions: a model with adapters can be pickled, as torch.save does.
         if folder is None:
             weight = _weight(target)
             if weight is not None:
-                self._hashes[name] = weight_hash(weight, name)
-
-            def computed() -> Basis:
-                weight = _weight(target)
-                return narrow_basis(target.weight if weight is None else weight, f"{name}.weight")
-
-            return computed
+                self._matrices[name] = Matrix.of(weight, name)
+            return partial(_computed_basis, target, name)
         if folder not in self._caches:
             self._caches[folder] = BasisCache.open(folder)
         cache = self._caches[folder]
-        self._hashes[name] = cache.source_hash(name)
-        return lambda: cache.load(name, _weight(target))
+        self._matrices[name] = cache.matrix(name)
+        return partial(_cached_basis, cache, target, name)
 
     def _settle_fingerprint(self, adapter_name: str, config: SvfConfig) -> None:
         """Fills in the hash over the adapted base weights, or compares it with the one that is given."""
         layers = {name: layer for name, layer in self.svf_layers().items() if adapter_name in layer.svf_z}
-        if not self._hashes.keys() >= layers.keys():
+        if not self._matrices.keys() >= layers.keys():
             return
-        found = fingerprint({name: self._hashes[name] for name in layers})
         quantised = next(filter(None, (quantisation_of(layer.base_layer) for layer in layers.values())), None)
-        if config.basis_fingerprint is not None and (config.basis_fingerprint, config.quantisation) != (
-            found,
-            quantised,
-        ):
-            raise ValueError(
-                f"adapter {adapter_name!r} was made for other base weights, those of "
-                f"{config.base_model_name_or_path} ({config.quantisation or 'not quantised'}): its fingerprint is "
-                f"{config.basis_fingerprint}, this model's ({quantised or 'not quantised'}) is {found}; load it on its "
-                "own base, or clear its configuration's basis_fingerprint"
-            )
-        config.basis_fingerprint, config.quantisation = found, quantised
+        found = Origin.of({name: self._matrices[name] for name in layers}, quantised)
+        found.check(vars(config), f"adapter {adapter_name!r}", "this model")
+        for key, value in asdict(found).items():
+            setattr(config, key, value)
 
     # What is attached
 
@@ -129,6 +134,10 @@ class SvfModel(BaseTuner):
                 for name, layer in self.svf_layers().items()
                 if adapter in layer.svf_z
             }
+
+    def matrices(self) -> dict[str, Matrix]:
+        """What is known of the adapted base weights, by module name."""
+        return {name: self._matrices[name] for name in self.svf_layers() if name in self._matrices}
 
     def sigmas(self) -> dict[str, Tensor]:
         """The base weights' singular values, float32 (r,) on the CPU, by module name."""
@@ -260,11 +269,14 @@ class SvfModel(BaseTuner):
         unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
         selected = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        z: dict[str, Tensor] = {}
         for name, layer in model.named_modules():
             key = f"{name}.svf_z.{adapter_name}"
             if isinstance(layer, SvfLinear) and key in selected:
                 with torch.no_grad():
-                    selected[key] = layer.z(adapter_name, selected[key])
+                    z[layer.key] = selected[key] = layer.z(adapter_name, selected[key])
+        # PEFT writes the configuration after the tensors.
+        config.checksum = checksum(z)
         return selected
 
     @classmethod
@@ -277,6 +289,21 @@ class SvfModel(BaseTuner):
                 f"not as {config.parametrisation!r} with renormalise={config.renormalise}; to go on training "
                 "in that form, load the parameters of a training checkpoint"
             )
+        z = {
+            key.removesuffix(f".{cls.prefix}z").removeprefix("base_model.model."): value
+            for key, value in state_dict.items()
+            if key.endswith(f".{cls.prefix}z")
+        }
+        wanted = {
+            layer.key for layer in model.modules() if isinstance(layer, SvfLinear) and adapter_name in layer.svf_z
+        }
+        if z.keys() != wanted:
+            differing = sorted(z.keys() ^ wanted)
+            raise ValueError(
+                f"the adapter's file and its configuration do not adapt the same modules of this model: "
+                f"{differing[:3]} differ, of {len(differing)}; use the base model that it was made for"
+            )
+        check_finite(z)
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
 
@@ -291,6 +318,15 @@ def attach(model: nn.Module, config: SvfConfig) -> PeftModel:
     config.parametrisation, config.init_mean, config.init_std, config.renormalise = "direct", 1.0, 0.0, False
     config.inference_mode = True
     return get_peft_model(model, config).eval()
+
+
+def _computed_basis(target: nn.Linear, name: str) -> Basis:
+    weight = _weight(target)
+    return narrow_basis(target.weight if weight is None else weight, f"{name}.weight")
+
+
+def _cached_basis(cache: BasisCache, target: nn.Linear, name: str) -> Basis:
+    return cache.load(name, _weight(target))
 
 
 def _weight(layer: nn.Linear) -> Tensor | None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from t2.config.rows import Prompt as Template
-from t2.files import replace_file
+from t2.files import parse_json, replace_file
 from t2.tasks.prompt import Message, Prompt, opening, render
 
 
@@ -59,10 +59,10 @@ def read_items(path: str | Path) -> list[Item]:
         ValueError: A line is no item; names file and line.
     """
     items = []
-    with open(path, encoding="utf-8") as lines:
+    with open(path, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                row = json.loads(line)
+                row = parse_json(line)
                 prompt = row["prompt"]
                 if not isinstance(prompt, str):
                     prompt = tuple(Message(**message) for message in prompt)

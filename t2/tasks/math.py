@@ -20,7 +20,7 @@ def number(text: str) -> Decimal | None:
     if match is None:
         return None
     value = Decimal(match["digits"].replace(",", ""))
-    return -value if match["sign"] in ("-", "−") else value
+    return value.copy_negate() if match["sign"] in ("-", "−") else value  # unary minus would round to 28 digits
 
 
 def final_number(reply: str) -> Decimal | None:

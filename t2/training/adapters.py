@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from t2.config.rows import Recipe
 from t2.seeds import derive
 from t2.svf import SvfConfig, layer_indices
+from t2.svf.targets import check_targets
 
 
 def build_adapter(
@@ -35,7 +36,8 @@ def build_adapter(
             would get the newest.
 
     Raises:
-        ValueError: A layer index is not the model's, or the basis cache does not fit the model.
+        ValueError: A layer index is not the model's, a targeted name is that of none of its modules, or the basis
+            cache does not fit the model.
     """
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, "adapter"))
@@ -44,6 +46,7 @@ def build_adapter(
             config.init_seed = derive(seed, "svf")
             config.basis = None if basis is None else str(basis)
             config.task, config.seed = task, seed
+        check_targets(model, config)
         adapted = get_peft_model(model, config, revision=revision)
     attached: Any = adapted.peft_config["default"]
     # PEFT keeps the names in a set, whose order differs from one process to the next, also in saved files.

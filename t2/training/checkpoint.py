@@ -6,6 +6,7 @@ kill can part them. Nothing is pickled.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Mapping
@@ -15,11 +16,12 @@ from typing import Any, NamedTuple
 import peft
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from t2.files import replacing, temporary_name
+from t2.svf.identity import checksum
+from t2.svf.reading import open_tensors
 
 _FILE = "checkpoint.safetensors"
 
@@ -56,9 +58,13 @@ def write(folder: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> 
         checkpoint: What to store.
         identity: What a run must share with this one to continue it; plain JSON values.
     """
-    header = {"checkpoint": json.dumps({"identity": identity, "record": checkpoint.record}, sort_keys=True)}
+    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+    stored = {"identity": identity, "record": checkpoint.record, "checksum": checksum(tensors)}
+    content = json.dumps(stored, sort_keys=True)
+    # safetensors metadata of several keys have no fixed order, so the digest stands before the JSON.
+    header = {"checkpoint": f"{_digest(content)} {content}"}
     with replacing(folder / _FILE) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, temporary, header)
+        save_file(tensors, temporary, header)
 
 
 def read(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
@@ -76,14 +82,21 @@ def read(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            stored = json.loads(file.metadata()["checkpoint"])
+        with open_tensors(path) as file:
+            digest, _, content = file.metadata()["checkpoint"].partition(" ")
             # Copies: mapped from the file, they would not outlive its replacement.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        stored = json.loads(content)
+        if digest != _digest(content) or stored["checksum"] != checksum(tensors):
+            raise ValueError("its checksum differs")
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete {folder} to train anew") from None
     _check_identity(path, stored["identity"], json.loads(json.dumps(identity)))
     return Checkpoint(tensors, stored["record"])
+
+
+def _digest(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _check_identity(path: Path, stored: Mapping[str, Any], present: Mapping[str, Any]) -> None:

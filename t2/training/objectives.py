@@ -12,6 +12,7 @@ from peft import PeftModel
 from t2.config.rows import Reward, Train, Training
 from t2.engine import chat
 from t2.engine.base import Engine, Sampling
+from t2.engine.device import naming_memory
 from t2.tasks.item import Item
 from t2.training import next_token, reinforce
 from t2.training.logits import base_logits, learn
@@ -19,6 +20,11 @@ from t2.training.sequences import Pair, micro_batches, pad
 from t2.training.state import Row
 
 Grade = Callable[[Sequence[Item], Sequence[str]], list[bool]]
+
+
+_LESS_MEMORY = (
+    "lower training.micro_batch or micro_tokens, set training.logit_chunk, or training.gradient_checkpointing to true"
+)
 
 
 class Objective(Protocol):
@@ -77,7 +83,8 @@ class Reinforce:
         loss_sum = kl_sum = 0.0
         self.model.train()
         for rows in micro_batches(pairs, self.training.micro_batch, self.training.micro_tokens):
-            loss, kl = self._learn([pairs[row] for row in rows], advantages[rows], len(pairs))
+            with naming_memory(_LESS_MEMORY):
+                loss, kl = self._learn([pairs[row] for row in rows], advantages[rows], len(pairs))
             loss_sum += loss
             kl_sum += kl
         return {"loss": loss_sum, "kl": kl_sum / len(pairs) if self.recipe.kl > 0 else None}
@@ -121,7 +128,8 @@ class NextToken:
         loss_sum = 0.0
         self.model.train()
         for rows in micro_batches(pairs, self.training.micro_batch, self.training.micro_tokens):
-            loss_sum += self._learn([pairs[row] for row in rows], tokens)
+            with naming_memory(_LESS_MEMORY):
+                loss_sum += self._learn([pairs[row] for row in rows], tokens)
         return {
             "reward": None,
             "correct": None,

@@ -58,8 +58,8 @@ def rewards(correct: Tensor, right: float, wrong: float) -> Tensor:
 def advantages(rewards: Tensor, baseline: Baseline, normalise: bool) -> Tensor:
     """A_i = r_i − b, divided by its root mean square over the batch if ``normalise``.
 
-    b is 0 or the batch's mean reward. With the mean, normalising divides by the standard deviation. A batch
-    of which every A_i is 0 stays 0.
+    b is 0 or the batch's mean reward. With the mean, normalising divides by the standard deviation, and rewards
+    that are equal but for rounding say nothing: every A_i is 0. Without it, so are all rewards of 0.
 
     Args:
         rewards: r, (B,), of the whole batch: a micro-batch has another mean.
@@ -69,11 +69,12 @@ def advantages(rewards: Tensor, baseline: Baseline, normalise: bool) -> Tensor:
     Returns:
         (B,).
     """
-    centred = rewards - rewards.mean() if baseline == "mean" else rewards
-    if not normalise:
-        return centred
-    scale = centred.square().mean().sqrt()
-    return centred / scale if scale > 0 else centred
+    exact = rewards.double()  # squares of float32 rewards neither overflow nor vanish
+    if baseline == "mean":
+        spread, rounding = exact.max() - exact.min(), exact.abs().max() * torch.finfo(torch.float32).eps
+        exact = exact - exact.mean() if spread > rounding else torch.zeros_like(exact)
+    scale = exact.square().mean().sqrt()
+    return (exact / scale if normalise and scale > 0 else exact).to(rewards.dtype)
 
 
 def terms(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from t2.adaptation.dispatch import Ask, dispatch
@@ -18,7 +20,7 @@ from t2.cli import main
 from t2.config import load
 from t2.engine.base import Sampling
 from t2.engine.hf import HfEngine
-from t2.svf import SvfConfig, attach, load_expert, mix, stack
+from t2.svf import Expert, SvfConfig, attach, load_expert, mix, save_expert, stack
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "Tom has 3 apples and buys 4 more. How many?"
@@ -96,10 +98,41 @@ def test_what_is_refused_is_said_in_one_line(project: Path, arguments: list[str]
         main()
 
 
+@pytest.mark.parametrize("which", ["experts/math/seed-1", "experts/reasoning/seed-0", "classifier/seed-0"])
+@pytest.mark.parametrize("fault", ["another base", "not finite"])
+def test_an_expert_that_is_not_the_bases_or_not_finite_is_refused_by_name(
+    project: Path, which: str, fault: str, tmp_path: Path, monkeypatch
+) -> None:
+    copy = tmp_path / "project"
+    shutil.copytree(project, copy, symlinks=True)
+    monkeypatch.chdir(copy)
+    folder = Path("data", which)
+    expert = load_expert(folder)
+    if fault == "another base":
+        save_expert(Expert(expert.z, expert.provenance | {"basis_fingerprint": "0" * 64}), folder)
+    else:
+        file = folder / "adapter_model.safetensors"
+        tensors = load_file(file)
+        next(iter(tensors.values()))[0] = float("nan")
+        save_file(tensors, file, metadata={"format": "pt"})
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"checksum": None}))
+    monkeypatch.setattr("sys.argv", ["t2", "ask", PROMPT])
+    said = "made for other base weights" if fault == "another base" else "not finite"
+    with pytest.raises(SystemExit, match=f"^t2: {folder}: .*{said}"):
+        main()
+
+
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "t2.cli", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_an_argument_that_is_no_unicode_text_is_refused_in_one_line(project: Path, monkeypatch) -> None:
+    monkeypatch.setattr("sys.argv", ["t2", "ask", os.fsdecode(b"caf\xe9")])
+    with pytest.raises(SystemExit, match=r"^t2: no Unicode text: half a surrogate pair, U\+DCE9, in 'caf"):
+        main()
 
 
 def test_a_project_without_experts_says_what_to_do(project: Path, tmp_path: Path) -> None:

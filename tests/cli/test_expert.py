@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from finished_project import write_found
 from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from finished_project import write_found
-
-from t2.cli import main
+from t2.cli import expert, main
 from t2.svf import BasisCache, base_expert, compare, load_expert, mix, save_expert
 
 
@@ -187,3 +186,10 @@ def test_what_is_refused_is_said_in_one_line(
     with pytest.raises(SystemExit, match=f"^t2: .*{message}"):
         main()
     assert not (project / "x").exists() and not list(project.glob(".x*"))
+
+
+def test_a_z_that_does_not_vary_has_no_correlation() -> None:
+    flat, other = {"q": torch.full((7,), 0.1)}, {"q": torch.arange(7.0)}
+    assert expert._likeness(flat, other)["correlation"] is None
+    assert expert._likeness(other, flat)["correlation"] is None
+    assert expert._likeness(other, other)["correlation"] == pytest.approx(1)

@@ -145,14 +145,23 @@ def test_a_prompt_without_room_for_the_reply_is_not_run(engine):
     assert sum(counted) == 3
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_halved(engine):
+def exhaust_gpu():
+    raise torch.OutOfMemoryError("out of memory")
+
+
+def exhaust_cpu():
+    torch.empty(1 << 50)  # more than a process can address
+
+
+@pytest.mark.parametrize("exhaust", [exhaust_gpu, exhaust_cpu])
+def test_a_batch_that_does_not_fit_into_memory_is_halved(engine, exhaust):
     expected = tokens(engine.generate(PROMPTS, Sampling(10)))
     sizes = []
 
     def small_memory(module, args, kwargs):
         sizes.append(len(kwargs["input_ids"]))
         if sizes[-1] > 3:
-            raise torch.OutOfMemoryError("out of memory")
+            exhaust()
 
     engine.model.register_forward_pre_hook(small_memory, with_kwargs=True)
     counted = []
@@ -161,12 +170,16 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(engine):
     assert sum(counted) == len(PROMPTS)
 
 
-def test_memory_too_small_for_one_prompt_is_an_error(engine):
-    def no_memory(module, args):
-        raise torch.OutOfMemoryError("out of memory")
+@pytest.mark.parametrize("exhaust", [exhaust_gpu, exhaust_cpu])
+def test_memory_too_small_for_one_prompt_is_an_error_that_says_what_needs_less(engine, exhaust):
+    engine.model.register_forward_pre_hook(lambda *_: exhaust())
+    with pytest.raises(MemoryError, match=r"^out of memory \(.*; one prompt alone .* max_new_tokens"):
+        engine.generate(PROMPTS[:2], Sampling(10))
 
-    engine.model.register_forward_pre_hook(no_memory)
-    with pytest.raises(torch.OutOfMemoryError):
+
+def test_other_errors_of_a_batch_are_no_lack_of_memory(engine):
+    engine.model.register_forward_pre_hook(lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
         engine.generate(PROMPTS[:2], Sampling(10))
 
 

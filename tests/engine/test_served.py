@@ -134,13 +134,18 @@ def test_spellings_share_one_adapter_and_mixes_go_when_nobody_needs_them(finishe
         await settled(served)
         assert path.is_dir() and Path(again.lora_path) == path
         assert list(served)[3:] == ["svf:math=0.8,base=0.2", "svf:code=0.7,math=0.3"]
-        await settled(served)
         assert len(list(path.parent.iterdir())) == 5
+        # Both adapters of a folder go at once.
+        twin = served["svf:math=0.3,code=0.7,base=0"]
+        assert [served[f"svf:math=0.{n},base=0.{10 - n}"].lora_name for n in (1, 2)] == list(served)[3:]
+        del again, twin
+        await settled(served)
+        assert not path.exists() and len(list(path.parent.iterdir())) == 5
 
     async def settled(served) -> None:
         gc.collect()
         await asyncio.sleep(0.05)
         while served._removals:
-            await asyncio.sleep(0.01)
+            await asyncio.gather(*served._removals)
 
     asyncio.run(run())

@@ -295,7 +295,8 @@ def test_the_server_mixes_in_the_form_that_it_is_told(form, served, tmp_path):
         ({"T2_SVF_RENORMALISE": "no"}, "T2_SVF_RENORMALISE is 'no'; it must be true or false"),
         ({"T2_SVF_MAX_WEIGHT": "inf"}, "T2_SVF_MAX_WEIGHT is 'inf'; it must be a number above 0"),
         ({"T2_SVF_MIXES": "-1"}, "T2_SVF_MIXES is '-1'; it must be a number of mixes, 1 or more"),
-        ({"T2_SVF_EXPERTS": "base=x"}, "'base' is the base model's name in a mix"),
+        ({"T2_SVF_EXPERTS": "math"}, "T2_SVF_EXPERTS is 'math'; it must be name=folder"),
+        ({"T2_SVF_EXPERTS": "math=nowhere"}, "nowhere is no adapter folder"),
     ],
 )
 def test_the_server_refuses_a_wrong_environment(environment, message, served, monkeypatch):
@@ -304,6 +305,15 @@ def test_the_server_refuses_a_wrong_environment(environment, message, served, mo
     for name, value in (served.environment | environment).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
+        ServedExperts.from_environment()
+
+
+def test_no_expert_is_called_base(served, monkeypatch):
+    from t2.engine.vllm_svf.served import ServedExperts
+
+    monkeypatch.setenv("T2_SVF_BASIS", served.environment["T2_SVF_BASIS"])
+    monkeypatch.setenv("T2_SVF_EXPERTS", served.environment["T2_SVF_EXPERTS"].replace("math=", "base=", 1))
+    with pytest.raises(ValueError, match="'base' is the base model's name in a mix"):
         ServedExperts.from_environment()
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from svf.models import make_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from svf.models import make_model
+from t2.exchange.reference import import_reference
 from t2.svf import BasisCache, build_cache, checkpoint_weights, load_expert, save_expert
 from t2.svf.checkpoint import Checkpoint
-from t2.exchange.reference import import_reference
 
 
 @pytest.fixture

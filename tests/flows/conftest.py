@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from t2 import tracking
-from t2.config import Tracking
+from t2.config.rows import Tracking
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +32,7 @@ stages:
   left:
     cmd: python work.py left
     deps: [work.py, out/root]
-    outs: [out/left]
+    outs: [out/left: {persist: true}]
   right:
     cmd: python work.py right
     deps: [work.py, out/root]
@@ -45,18 +45,34 @@ stages:
       - report: {cache: false}
 """
 
+# An experiment folder of that project: a row of its own, and what the main run made of `left`.
+FOLDER_STAGES = """
+stages:
+  extra:
+    cmd: python ../../work.py extra
+    deps: [../../work.py, ../../out/left]
+    params: [recipes.extra]
+    outs: [out/extra]
+  last:
+    cmd: python ../../work.py last
+    deps: [../../work.py, out/extra]
+    outs: [out/last]
+"""
+FOLDER_PARAMS = "recipes: {extra: {lr: 1e-05}}\n"
+
 # `told/<stage>` says how long a stage works and whether it fails; it counts what it has done in `kept/<stage>`,
 # as a stage of the pipeline does in its scratch folder. `journal` shows who wrote when.
 WORK = """
 import json, os, pathlib, sys, time
 name = sys.argv[1]
-told = pathlib.Path("told", name)
+root = pathlib.Path(os.environ["DVC_ROOT"])
+told = root / "told" / name
 orders = json.loads(told.read_text()) if told.exists() else {}
-kept = pathlib.Path("kept", name)
+kept = root / "kept" / name
 kept.parent.mkdir(exist_ok=True)
 
 def note(event):
-    with open("journal", "a") as journal:
+    with open(root / "journal", "a") as journal:
         journal.write(json.dumps([name, event, os.getpid(), time.time()]) + "\\n")
 
 note("start")
@@ -229,6 +245,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "dvc.yaml").write_text(STAGES)
     (folder / "work.py").write_text(WORK)
     (folder / "seed").write_text("1")
+    (folder / "reports" / "x").mkdir(parents=True)
+    (folder / "reports" / "x" / "dvc.yaml").write_text(FOLDER_STAGES)
+    (folder / "reports" / "x" / "params.yaml").write_text(FOLDER_PARAMS)
     shutil.copy(ROOT / "params.yaml", folder)
     shutil.copy(ROOT / "prefect.yaml", folder)
     shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))

@@ -23,10 +23,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_override_is_written_and_the_rest_stays(folder: Path) -> None:
     before = yaml.safe_load((folder / "params.yaml").read_text())
-    params = parameters.apply(["experts.math.lr=3e-3", "adaptation.shots=5"])
+    params = parameters.apply(["recipes.svf.train.lr=3e-3", "budgets.cem.shots=5"])
     after = yaml.safe_load((folder / "params.yaml").read_text())
-    assert (params.experts["math"].lr, params.adaptation.shots) == (3e-3, 5)
-    before["experts"]["math"]["lr"], before["adaptation"]["shots"] = 3e-3, 5
+    assert (params.recipes["svf"].train.lr, params.budgets["cem"].shots) == (3e-3, 5)
+    before["recipes"]["svf"]["train"]["lr"], before["budgets"]["cem"]["shots"] = 3e-3, 5
     assert after == before
     assert [path.name for path in folder.iterdir()] == ["params.yaml"]
 
@@ -34,8 +34,8 @@ def test_an_override_is_written_and_the_rest_stays(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "error", "reason"),
     [
-        (["experts.math.lr=-1", "training.batch=many"], ConfigError, r"2 problem\(s\)"),
-        (["experts.nobody.lr=1"], parameters.OverrideError, "experts.nobody.lr"),
+        (["recipes.svf.train.lr=-1", "training.batch=many"], ConfigError, r"2 problem\(s\)"),
+        (["recipes.nobody.lr=1"], parameters.OverrideError, "recipes.nobody.lr"),
         (["shots"], parameters.OverrideError, "name=value"),
     ],
 )

@@ -54,6 +54,30 @@ def test_siblings_run_side_by_side_in_the_order_of_the_dag_and_the_lock_is_as_by
     assert names == {"root": "Completed", "left": "Skipped", "right": "Skipped", "join": "Skipped"}
 
 
+def test_an_experiment_folder_runs_alone_and_says_what_is_due_in_the_main_run(project: Project) -> None:
+    flow_run, kind, _, message = project.run("table", name="x")
+    assert kind == "FAILED" and "reports/x/dvc.yaml:extra" in message  # the main run has made nothing
+    assert project.journal == []
+    assert project.run()[1] == "COMPLETED"
+    before = len(project.journal)
+    (project.folder / "seed").write_text("2")
+    flow_run, kind, _, message = project.run("table", name="x")
+    assert (kind, message) == ("COMPLETED", "ran 2 of 2 stages; DVC's status is clean")
+    assert [(name, event) for name, event, *_ in project.journal[before:]] == [
+        ("extra", "start"),
+        ("extra", "end"),
+        ("last", "start"),
+        ("last", "end"),
+    ]
+    assert {stage: state["name"] for stage, state in project.tasks(flow_run).items()} == {
+        "reports/x/dvc.yaml:extra": "Completed",
+        "reports/x/dvc.yaml:last": "Completed",
+    }
+    logs = project.call("/logs/filter", {"logs": {"flow_run_id": {"any_": [flow_run]}}})
+    assert any("due in the main run, and not run here: root, left;" in log["message"] for log in logs)
+    assert project.run("table", name="x")[2] == "Unchanged"
+
+
 @SLOW
 def test_one_at_a_time_where_the_limit_says_so(project: Project) -> None:
     project.tell("left", steps=10)
@@ -105,8 +129,8 @@ def test_a_stage_that_someone_else_holds_is_tried_again(project: Project) -> Non
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["experts.math.steps=-3", "training.batch=0"], r"2 problem\(s\)"),
-        (["experts.nobody.lr=1"], "Could not override 'experts.nobody.lr'"),
+        (["recipes.svf.train.steps=-3", "training.batch=0"], r"2 problem\(s\)"),
+        (["recipes.nobody.lr=1"], "Could not override 'recipes.nobody.lr'"),
     ],
 )
 def test_a_bad_parameter_is_refused_before_any_stage_starts(
@@ -124,9 +148,9 @@ def test_a_bad_parameter_is_refused_before_any_stage_starts(
 
 @SLOW
 def test_an_override_reaches_the_parameters_and_leaves_the_comments(project: Project) -> None:
-    assert project.run(overrides=["experts.math.lr=1.5e-3"])[1] == "COMPLETED"
+    assert project.run(overrides=["recipes.svf.train.lr=1.5e-3"])[1] == "COMPLETED"
     text = (project.folder / "params.yaml").read_text()
-    assert yaml.safe_load(text)["experts"]["math"]["lr"] == 1.5e-3
+    assert yaml.safe_load(text)["recipes"]["svf"]["train"]["lr"] == 1.5e-3
     assert text.startswith((ROOT / "params.yaml").read_text().splitlines()[0])
 
 
@@ -190,10 +214,15 @@ def test_served_deployments_run_cancel_and_survive_a_killed_worker(project: Proj
     served = Served(project)
     try:
         deployments = {d["name"]: d for d in served.project.call("/deployments/filter", {})}
-        assert set(deployments) == {"nightly", "pipeline", "train-expert", "adapt", "benchmark"}
+        assert set(deployments) == {"nightly", "pipeline", "train", "adapt", "measure", "table"}
         assert [s["active"] for s in deployments["nightly"]["schedules"]] == [False]
-        choices = deployments["adapt"]["parameter_openapi_schema"]["definitions"]["Unseen"]["enum"]
-        assert choices == list(yaml.safe_load((project.folder / "params.yaml").read_text())["unseen"])
+        params = yaml.safe_load((project.folder / "params.yaml").read_text())
+        for deployment, field, choices in (
+            ("train", "adapter", list(params["adapters"])),
+            ("adapt", "search", list(params["searches"])),
+            ("table", "name", ["x"]),
+        ):
+            assert deployments[deployment]["parameter_openapi_schema"]["properties"][field]["enum"] == choices
 
         # Cancelling ends the stage's processes; the next run goes on where it stood.
         project.tell("left", steps=100)

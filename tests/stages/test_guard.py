@@ -113,3 +113,21 @@ def test_a_forked_worker_keeps_the_lock_of_its_dead_stage(tmp_path: Path) -> Non
     os.kill(worker, signal.SIGKILL)
     with exclusive(tmp_path / "work", patience=5):
         pass
+
+
+def test_nothing_that_a_stage_runs_reads_standard_input() -> None:
+    code = """
+    import subprocess
+    from t2.stages import stage
+
+    def ask():
+        print(repr(subprocess.check_output(["cat"], text=True)))
+        input("run the code of this model? ")
+
+    stage.config.load = ask  # the first thing that a stage does
+    with stage.open_stage("split"):
+        pass
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, cwd=ROOT, input="yes\n" * 9, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("''\n") and done.stderr.splitlines()[-1].startswith("EOFError")

@@ -15,8 +15,9 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -70,7 +71,8 @@ def test_every_stage_leaves_one_run_under_one_parent(finished: Path) -> None:
     assert {path.stem for path in (finished / "data" / "runs").iterdir()} == {
         name.replace("@", "-") for name in declared if name != "report"
     }
-    assert {"experts/reasoning/seed-0", "classifier/seed-0", "adaptation/reasoning_hard/draw-0"} <= set(names)
+    nested = {"svf-reasoning/seed-0", "classifier/seed-0", "reasoning_hard/seed-0/draw-0", "miniature/svf-own"}
+    assert nested <= set(names)
 
 
 def test_scores_have_the_promised_columns_and_no_trace_of_the_run(finished: Path) -> None:
@@ -92,20 +94,18 @@ def test_a_second_run_skips_every_stage_and_makes_no_mlflow_run(finished: Path) 
 
 
 @SLOW
-def test_an_experts_parameter_reruns_that_expert_and_its_descendants_only(own: Path) -> None:
-    params = yaml.safe_load((own / "params.yaml").read_text())
-    params["experts"]["reasoning"]["lr"] = 1.1e-2
-    (own / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+def test_an_adapters_parameter_reruns_that_adapter_and_its_descendants_only(own: Path) -> None:
+    edit(own, lambda params: params["recipes"]["svf"]["train"].update(lr=1.1e-2))
     ran = stages_run(run(own, "dvc", "repro").stdout)
-    assert ran[0] == "expert@reasoning"
-    assert not {"split", "basis", "classifier", "baselines"} & set(ran)
+    assert ran[0] == "train@svf-reasoning"
+    assert not {"split", "basis@main", "train@classifier", "train@lora-reasoning"} & set(ran)
 
 
 @SLOW
 def test_two_runs_write_the_same_bytes_also_under_another_hash_seed(own: Path, tmp_path: Path) -> None:
     other = copy_project(tmp_path / "other")
     run(other, "dvc", "repro", "-q", PYTHONHASHSEED="123")
-    for folder in ("splits", "basis", "experts", "classifier", "baselines", "adaptation", "predictions"):
+    for folder in ("splits", "basis", "adapters", "sets", "searches", "predictions", "scores"):
         assert digest(own / "data" / folder) == digest(other / "data" / folder), folder
     for table in ("scores.csv", "comparisons.csv", "confusions.csv", "metrics.json"):
         assert (own / "reports" / table).read_bytes() == (other / "reports" / table).read_bytes()
@@ -113,12 +113,12 @@ def test_two_runs_write_the_same_bytes_also_under_another_hash_seed(own: Path, t
 
 @pytest.mark.parametrize("victim", [pytest.param("stage", marks=SLOW), "dvc", pytest.param("parent", marks=SLOW)])
 def test_a_killed_expert_resumes_to_the_same_bytes_and_never_has_two_writers(own: Path, victim: str) -> None:
-    expected = digest(own / "data" / "experts")
+    expected = digest(own / "data" / "adapters" / "svf-reasoning")
     run_before = len(mlflow_runs(own))
     # The run cache would restore the result instead of computing it.
     shutil.rmtree(own / ".dvc" / "cache" / "runs", ignore_errors=True)
-    shutil.rmtree(own / "data" / "experts")
-    command = ["dvc", "repro", "-s", "-f", "expert@reasoning"]
+    shutil.rmtree(own / "data" / "adapters" / "svf-reasoning")
+    command = ["dvc", "repro", "-s", "-f", "train@svf-reasoning"]
     starter = [sys.executable, "-c", f"import subprocess; subprocess.run({command!r})"]
     process = subprocess.Popen(
         starter if victim == "parent" else command,
@@ -127,8 +127,8 @@ def test_a_killed_expert_resumes_to_the_same_bytes_and_never_has_two_writers(own
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    scratch = own / ".t2" / "scratch" / "expert@reasoning"
-    wait_for(lambda: any(scratch.glob("*/experts/reasoning/seed-0/checkpoint/*")))
+    scratch = own / ".t2" / "scratch" / "train@svf-reasoning"
+    wait_for(lambda: any(scratch.glob("*/svf-reasoning/seed-0/checkpoint/*")))
     stage = stage_process(own)
     os.kill({"stage": stage, "dvc": process.pid, "parent": process.pid}[victim], signal.SIGKILL)
     process.wait()
@@ -138,26 +138,26 @@ def test_a_killed_expert_resumes_to_the_same_bytes_and_never_has_two_writers(own
         wait_for(lambda: not working(own))
     else:
         wait_for(lambda: not working(own))
-        assert any(scratch.glob("*/experts/reasoning/seed-0/checkpoint/*"))
+        assert any(scratch.glob("*/svf-reasoning/seed-0/checkpoint/*"))
     run(own, *command[:-1], command[-1])
-    assert digest(own / "data" / "experts") == expected
+    assert digest(own / "data" / "adapters" / "svf-reasoning") == expected
     if victim != "parent":
         # The resumed stage continues its MLflow run: a parent, a stage and a seed were added, not two of each.
         added = [name for _, name in mlflow_runs(own)][run_before:]
         assert sorted(name for name in added if not name.startswith("pipeline")) == [
-            "expert@reasoning",
-            "experts/reasoning/seed-0",
+            "train@svf-reasoning",
+            "svf-reasoning/seed-0",
         ]
 
 
 @SLOW
 def test_a_queued_experiment_reaches_the_main_store(own: Path) -> None:
     before = {run_id for run_id, _ in mlflow_runs(own)}
-    run(own, "dvc", "exp", "run", "--queue", "--name", "faster", "-S", "experts.reasoning.lr=3e-2")
+    run(own, "dvc", "exp", "run", "--queue", "--name", "faster", "-S", "recipes.svf.train.lr=3e-2")
     run(own, "dvc", "exp", "run", "--run-all")
     added = [name for run_id, name in mlflow_runs(own) if run_id not in before]
     assert "experiment faster" in added
-    assert "expert@reasoning" in added
+    assert "train@svf-reasoning" in added
     assert "split" not in added
 
 
@@ -170,14 +170,17 @@ def test_the_real_profile_runs_from_split_to_report_and_sees_its_files_change(tm
     run(folder, "dvc", "repro", "-q")
     with open(folder / "reports" / "scores.csv") as file:
         rows = list(csv.DictReader(file))
-    tasks = {*params["trained"], *params["unseen"]}
+    tasks = {name for name, task in params["tasks"].items() if task["role"] in ("trained", "unseen")}
     assert {(row["task"], row["n"]) for row in rows} == {(task, "24") for task in tasks}
     counts = json.loads((folder / "reports" / "metrics.json").read_text())["too_long"]
     assert counts.keys() == tasks
-    predictions = (folder / "data" / "predictions" / "experts_on_mbpp.jsonl").read_text().splitlines()
-    of_base = [row for row in map(json.loads, predictions) if row["method"] == "base"]
-    assert counts["mbpp"] == sum(row["too_long"] for row in of_base)
-    assert not any(row["correct"] for row in of_base if row["too_long"])
+    index = json.loads((folder / "data" / "predictions" / "cells.json").read_text())
+    (cell,) = (cell for cell in index if (cell["system"], cell["task"]) == ("base", "mbpp"))
+    replies = (folder / "data" / "predictions" / "replies" / f"{cell['replies'][0]}.jsonl").read_text().splitlines()
+    right = json.loads((folder / "data" / "predictions" / "grades" / f"{cell['grades'][0]}.json").read_text())
+    too_long = [json.loads(line)["too_long"] for line in replies]
+    assert counts["mbpp"] == sum(too_long)
+    assert not any(good for good, long in zip(right, too_long, strict=True) if long)
     report = (folder / "reports" / "report.md").read_text()
     assert "too long for the context" in report
     assert all(f"{count} of 24 on {task}" in report for task, count in counts.items() if count)
@@ -187,19 +190,23 @@ def test_the_real_profile_runs_from_split_to_report_and_sees_its_files_change(tm
 
 
 def test_a_bad_parameter_is_refused_before_any_work(own: Path) -> None:
-    params = yaml.safe_load((own / "params.yaml").read_text())
-    params["experts"]["reasoning"]["steps"] = -1
-    params["training"]["surprise"] = True
-    (own / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    edit(own, lambda params: params["recipes"]["svf"]["train"].update(steps=-1))
+    edit(own, lambda params: params["training"].update(surprise=True))
     done = subprocess.run(["dvc", "repro"], cwd=own, env=surroundings(own), capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "experts.reasoning.steps" in done.stderr
+    assert "recipes.svf.train.steps" in done.stderr
     assert "training.surprise" in done.stderr
 
 
 def test_the_metrics_are_readable_by_dvc(finished: Path) -> None:
     shown = json.loads(run(finished, "dvc", "metrics", "show", "--json").stdout)
     assert "reports/metrics.json" in json.dumps(shown)
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    change(params)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
 
 def wait_for(condition, within: float = 90.0) -> None:

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerFast
 
 from svf.models import TARGETS, make_model
 from t2.engine.hf import load_base
+from t2.exchange.export import export_lora, export_merged
 from t2.svf import SvfConfig, attach, build_cache, checkpoint_weights, load_expert, save_expert, stack
 from t2.svf.checkpoint import Checkpoint
-from t2.exchange.export import export_lora, export_merged
 from t2.svf.quantised import layer_weight, quantisation_of, rounded
 
 KINDS = ["int8", "nf4"]

@@ -204,6 +204,20 @@ def test_an_expert_of_other_base_weights_is_refused(config: SvfConfig, tmp_path:
     PeftModel.from_pretrained(make_model(seed=1), tmp_path, config=stored)
 
 
+def test_an_expert_runs_on_its_base_in_another_dtype_with_a_note(
+    config: SvfConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained = get_peft_model(make_model(), config)
+    trained.save_pretrained(tmp_path)
+    assert PeftConfig.from_pretrained(tmp_path).basis_dtype == "float32"
+    loaded = PeftModel.from_pretrained(make_model(dtype=torch.bfloat16), tmp_path)
+    (note,) = caplog.messages
+    assert "in float32; here they are in bfloat16" in note
+    assert all(torch.equal(z, trained.z()[name]) for name, z in loaded.z().items())
+    with pytest.raises(ValueError, match=r"those of this model \(bfloat16, .*\(float32, not quantised\)"):
+        PeftModel.from_pretrained(make_model(seed=1, dtype=torch.bfloat16), tmp_path)
+
+
 def test_the_fingerprint_is_the_same_with_and_without_a_cache(
     model: LlamaForCausalLM, config: SvfConfig, tmp_path: Path, tokens: Tensor, randomise: Randomise
 ) -> None:
@@ -221,6 +235,45 @@ def test_the_fingerprint_is_the_same_with_and_without_a_cache(
     assert sum(t.numel() for t in load_file(tmp_path / "expert/adapter_model.safetensors").values()) == sum(
         min(weight.shape) for weight in model_weights(make_model(), TARGETS).values()
     )
+
+
+def test_an_expert_with_a_relative_basis_cache_loads_from_elsewhere(
+    tmp_path: Path,
+    tokens: Tensor,
+    randomise: Randomise,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    build_cache(model_weights(make_model(), TARGETS), "basis")
+    trained = get_peft_model(make_model(), SvfConfig(target_modules=list(TARGETS), basis="basis"))
+    randomise(trained)
+    trained.save_pretrained("expert")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    loaded = PeftModel.from_pretrained(make_model(), tmp_path / "project" / "expert")
+    assert torch.equal(loaded(tokens).logits, trained(tokens).logits)
+    assert caplog.messages == ["there is no basis cache basis, which 'default' names; bases are computed"]
+    with pytest.raises(ValueError, match="there is no basis cache in basis"):
+        get_peft_model(make_model(), SvfConfig(target_modules=list(TARGETS), basis="basis"))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("used", [False, True])
+def test_a_pickled_model_is_the_model(
+    cached: bool, used: bool, tmp_path: Path, tokens: Tensor, randomise: Randomise
+) -> None:
+    basis = tmp_path / "basis" if cached else None
+    if basis:
+        build_cache(model_weights(make_model(), TARGETS), basis)
+    model = get_peft_model(make_model(), SvfConfig(target_modules=list(TARGETS), basis=basis and str(basis))).eval()
+    randomise(model)
+    if used:
+        model(tokens)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert torch.equal(loaded(tokens).logits, model(tokens).logits)
 
 
 SAVE = """

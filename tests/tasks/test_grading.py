@@ -90,6 +90,15 @@ def test_a_number_is_read_however_it_is_written(value: Decimal) -> None:
     assert math.final_number(f"about {value + 1}\n#### {value:,f}") == value
 
 
+@pytest.mark.parametrize("sign", ["", "-", "−"])
+@pytest.mark.parametrize("digits", ["123456789012345678901234567890", "0.0000001", "0." + "0" * 40 + "12", "9" * 60])
+def test_numbers_of_any_length_are_read_exactly(sign: str, digits: str) -> None:
+    value = math.number(sign + digits)
+    assert value is not None and f"{value:f}".lstrip("-") == digits
+    assert right("math", f"{value:f}", f"#### {sign}{digits}")
+    assert not right("math", f"{value:f}", f"#### {sign}{digits[:-1]}{(int(digits[-1]) + 1) % 10}")
+
+
 def test_an_item_whose_own_answer_is_no_number_is_an_error() -> None:
     with pytest.raises(ValueError, match="'many'"):
         right("math", "many", "#### 1")

@@ -13,6 +13,7 @@ import pytest
 
 from t2 import config
 from t2.tasks import grade, sources
+from t2.tasks.item import read_items
 from t2.tasks.sandbox import Sandbox
 from t2.tasks.sources import LAYOUTS, HubSplit, SourceError, load
 
@@ -266,6 +267,52 @@ def test_files_that_cannot_be_read_say_what_to_do(tmp_path: Path) -> None:
         load("arc", lines(tmp_path / "twice.jsonl", AI2, AI2))
     with pytest.raises(ValueError, match=f"one of {', '.join(LAYOUTS)}; got 'csv'"):
         load("csv", tmp_path / "absent.jsonl")
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+ODD = {
+    "deep": (DEEP, "nested too deeply"),
+    "deep in a field": (f'{{"question": {DEEP}}}', "nested too deeply"),
+    "half a pair": (r'{"question": "a \ud83d b", "answer": "#### 1"}', "half a surrogate pair, U\\+D83D"),
+    "the other half": (r'{"question": "?", "answer": "\uDE00\n#### 1"}', "half a surrogate pair, U\\+DE00"),
+    "in a name": (r'{"\udc00": 1}', "half a surrogate pair"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_json_is_refused_by_file_and_line(tmp_path: Path, name: str) -> None:
+    line, reason = ODD[name]
+    (tmp_path / "odd.jsonl").write_text(json.dumps(GSM8K) + "\n" + line + "\n")
+    with pytest.raises(SourceError, match=rf"odd\.jsonl, line 2: not JSON \(.*{reason}"):
+        load("gsm8k", tmp_path / "odd.jsonl")
+    (tmp_path / "odd.json").write_text(f"[{line}]")
+    with pytest.raises(SourceError, match=rf"odd\.json: not JSON \(.*{reason}"):
+        load("gsm8k", tmp_path / "odd.json")
+    (tmp_path / "items.jsonl").write_text('{"id": "1", "prompt": "?", "answer": "1"}\n' + line + "\n")
+    with pytest.raises(ValueError, match=rf"items\.jsonl, line 2: not an item \(.*{reason}"):
+        read_items(tmp_path / "items.jsonl")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("text", [json.dumps(GSM8K), json.dumps([GSM8K])])
+def test_a_byte_order_mark_is_read_over(tmp_path: Path, text: str, packed: bool) -> None:
+    content = "\ufeff".encode() + text.encode()
+    (tmp_path / "test.jsonl").write_bytes(gzip.compress(content) if packed else content)
+    assert [item.answer for item in load("gsm8k", tmp_path / "test.jsonl")] == ["1200"]
+
+
+def test_a_whole_surrogate_pair_is_a_character_and_items_may_have_a_mark(tmp_path: Path) -> None:
+    (tmp_path / "items.jsonl").write_bytes(
+        b'\xef\xbb\xbf{"id": "1", "prompt": "\\ud83d\\ude00 \\\\ud83d", "answer": "1"}\n'
+    )
+    (item,) = read_items(tmp_path / "items.jsonl")
+    assert item.prompt == "\N{GRINNING FACE} \\ud83d"
+
+
+def test_gsm8ks_small_and_long_numbers_are_graded_as_they_stand(tmp_path: Path) -> None:
+    for number in ("0.0000001", "-123456789012345678901234567890", "1,000,000,000,000,000,000,000,000,000,000"):
+        (item,) = load("gsm8k", lines(tmp_path / "test.jsonl", {"question": "?", "answer": f"#### {number}"}))
+        assert grade("math", [item], [item.reply]) == [True]
 
 
 def test_every_layout_has_a_version() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import random
 from pathlib import Path
 
@@ -80,6 +81,20 @@ def test_a_damaged_checkpoint_is_refused_with_a_way_out(tmp_path: Path, damage: 
     path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
     with pytest.raises(ValueError, match=f"damaged.*delete {tmp_path}"):
         checkpoint.read(tmp_path, IDENTITY)
+
+
+def test_one_flipped_bit_anywhere_in_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    stored = Checkpoint({"x": torch.arange(3), "done": torch.tensor(True), "scale": torch.tensor(0.5)}, {"step": 120})
+    checkpoint.write(tmp_path, stored, IDENTITY)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        # Either it is refused, or the bit means nothing.
+        with contextlib.suppress(ValueError):
+            found = checkpoint.read(tmp_path, IDENTITY)
+            assert found and found.record == stored.record and found.tensors.keys() == stored.tensors.keys()
+            assert all(found.tensors[name].equal(tensor) for name, tensor in stored.tensors.items())
 
 
 def test_a_checkpoint_of_another_run_is_refused_with_a_way_out(tmp_path: Path) -> None:

@@ -119,3 +119,18 @@ def test_an_item_without_a_reply_cannot_be_imitated(
     objective = _objective(adapted(tiny_model), tiny_tokenizer, "next_token")
     with pytest.raises(ValueError, match="item bare has no reply"):
         objective.accumulate([Item("bare", "How many?", "1")])
+
+
+@pytest.mark.parametrize("objective", ["reinforce", "next_token"])
+def test_a_micro_batch_that_memory_cannot_hold_names_the_parameters(
+    tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, objective: str
+) -> None:
+    model = adapted(tiny_model, "svf")
+
+    def exhaust(module: torch.nn.Module, *_: Any) -> None:
+        if module.training:
+            torch.empty(1 << 50)  # more than a process can address
+
+    model.register_forward_pre_hook(exhaust)
+    with pytest.raises(MemoryError, match=r"^out of memory \(.*lower training\.micro_batch or micro_tokens, set"):
+        _objective(model, tiny_tokenizer, objective).accumulate(items(8))

@@ -90,5 +90,23 @@ def test_rewards_and_advantages() -> None:
         torch.testing.assert_close(scaled.square().mean(), torch.tensor(1.0))
 
 
-def test_a_batch_of_equal_rewards_has_no_advantage_over_its_mean() -> None:
-    assert reinforce.advantages(torch.ones(4), "mean", True).equal(torch.zeros(4))
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("reward", [1.0, 0.1, -0.1, 0.3, 1e-30, 1e30, 0.0])
+def test_a_batch_of_equal_rewards_has_no_advantage_over_its_mean(reward: float, normalise: bool) -> None:
+    for batch in range(1, 65):
+        assert reinforce.advantages(torch.full((batch,), reward), "mean", normalise).equal(torch.zeros(batch))
+
+
+def test_rewards_that_differ_by_rounding_are_equal() -> None:
+    rewards = torch.tensor([0.1, 0.2, 0.3]).cumsum(0)[-1:].repeat(4)
+    rewards[0] = torch.nextafter(rewards[0], torch.tensor(1.0))
+    assert reinforce.advantages(rewards, "mean", True).equal(torch.zeros(4))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e30])
+@pytest.mark.parametrize("baseline", ["none", "mean"])
+def test_normalised_advantages_do_not_depend_on_the_rewards_scale(scale: float, baseline: str) -> None:
+    rewards = torch.tensor([1.0, -1.0, -1.0, 1.0, 1.0])
+    torch.testing.assert_close(
+        reinforce.advantages(scale * rewards, baseline, True), reinforce.advantages(rewards, baseline, True)
+    )

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
 from t2.config.rows import Vllm
 from t2.engine import chat
@@ -22,6 +21,7 @@ from t2.engine.vllm.folded import Folded
 from t2.engine.vllm.per_request import PerRequest
 from t2.svf import BasisCache
 from t2.svf.checkpoint import checkpoint_folder
+from t2.svf.pretrained import load_generation_config
 from t2.tasks.prompt import Prompt
 
 
@@ -88,7 +88,7 @@ class VllmEngine:
         self.tokenizer = chat.load_tokenizer(folder)
         self.policy = policy
         self._basis = BasisCache.open(basis)
-        self._ends = sorted(chat.end_tokens(self.tokenizer, _generation_config(folder)))
+        self._ends = sorted(chat.end_tokens(self.tokenizer, load_generation_config(folder)))
         self.way: _Way = (
             Folded(folder, self._basis)
             if settings.experts == "folded"
@@ -305,7 +305,3 @@ def _start(folder: Path, dtype: str, settings: Vllm, options: Mapping[str, Any])
         seed=0,
         **options,
     )
-
-
-def _generation_config(folder: Path) -> GenerationConfig | None:
-    return GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None

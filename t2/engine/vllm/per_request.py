@@ -54,8 +54,9 @@ class PerRequest:
         llm.llm_engine.add_lora(request)
         once = SamplingParams(max_tokens=1, temperature=0.0, logprobs=0, detokenize=False)
         (output,) = llm.generate([TokensPrompt(prompt_token_ids=[0])], once, lora_request=request, use_tqdm=False)
-        ((entry,),) = (step.values() for step in output.outputs[0].logprobs)
-        if math.isnan(entry.logprob):
+        found = [entry.logprob for step in output.outputs[0].logprobs or () for entry in step.values()]
+        # None: t2.engine.vllm_svf.guard, where it runs, has ended the request.
+        if not found or math.isnan(found[0]):
             raise RuntimeError(
                 "vLLM took an expert for a true LoRA, so it runs without the plugin t2.engine.vllm_svf: its entry "
                 "point is missing from what is installed (pip install -e . anew), or VLLM_PLUGINS leaves it out"

@@ -210,7 +210,8 @@ class ServedExperts(dict[str, LoRARequest]):
         await asyncio.sleep(_GRACE_SECONDS)
         # The engine answers in order: what it was told before it has then taken note of.
         await self._engine.is_sleeping()
-        if not self._users[path]:
+        # None: another adapter of the folder was removed with it.
+        if self._users.get(path) == 0:
             del self._users[path]
             shutil.rmtree(path)
 

@@ -54,14 +54,15 @@ def write_slot(z: Mapping[str, Tensor], parent: Path) -> Path:
     if folder.is_dir():
         return folder
     draft = Path(tempfile.mkdtemp(prefix=".", dir=parent))
-    _write(z, draft)
     try:
+        _write(z, draft)
         draft.rename(folder)
     except OSError:
-        # Another thread was first, with the same content.
-        shutil.rmtree(draft)
+        # Unless another thread was first, with the same content.
         if not folder.is_dir():
             raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 

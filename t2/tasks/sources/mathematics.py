@@ -25,7 +25,7 @@ def gsm8k(row: Row) -> Problem:
     return Problem(
         id=f"gsm8k-{row.path.stem}-{row.number}",
         fields={"question": row.get("question", str)},
-        answer=str(value),
+        answer=f"{value:f}",  # without an exponent, which grading does not read
         reply=worked,
     )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from t2.files import parse_json
 
 T = TypeVar("T")
 
@@ -114,7 +115,7 @@ def _text(path: Path) -> str:
         content = path.read_bytes()
         if content.startswith(b"\x1f\x8b"):
             content = gzip.decompress(content)
-        return content.decode()
+        return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise SourceError(f"{path}: no such file; correct the task's `source`") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -125,7 +126,7 @@ def _text(path: Path) -> str:
 
 def _parse(text: str, where: Path | str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise SourceError(f"{where}: not JSON ({error}); fetch the file again") from None
 
