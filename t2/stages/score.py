@@ -27,9 +27,7 @@ def main() -> None:
         pairs = [(params.key_of(left), params.key_of(right)) for left, right in params.score.contrasts]
         tables = {
             "scores": scores(measured),
-            "comparisons": compare(
-                measured, contrasts=pairs, resamples=params.score.resamples, seed=params.score.seed
-            ),
+            "comparisons": compare(measured, contrasts=pairs, resamples=params.score.resamples, seed=params.score.seed),
             "confusions": confusion(measured, _categories(params)),
         }
         paths.SCORES.mkdir(parents=True, exist_ok=True)
