@@ -153,8 +153,6 @@ def _runs(params: Params, system: System, task: str) -> list[tuple[int | None, i
     if system.strategy == "none":
         return [(None, None)]
     seeds = list(members_of(params, system)[0].valid_scores)
-    if params.tasks[task].role == OTHER:
-        return [(seed, None) for seed in seeds] if isinstance(system, Classified) else [(None, None)]
     if isinstance(system, Found):
         draws = params.budgets[params.searches[_search_of(params, system, task)].budget].draws
         return [(seed, draw) for draw in range(draws) for seed in seeds]
