@@ -98,7 +98,7 @@ def test_what_is_refused_is_said_in_one_line(project: Path, arguments: list[str]
         main()
 
 
-@pytest.mark.parametrize("which", ["experts/math/seed-1", "experts/reasoning/seed-0", "classifier/seed-0"])
+@pytest.mark.parametrize("which", ["svf-math/seed-1", "svf-reasoning/seed-1", "classifier/seed-1"])
 @pytest.mark.parametrize("fault", ["another base", "not finite"])
 def test_an_expert_that_is_not_the_bases_or_not_finite_is_refused_by_name(
     project: Path, which: str, fault: str, tmp_path: Path, monkeypatch
@@ -106,7 +106,7 @@ def test_an_expert_that_is_not_the_bases_or_not_finite_is_refused_by_name(
     copy = tmp_path / "project"
     shutil.copytree(project, copy, symlinks=True)
     monkeypatch.chdir(copy)
-    folder = Path("data", which)
+    folder = Path("data", "adapters", which)
     expert = load_expert(folder)
     if fault == "another base":
         save_expert(Expert(expert.z, expert.provenance | {"basis_fingerprint": "0" * 64}), folder)
