@@ -76,11 +76,11 @@ def _pool(task: Task, seed: int) -> splits.Pool:
         return splits.Pool(items, items)
     files = _files(task)
 
-    def items(name: str, part: sources.Part) -> list[Item]:
+    def read(name: str, part: sources.Part) -> list[Item]:
         problems = sources.load(files.layout, _origin(files, name), part)
         return [problem.item(task.prompt) for problem in problems]
 
-    return splits.Pool(items(files.train, "train"), items(files.test, "test"))
+    return splits.Pool(read(files.train, "train"), read(files.test, "test"))
 
 
 def _files(task: Task) -> Files:
