@@ -11,9 +11,9 @@ from finished_project import MEMBERS, finish_project
 
 from t2 import config
 from t2.adaptation.system import read_mixture
-from t2.stages import measure
+from t2.stages import measure, paths
 from t2.stages.measure import plan
-from t2.svf import mix
+from t2.svf import Expert, load_expert, mix, save_expert
 from t2.tasks.grading import GRADERS
 
 INPUTS = {"cmd": "measure", "t2/engine": "a", "t2/tasks/grading.py": "b", "t2/tasks/math.py": "c"}
@@ -68,3 +68,13 @@ def test_replies_hang_on_what_changes_them_and_on_nothing_else(params: config.Pa
     assert of_base(params.model_copy(update={"measure": wider}), INPUTS) != before
     rounded = params.bases["main"].model_copy(update={"dtype": "bfloat16"})
     assert of_base(params.model_copy(update={"bases": {**params.bases, "main": rounded}}), INPUTS) != before
+
+
+def test_an_adapter_of_another_base_is_refused_by_its_folder(params: config.Params) -> None:
+    folder = paths.adapter("svf-math", 0)
+    worker = measure._Worker(params)
+    assert worker.experts("svf", 0).keys() == set(MEMBERS)
+    expert = load_expert(folder)
+    save_expert(Expert(expert.z, expert.provenance | {"basis_fingerprint": "0" * 64}), folder)
+    with pytest.raises(ValueError, match=rf"^{folder}: .* was made for other base weights"):
+        measure._Worker(params).experts("svf", 0)

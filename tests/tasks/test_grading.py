@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2 import config
-from t2.tasks import KINDS, choice, code, grade, math
+from t2.tasks import choice, code, math
+from t2.tasks.grading import KINDS, grade
 from t2.tasks.item import Item
 from t2.tasks.sandbox import Program, Sandbox, Verdict
 
@@ -257,7 +258,7 @@ def test_code_is_graded_by_running_it(sandbox: Sandbox) -> None:
 class Counting(Sandbox):
     """A sandbox that remembers what it was asked to run."""
 
-    def __init__(self, limits: config.Sandbox) -> None:
+    def __init__(self, limits: config.rows.Sandbox) -> None:
         super().__init__(limits)
         self.asked: list[Program] = []
 

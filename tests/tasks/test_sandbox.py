@@ -20,7 +20,7 @@ from t2 import config
 from t2.tasks.sandbox import Program, Sandbox, SandboxError, Verdict, isolation
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LIMITS = config.Sandbox(
+LIMITS = config.rows.Sandbox(
     cpu_seconds=1.0,
     wall_seconds=1.2,
     memory_mb=256,
@@ -996,7 +996,7 @@ from t2.tasks.sandbox import Program, Sandbox, SandboxError, isolation, seccomp,
 from t2.tasks.sandbox.seccomp import _EQUAL, _FAIL, _LOAD, _RETURN, _ALLOW, _instruction
 
 logging.basicConfig(format="%(message)s")
-LIMITS = config.Sandbox(**{LIMITS.model_dump()!r})
+LIMITS = config.rows.Sandbox(**{LIMITS.model_dump()!r})
 HONEST = Program({HONEST.code!r}, {HONEST.tests!r})
 
 def refuse(*numbers):
