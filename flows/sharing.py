@@ -122,7 +122,7 @@ def take(stage: Stage, fingerprint: str) -> Mapping[str, Any] | None:
         except FileNotFoundError:
             return None
         try:
-            with tarfile.open(fileobj=packed) as archive:
+            with tarfile.open(fileobj=packed, mode="r:") as archive:
                 described = archive.extractfile(_ENTRY)
                 found: Mapping[str, Any] = _yaml().load(described)
                 for out in map(Path, stage.git_outs):
@@ -150,16 +150,30 @@ def _remote(stage: Stage, fingerprint: str) -> Iterator[tuple[Any, str]]:
 
 def _write_entry(stage: Stage, found: Mapping[str, Any]) -> None:
     """Writes a stage's entry of ``dvc.lock``, under DVC's own lock: other stages of this checkout may be ending."""
-    from dvc.repo import Repo
-
     path = _lock_file(stage)
-    with Repo() as repo, repo.lock:
+    with _dvc_lock():
         lock = _read(path) or {"schema": "2.0"}
         lock.setdefault("stages", {})[stage.key] = found
         beside = path.with_name(f".{path.name}.new")
         with open(beside, "wb") as file:
             _yaml().dump(lock, file)
         os.replace(beside, path)
+
+
+@contextmanager
+def _dvc_lock() -> Iterator[None]:
+    """Holds the lock that every ``dvc`` of this checkout takes; waits for it, since one that pushes has it for long."""
+    from dvc.lock import LockError
+    from dvc.repo import Repo
+
+    with Repo() as repo, ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(repo.lock)
+                break
+            except LockError:  # after three seconds
+                continue
+        yield
 
 
 def _lock_file(stage: Stage) -> Path:

@@ -79,6 +79,19 @@ def test_the_stage_of_a_killed_machine_is_taken_over(clones: tuple[Project, Proj
     assert computed(first, second) == computed(second) == ["join", "left", "right", "root"]
 
 
+def test_a_fresh_clone_of_a_finished_run_computes_nothing(clones: tuple[Project, Project]) -> None:
+    """Finished by hand: `dvc.lock` in git, data in the remote, no records."""
+    by_hand, fresh = clones
+    by_hand.dvc("repro", "-q")
+    by_hand.dvc("push", "-q")
+    for name in ("dvc.lock", "report"):
+        shutil.copy(by_hand.folder / name, fresh.folder)
+    _, kind, _, message = fresh.run()
+    assert kind == "COMPLETED", message
+    assert computed(fresh) == []
+    assert (fresh.folder / "out" / "left").read_text() == "left after 0"
+
+
 @pytest.fixture
 def postgres() -> Iterator[str]:
     """The address of an empty database in a PostgreSQL server of its own."""
@@ -165,9 +178,9 @@ def test_two_workers_share_the_experiment(server: str, mlflow_server: str, tmp_p
     workers = [worker(machine) for machine in machines]
     try:
         runs = [start(), start()]
-        wait_for(lambda: seen("expert@reasoning", "RUNNING"), 240)
+        wait_for(lambda: seen("train@svf-reasoning", "RUNNING"), 240)
         # Which machine trains it? The one whose scratch folder is there.
-        at_work = [bool(list(machine.folder.glob(".t2/scratch/expert@reasoning/*"))) for machine in machines]
+        at_work = [bool(list(machine.folder.glob(".t2/scratch/train@svf-reasoning/*"))) for machine in machines]
         assert sorted(at_work) == [False, True]
         lost, left = machines if at_work[0] else machines[::-1]
         for pid in lost.processes():
@@ -184,7 +197,7 @@ def test_two_workers_share_the_experiment(server: str, mlflow_server: str, tmp_p
         locks = [yaml.safe_load((machine.folder / "dvc.lock").read_text()) for machine in machines]
         assert locks[0] == locks[1]
         assert {stage: len(seen(stage, "FINISHED")) for stage in stages} == dict.fromkeys(stages, 1)
-        experts = MlflowClient(mlflow_server).search_model_versions("name='experts-reasoning'")
+        experts = MlflowClient(mlflow_server).search_model_versions("name='svf-reasoning'")
         assert [version.version for version in experts] == ["1"] or [v.version for v in experts] == [1]
     finally:
         for each in workers:
