@@ -93,7 +93,7 @@ def main() -> None:
 def read_templates() -> dict[str, Prompt]:
     """The prompts of the profiles by layout; those of MBPP+ and HumanEval+ are MBPP's and HumanEval's too."""
     tasks = [task for name in ("paper", "real") for task in profiles.load(name).tasks.values()]
-    found = {task.source.layout: task.prompt for task in tasks}
+    found: dict[str, Prompt] = {task.source.layout: task.prompt for task in tasks}
     return {**found, "mbpp": found["mbpp_plus"]}
 
 
