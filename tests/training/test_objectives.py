@@ -10,7 +10,7 @@ from t2.engine.hf import HfEngine
 from t2.tasks.item import Item
 from t2.training.objectives import NextToken, Objective, Reinforce
 
-from .setting import adapted, grade, items, moved, recipe, reward, training
+from .setting import adapted, grade, items, moved, no_dropout, recipe, reward, training
 
 
 def _objective(
@@ -34,7 +34,7 @@ def _gradient(model: torch.nn.Module) -> torch.Tensor:
 def test_micro_batches_and_chunks_add_up_to_the_whole_batch(
     tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, method: str, objective: str
 ) -> None:
-    model = moved(adapted(tiny_model, method, dropout=0.0))
+    model = moved(adapted(tiny_model, method, **no_dropout(method)))
     measured, gradients = [], []
     for cut in (
         {"micro_batch": 16},
@@ -59,7 +59,7 @@ def test_micro_batches_and_chunks_add_up_to_the_whole_batch(
 def test_divergence_is_measured_against_the_base(
     tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, method: str
 ) -> None:
-    model = adapted(tiny_model, method, dropout=0.0)
+    model = adapted(tiny_model, method, **no_dropout(method))
     objective = _objective(model, tiny_tokenizer, "reinforce")
     assert objective.accumulate(items(4))["kl"] == 0
     assert objective.accumulate(items(4))["kl"] == 0  # the adapter is trainable again after the base's pass
