@@ -154,12 +154,18 @@ class NoText:
     def __init__(self, length: int, vocabulary: int) -> None:
         self.length, self.vocabulary = length, vocabulary
 
-    def apply_chat_template(self, chats: Sequence[Any], **_: Any) -> dict[str, list[list[int]]]:
+    def apply_chat_template(self, chats: Sequence[Any], *, tokenize: bool = True, **_: Any) -> Any:
+        if not tokenize:
+            return ""
+
         def tokens(seed: str) -> list[int]:
             generator = torch.Generator().manual_seed(int(seed))
             return torch.randint(self.vocabulary, (self.length,), generator=generator).tolist()
 
         return {"input_ids": [tokens(chat[0]["content"]) for chat in chats]}
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        return []
 
     def batch_decode(self, replies: Sequence[Sequence[int]], **_: Any) -> list[str]:
         return [""] * len(replies)
