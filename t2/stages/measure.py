@@ -74,6 +74,7 @@ class Plan:
         draw: Of the shots.
         timed: Whether both passes are timed: once per system and task.
         inputs: What every key of it holds: code, base, engine, items.
+        graders: The code that grades hang on besides.
     """
 
     system: str
@@ -175,11 +176,17 @@ def _measure(params: Params, plans: Sequence[Plan], report: Report) -> list[Cell
     worker = _Worker(params)
     with Sandbox(params.sandbox) as sandbox:
         done = []
-        for each in plans:
+        for each in sorted(plans, key=partial(_turn, params)):
             before = worker.made
             done.append(worker.cell(each, sandbox))
             report({"made": worker.made - before})
     return done
+
+
+def _turn(params: Params, each: Plan) -> tuple[int, bool]:
+    """Base after base; on each, systems with a first pass last, since they take what others have replied."""
+    system = params.systems[each.system]
+    return list(params.bases).index(system.base), isinstance(system, Prompted | Classified)
 
 
 class _Worker:
