@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from t2.miniature.corpus import CLASSIFICATION
 from t2.tasks.dispatch import category, classification_prompt, classification_reply
 
 CATEGORIES = ["math", "code", "reasoning", "other"]
 
 
 def test_the_prompt_holds_the_categories_and_the_inner_prompt():
-    prompt = classification_prompt("What is 2 + 2?", CATEGORIES)
-    assert prompt.endswith("What is 2 + 2?")
+    prompt = classification_prompt(CLASSIFICATION, "What is 2 + 2?", CATEGORIES)
+    assert isinstance(prompt, str) and prompt.endswith("What is 2 + 2?")
     assert "math, code, reasoning, other" in prompt and "\\boxed{}" in prompt
     assert category(prompt, CATEGORIES) is None
 
