@@ -34,6 +34,16 @@ Post = Callable[[dict[str, Any]], httpx.Response]
 """Sends a request as JSON."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def tracking_of_its_own() -> Iterator[None]:
+    """Takes back the store that these tests name: MLflow keeps it in the environment too."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    yield
+    mlflow.set_tracking_uri(before)
+    if before is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
 @pytest.fixture
 def settings(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.chdir(finish_project(tmp_path, tiny_folder))

@@ -53,7 +53,7 @@ def test_the_shipped_prompts_are_those_of_the_shipped_parameters_and_hold_no_tas
     assert shipped == corpus.inner_prompts(settings.load())
     text = "\n".join(shipped)
     for family in FAMILIES:
-        assert not any(item.prompt in text for item in generate(family, 100, 7))
+        assert not any(item.fields["question"] in text for item in generate(family, 100, 7))
 
 
 def test_prompts_round_trip(tmp_path):

@@ -100,5 +100,5 @@ def test_replies_have_the_form_that_rewards_read(base, shipped_tokenizer):
 
     signs = {"math": "#### ", "code": "def ", "reasoning": "nswer is ("}
     for family, sign in signs.items():
-        replies = [reply(item.prompt) for item in generate(family, 5, 0)]
+        replies = [reply(item.fields["question"]) for item in generate(family, 5, 0)]
         assert sum(sign in text for text in replies) >= 4

@@ -18,7 +18,7 @@ ENOUGH = {"math": 1260, "code": 1260, "reasoning": 1260, "other": 600}
 def test_enough_distinct_prompts(family):
     n = ENOUGH.get(family, 660)
     items = generate(family, n, seed=7)
-    assert len({item.prompt for item in items}) == len({item.id for item in items}) == n
+    assert len({item.fields["question"] for item in items}) == len({item.id for item in items}) == n
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -29,8 +29,8 @@ def test_same_seed_same_items_and_a_prefix_of_more(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pools_share_no_prompt(family):
-    task = {item.prompt for item in generate(family, 400, 1)}
-    seen = {item.prompt for item in generate(family, 400, 1, pool="pretraining")}
+    task = {item.fields["question"] for item in generate(family, 400, 1)}
+    seen = {item.fields["question"] for item in generate(family, 400, 1, pool="pretraining")}
     assert not task & seen
     assert {pool_of(prompt) for prompt in task} == {"task"}
 
@@ -70,7 +70,7 @@ def test_worked_answers_are_true(family):
     ],
 )
 def test_the_text_asks_what_the_answer_solves(family, pattern, solve):
-    matched = [(re.search(pattern, item.prompt), item) for item in generate(family, 600, 0)]
+    matched = [(re.search(pattern, item.fields["question"]), item) for item in generate(family, 600, 0)]
     matched = [(found, item) for found, item in matched if found]
     assert len(matched) > 10
     for found, item in matched:
@@ -90,19 +90,19 @@ def test_reference_programs_pass_their_tests_and_careless_ones_fail(family):
 def test_the_right_option_is_named_and_no_letter_dominates(family):
     items = generate(family, 600, 0)
     for item in items:
-        assert f"({item.answer}) " in item.prompt
+        assert f"({item.answer}) " in item.fields["question"]
         assert item.reply.endswith(f"the answer is ({item.answer}).")
         if kind := re.search("It is (an? \\w+),", item.reply):
-            assert f"({item.answer}) {kind[1]}" in item.prompt
+            assert f"({item.answer}) {kind[1]}" in item.fields["question"]
     assert max(sum(item.answer == letter for item in items) for letter in "ABCD") < 0.45 * len(items)
 
 
 @pytest.mark.parametrize("family", ["reasoning", "reasoning_hard"])
 def test_rankings_by_trying_all_orders(family):
-    rankings = [item for item in generate(family, 2000, 0) if "Who is" in item.prompt]
+    rankings = [item for item in generate(family, 2000, 0) if "Who is" in item.fields["question"]]
     assert len(rankings) > 50
     for item in rankings:
-        clues = re.findall(r"(\w+) is (\w+) than (\w+)", item.prompt)
+        clues = re.findall(r"(\w+) is (\w+) than (\w+)", item.fields["question"])
         people = sorted({name for first, _, second in clues for name in (first, second)})
         more = {"taller", "older", "faster"}
         fits = [
@@ -111,7 +111,7 @@ def test_rankings_by_trying_all_orders(family):
             if all((order.index(a) < order.index(b)) == (word in more) for a, word, b in clues)
         ]
         assert len(fits) == 1
-        first = re.search(r"Who is (tallest|oldest|fastest)", item.prompt) is not None
+        first = re.search(r"Who is (tallest|oldest|fastest)", item.fields["question"]) is not None
         assert people["ABCD".index(item.answer)] == fits[0][0 if first else -1]
 
 
@@ -119,11 +119,13 @@ def test_comparisons_and_seasons():
     seasons = {1: "A", 4: "B", 7: "C", 10: "D"}
     seen = {"ages": 0, "seasons": 0}
     for item in generate("reasoning", 600, 0) + generate("reasoning_hard", 600, 0):
-        if ages := re.search(r"\w+ is (\d+) and \w+ is (\d+)\. What is", item.prompt):
+        if ages := re.search(r"\w+ is (\d+) and \w+ is (\d+)\. What is", item.fields["question"]):
             first, second = map(int, ages.groups())
             assert item.answer == ("A" if first > second else "B" if first < second else "C")
             seen["ages"] += 1
-        if when := re.search(r"It is (\w+)\. Which season is (?:in (\d+) months|(\d+) months ago)", item.prompt):
+        if when := re.search(
+            r"It is (\w+)\. Which season is (?:in (\d+) months|(\d+) months ago)", item.fields["question"]
+        ):
             month, ahead, ago = when.groups()
             end = (MONTHS.index(month) + int(ahead or 0) - int(ago or 0)) % 12
             middle = min(seasons, key=lambda m: min((end - m + 1) % 12, (m - 1 - end) % 12))
