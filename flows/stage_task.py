@@ -37,7 +37,7 @@ _TRANSIENT = re.compile(
     r"is busy|Busy: |database is locked|Unable to acquire lock|Connection (refused|reset)|Temporary failure", re.I
 )
 _PROGRESS = re.compile(r"^\S+\s+(\d+)/(\d+)\s")
-_UNCHANGED = re.compile(r"didn't change, skipping|is cached - skipping run")
+_RAN = re.compile(r"^Running stage '")
 
 
 class StageFailed(RuntimeError):
@@ -142,7 +142,7 @@ def run_stage(stage: Stage, changed: bool, execution: Execution) -> State[Any]:
             run("repro", "--single-item", *force, stage.name)
     execution.complete.add(stage.name)
     progress.finish()
-    if any(_UNCHANGED.search(line) for line in lines):
+    if not any(_RAN.match(line) for line in lines):
         return Completed(name=SKIPPED, message="its inputs came out as they were, or the result was known")
     return Completed(message=f"{stage.name} ran")
 
@@ -153,7 +153,7 @@ def _run_shared(stage: Stage, execution: Execution, run: Callable[..., None], fo
     while True:
         with execution.slot(stage), sharing.only_one(inputs) as mine:
             if mine:
-                known = None if force else _take_over(stage, inputs, run)
+                known = None if force else take_over(stage, inputs, run)
                 run("repro", "--single-item", "--pull", *force, stage.name)
                 if known is None or sharing.entry(stage) != known:
                     run("push", stage.name, again=True)  # it is computed: another try only uploads
@@ -162,7 +162,7 @@ def _run_shared(stage: Stage, execution: Execution, run: Callable[..., None], fo
         execution.running.pause(PAUSE)  # another worker has it: this one's other stages may go first
 
 
-def _take_over(stage: Stage, inputs: str, run: Callable[..., None]) -> Mapping[str, Any] | None:
+def take_over(stage: Stage, inputs: str, run: Callable[..., None]) -> Mapping[str, Any] | None:
     """Brings another worker's result into the workspace, and returns its entry of ``dvc.lock``; None without one."""
     known = sharing.take(stage, inputs)
     absent = [path for path in stage.persistent_outs if not Path(path).exists()]
@@ -170,7 +170,7 @@ def _take_over(stage: Stage, inputs: str, run: Callable[..., None]) -> Mapping[s
         if known is not None:
             run("pull", "--force", stage.name)
         elif absent and sharing.entry(stage) is not None:
-            # `dvc repro --pull` would not bring outs that persist; a stage goes on from those of other inputs too.
+            # Such a stage goes on from what it made of other inputs, which `dvc repro --pull` would not bring.
             run("pull", "--allow-missing", *absent)
     except StageBusy:
         raise

@@ -76,6 +76,8 @@ def note(event):
         journal.write(json.dumps([name, event, os.getpid(), time.time()]) + "\\n")
 
 note("start")
+if pathlib.Path("out", name).exists():
+    note("goes on")
 done = int(kept.read_text()) if kept.exists() else 0
 while done < orders.get("steps", 0):
     time.sleep(0.1)
@@ -139,7 +141,7 @@ class Project:
 
     def run(self, flow: str = "pipeline", **parameters: object) -> tuple[str, str, str, str]:
         """A flow to its end: id, type, name and message of its final state."""
-        output, _ = self.start(flow, **parameters).communicate(timeout=180)
+        output, _ = self.start(flow, **parameters).communicate(timeout=600)
         try:
             return tuple(json.loads(output.splitlines()[-1]))
         except (ValueError, IndexError):

@@ -86,9 +86,10 @@ def test_a_fresh_clone_of_a_finished_run_computes_nothing(clones: tuple[Project,
     by_hand.dvc("push", "-q")
     for name in ("dvc.lock", "report"):
         shutil.copy(by_hand.folder / name, fresh.folder)
-    _, kind, _, message = fresh.run()
+    flow_run, kind, _, message = fresh.run()
     assert kind == "COMPLETED", message
     assert computed(fresh) == []
+    assert {state["name"] for state in fresh.tasks(flow_run).values()} == {"Skipped"}
     assert (fresh.folder / "out" / "left").read_text() == "left after 0"
 
 

@@ -14,6 +14,7 @@ import pytest
 from small_pipeline import run
 
 from flows import dag, sharing
+from flows.stage_task import take_over
 from t2.stages.fingerprint import fingerprint
 
 FOLDER = "reports/x/dvc.yaml"
@@ -60,6 +61,20 @@ def test_a_record_makes_a_stage_unchanged_elsewhere_whatever_keeps_its_outs(clon
         assert sharing.take(stages[f"{FOLDER}:last"], fingerprint(f"{FOLDER}:last")) is None  # nobody offered it
     assert (second / "dvc.lock").read_text() == (first / "dvc.lock").read_text()
     assert (second / "report").read_text() == "kept by git"
+
+
+def test_a_stage_goes_on_from_the_persistent_out_of_other_inputs_in_a_fresh_clone(clones: tuple[Path, Path]) -> None:
+    by_hand, fresh = clones
+    run(by_hand, "dvc", "repro", "-q")
+    run(by_hand, "dvc", "push", "-q")
+    shutil.copy(by_hand / "dvc.lock", fresh)
+    with open(fresh / "work.py", "a") as code:
+        code.write("# edited\n")
+    run(fresh, "dvc", "repro", "-q", "-s", "--pull", "root")
+    with inside(fresh) as stages:
+        assert take_over(stages["left"], fingerprint("left"), lambda *command: run(fresh, "dvc", *command)) is None
+    run(fresh, "dvc", "repro", "-q", "-s", "--pull", "left")
+    assert '["left", "goes on"' in (fresh / "journal").read_text()
 
 
 def test_a_damaged_record_is_named(clones: tuple[Path, Path], tmp_path: Path) -> None:
