@@ -12,8 +12,9 @@ import time
 
 import torch
 
-from t2.adaptation.dispatch import dispatch
-from t2.config import OTHER, Reading, load
+from t2.adaptation.dispatch import Ask, dispatch
+from t2.config import load
+from t2.config.rows import OTHER, Reading
 from t2.engine.base import Engine
 from t2.engine.hf import HfEngine, load_base
 from t2.engine.vllm.engine import VllmEngine
@@ -49,14 +50,15 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     engine, readings = make_engine(args.engine, args.base), READINGS[args.engine]
-    asked = [(item.prompt, family) for family in FAMILIES for item in generate(family, args.items, seed=0)]
+    asked = [(problem.fields["question"], family) for family in FAMILIES for problem in generate(family, args.items, 0)]
     prompts = [prompt for prompt, _ in asked]
+    template = load("params.yaml").tasks["dispatch"].prompt
     best = dict.fromkeys(readings, float("inf"))
     found: dict[str, list[str]] = {}
     for _ in range(args.repeats):
         for reading in readings:
             start = time.perf_counter()
-            found[reading] = dispatch(engine, prompts, FAMILIES, max_new_tokens=12, reading=reading)
+            found[reading] = dispatch(engine, prompts, Ask(template, FAMILIES, 12, reading))
             best[reading] = min(best[reading], time.perf_counter() - start)
     for reading in readings:
         right = sum(named == family for named, (_, family) in zip(found[reading], asked, strict=True))

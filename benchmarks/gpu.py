@@ -33,18 +33,19 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from t2 import config, profiles
+from t2 import profiles
+from t2.config.rows import Base, Params, Recipe, Reward
 from t2.engine.attention import GROUPED_SDPA
 from t2.engine.base import Sampling
 from t2.engine.hf import HfEngine
 from t2.plan import GPUS, cost
 from t2.plan.cost import Cost, Speed
 from t2.plan.pipeline import OPTIMISER
-from t2.plan.shapes import ARCHITECTURES, Matrix, Shapes, read_shapes
-from t2.svf import Basis, SvfConfig, attach, build_cache, narrow_basis, scaled_weight
+from t2.plan.shapes import ARCHITECTURES, Attached, Matrix, Shapes, read_adapter, read_shapes
+from t2.svf import Basis, SvfConfig, attach, build_cache, layer_indices, narrow_basis, scaled_weight
 from t2.svf.basis import narrow_side
 from t2.tasks.item import Item
-from t2.training.adapters import build_adapter, layer_indices
+from t2.training.adapters import build_adapter
 from t2.training.objectives import Reinforce
 
 GB = 1e9
@@ -153,12 +154,18 @@ class NoText:
     def __init__(self, length: int, vocabulary: int) -> None:
         self.length, self.vocabulary = length, vocabulary
 
-    def apply_chat_template(self, chats: Sequence[Any], **_: Any) -> dict[str, list[list[int]]]:
+    def apply_chat_template(self, chats: Sequence[Any], *, tokenize: bool = True, **_: Any) -> Any:
+        if not tokenize:
+            return ""
+
         def tokens(seed: str) -> list[int]:
             generator = torch.Generator().manual_seed(int(seed))
             return torch.randint(self.vocabulary, (self.length,), generator=generator).tolist()
 
         return {"input_ids": [tokens(chat[0]["content"]) for chat in chats]}
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        return []
 
     def batch_decode(self, replies: Sequence[Sequence[int]], **_: Any) -> list[str]:
         return [""] * len(replies)
@@ -187,9 +194,11 @@ class TimedEngine(HfEngine):
 class Bench:
     """A model's shapes on a device, and the table that grows."""
 
-    params: config.Params
+    params: Params
+    base: Base
     settings: Any
-    shapes: Shapes
+    svf: Attached
+    lora: Recipe
     device: torch.device
     sizes: Sizes
     repeats: int
@@ -198,13 +207,17 @@ class Bench:
     out: Path | None
     rows: dict[str, Row]
 
+    @property
+    def shapes(self) -> Shapes:
+        return self.svf.shapes
+
     @cached_property
     def meter(self) -> Meter:
         return Meter(self.device)
 
     @property
     def dtype(self) -> torch.dtype:
-        found: torch.dtype = getattr(torch, self.params.base.dtype)
+        found: torch.dtype = getattr(torch, self.base.dtype)
         return found
 
     @cached_property
@@ -228,9 +241,9 @@ class Bench:
         sizes, shapes = self.sizes, self.shapes
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         threads = "" if self.device.type == "cuda" else f", {torch.get_num_threads()} thread(s)"
-        base = self.params.base
+        base = self.base
         return (
-            f"{name}{threads}, torch {torch.__version__}, {base.dtype}; {base.name}'s shapes, 1/{sizes.scale} wide: "
+            f"{name}{threads}, torch {torch.__version__}, {base.dtype}; {base.label}'s shapes, 1/{sizes.scale} wide: "
             f"hidden {shapes.hidden}, MLP {shapes.intermediate}, {shapes.layers} layers, "
             f"vocabulary {shapes.vocabulary}, {shapes.parameters / 1e6:,.1f} M parameters, {len(shapes.adapted)} "
             f"adapted matrices; {sizes.rollouts} rollouts in micro-batches of {sizes.micro_batch}, {sizes.batch} "
@@ -255,9 +268,10 @@ class Bench:
         return TimedEngine(model, tokenizer, batch_size=self.sizes.batch, meter=self.meter)
 
     def svf_config(self) -> SvfConfig:
-        svf = self.params.svf
+        recipe = self.svf.recipe
         return SvfConfig(
-            target_modules=svf.target_modules, layers_to_transform=layer_indices(svf.layers, self.shapes.layers)
+            target_modules=recipe.peft["target_modules"],
+            layers_to_transform=layer_indices(recipe.layers, self.shapes.layers),
         )
 
     @contextmanager
@@ -313,9 +327,9 @@ def expectations(bench: Bench) -> Mapping[str, tuple[float | None, float | None]
             builds_fold=builds_fold,
         )
 
-    divergence = recipe_of(bench).kl > 0
+    divergence = bench.svf.recipe.train.kl > 0
     step = cost.step(
-        shapes,
+        bench.svf,
         speed,
         batch=sizes.rollouts,
         micro_batch=sizes.micro_batch,
@@ -334,7 +348,7 @@ def expectations(bench: Bench) -> Mapping[str, tuple[float | None, float | None]
         shapes, kept, samples=sizes.micro_batch, prompt=sizes.prompt, reply=sizes.reply, divergence=divergence
     )
     answering = cost.answering(shapes, sizes.batch, sizes.prompt, sizes.reply)
-    optimiser = OPTIMISER * shapes.svf
+    optimiser = OPTIMISER * bench.svf.parameters
     return {
         "basis.layer": (layer, cost.decomposing(shapes)),
         "basis.model": (layer * len(shapes.adapted) / len(bench.one_layer), cost.decomposing(shapes)),
@@ -349,9 +363,9 @@ def expectations(bench: Bench) -> Mapping[str, tuple[float | None, float | None]
     }
 
 
-def recipe_of(bench: Bench) -> config.Recipe:
-    """That of the profile's first expert."""
-    return next(iter(bench.params.experts.values()))
+def first_recipe(params: Params, method: str) -> Recipe:
+    """The profile's first recipe of a method."""
+    return next(recipe for recipe in params.recipes.values() if recipe.method == method)
 
 
 # Parts
@@ -432,38 +446,38 @@ def full_svds(weights: Mapping[Matrix, Tensor], meter: Meter, limit: float) -> d
 
 def training(bench: Bench) -> None:
     """A step of REINFORCE by SVF, then the same by LoRA."""
-    ours = training_step(bench, "svf")
+    ours = training_step(bench, bench.svf.recipe)
     rows = {name: {"seconds": s, "peak": p} for name, (s, p) in ours.items()}
     for name, row in rows.items():
         bench.add(f"training.{name}", **row)
-    lora = training_step(bench, "lora")
+    lora = training_step(bench, bench.lora)
     for name, row in rows.items():
-        against = f"LoRA, rank {bench.params.lora.rank} on {' and '.join(bench.params.lora.target_modules)}"
+        against = f"LoRA, rank {bench.lora.peft['r']} on {' and '.join(bench.lora.peft['target_modules'])}"
         note = f"LoRA's peak {lora[name][1] / GB:.3g} GB"
         bench.add(f"training.{name}", **row, against=against, ratio=lora[name][0] / ours[name][0], note=note)
 
 
-def training_step(bench: Bench, method: Any) -> dict[str, tuple[float, float]]:
+def training_step(bench: Bench, recipe: Recipe) -> dict[str, tuple[float, float]]:
     """Seconds and peak of rollouts, of gradients and of the whole step."""
-    params, meter = bench.params, bench.meter
+    params, meter, method = bench.params, bench.meter, recipe.method
     with bench.random_bases():
-        adapted = build_adapter(bench.model(), method, svf=params.svf, lora=params.lora, seed=0, task="benchmark")
+        adapted = build_adapter(bench.model(), recipe, seed=0, task="benchmark")
     engine = bench.engine(adapted)
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=recipe_of(bench).lr, weight_decay=params.training.weight_decay)
+    optimiser = torch.optim.AdamW(trained, lr=bench.svf.recipe.train.lr, weight_decay=params.training.weight_decay)
     objective = Reinforce(
         adapted,
         engine,
         lambda items, replies: [int(item.answer) % 2 == 0 for item in items],
-        recipe_of(bench),
+        bench.svf.recipe.train,
         params.training,
-        Sampling(bench.sizes.reply),
+        Reward(kind="math", right=1.0, wrong=-1.0, stop=[], max_new_tokens=bench.sizes.reply),
         torch.Generator().manual_seed(0),
     )
 
     def step(count: int) -> dict[str, Any]:
         row = objective.accumulate([Item(str(i), str(i), str(i)) for i in range(count)])
-        norm = float(torch.nn.utils.clip_grad_norm_(trained, recipe_of(bench).clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, bench.svf.recipe.train.clip))
         optimiser.step()
         optimiser.zero_grad()
         return {**row, "grad_norm": norm}
@@ -631,20 +645,22 @@ def main() -> None:
     device = torch.device(options.device)
     torch.set_num_threads(options.threads)
     params = profiles.load(options.profile)
-    fields: dict[str, Any] = json.loads((ARCHITECTURES / f"{params.base.path.replace('/', '--')}.json").read_text())
+    base = params.bases["main"]
+    fields: dict[str, Any] = json.loads((ARCHITECTURES / f"{base.path.replace('/', '--')}.json").read_text())
     sizes, fields = sized(options, params, fields)
     training = {"batch": sizes.rollouts, "micro_batch": min(sizes.micro_batch, sizes.rollouts)}
     params = params.model_copy(update={"training": params.training.model_copy(update=training)})
     settings = AutoConfig.for_model(**fields)
     with tempfile.TemporaryDirectory() as folder:
         settings.save_pretrained(folder)
-        base = params.base.model_copy(update={"path": folder, "dtype": options.dtype or params.base.dtype})
-        params = params.model_copy(update={"base": base})
-        shapes = read_shapes(params, base)
+        base = base.model_copy(update={"path": folder, "dtype": options.dtype or base.dtype})
+        svf = read_adapter(base, first_recipe(params, "svf"), read_shapes(base))
     bench = Bench(
         params,
+        base,
         settings,
-        shapes,
+        svf,
+        first_recipe(params, "lora"),
         device,
         sizes,
         options.repeats,
@@ -681,16 +697,18 @@ def done(part: str, bench: Bench) -> bool:
     return ended
 
 
-def sized(options: argparse.Namespace, params: config.Params, fields: dict[str, Any]) -> tuple[Sizes, dict[str, Any]]:
+def sized(options: argparse.Namespace, params: Params, fields: dict[str, Any]) -> tuple[Sizes, dict[str, Any]]:
     """What is measured, on a GPU the profile's own numbers; and the fields of the configuration for it."""
     small = options.device == "cpu" and not options.dry
-    longest = max(task.max_new_tokens for task in params.trained.values())
+    longest = max(
+        task.reward.max_new_tokens for task in params.tasks.values() if task.role == "trained" and task.reward
+    )
     usual = Sizes(
         scale=1,
         layers=None,
         rollouts=params.training.batch,
         micro_batch=params.training.micro_batch,
-        batch=params.benchmark.batch,
+        batch=params.measure.batch,
         prompt=params.plan.prompt_tokens,
         reply=max(2, round(params.plan.reply_share * longest)),
     )

@@ -15,9 +15,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from t2 import config
-from t2.tasks import choice, code, grade
+from t2 import config, profiles
+from t2.config.rows import Prompt
+from t2.tasks import choice, code
+from t2.tasks.grading import grade
 from t2.tasks.item import Item
+from t2.tasks.prompt import question
 from t2.tasks.sandbox import Sandbox
 from t2.tasks.sources import load
 
@@ -71,14 +74,27 @@ def main() -> None:
     # MBPP+ 599 takes 19 s of processor time for the reference and as much for an equal program.
     patient = {"cpu_seconds": 60.0, "wall_seconds": 240.0, "memory_mb": 1024}
     limits = config.load().sandbox.model_copy(update=patient)
+    templates = read_templates()
+
+    def read(file: File) -> list[Item]:
+        problems = load(file.layout, arguments.data / file.path)
+        return [problem.item(templates[file.layout]) for problem in problems]
+
     with Sandbox(limits, workers=arguments.workers) as sandbox:
         print(f"{'file':<52} {'items':>6} {'right':>6} {'wrong scored':>13} {'empty scored':>13} {'seconds':>8}")
         for file in FILES:
             if (arguments.data / file.path).is_file():
-                items = load(file.layout, arguments.data / file.path)
+                items = read(file)
                 print_counts(file, items[:: 10 if file.sampled and not arguments.all else 1], sandbox)
         if (arguments.data / HUMANEVAL).is_file():
-            print_speed(load("humaneval", arguments.data / HUMANEVAL), sandbox)
+            print_speed(read(next(file for file in FILES if file.path == HUMANEVAL)), sandbox)
+
+
+def read_templates() -> dict[str, Prompt]:
+    """The prompts of the profiles by layout; those of MBPP+ and HumanEval+ are MBPP's and HumanEval's too."""
+    tasks = [task for name in ("paper", "real") for task in profiles.load(name).tasks.values()]
+    found: dict[str, Prompt] = {task.source.layout: task.prompt for task in tasks}
+    return {**found, "mbpp": found["mbpp_plus"]}
 
 
 def print_counts(file: File, items: list[Item], sandbox: Sandbox) -> None:
@@ -96,7 +112,7 @@ def print_counts(file: File, items: list[Item], sandbox: Sandbox) -> None:
 
 def print_speed(items: list[Item], sandbox: Sandbox) -> None:
     """The 164 references, in the sandbox and bare, one after the other."""
-    programs = [code.program(item.reply, item.prompt) for item in items]
+    programs = [code.program(item.reply, question(item.prompt)) for item in items]
     start = time.perf_counter()
     for program, item in zip(programs, items, strict=True):
         subprocess.run([sys.executable, "-c", f"{program}\n{item.answer}"], check=True)

@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from t2.engine.base import Sampling
 from t2.engine.hf import HfEngine, load_base
 from t2.miniature.problems import generate
-from t2.tasks import grade
+from t2.tasks.grading import grade
 
 FORMS: tuple[Any, ...] = (None, "int8", "nf4")
 

@@ -127,8 +127,8 @@ def main() -> None:
             VllmEngine(base, Vllm(experts=way, **usual), basis=basis) for way in ("folded", "per_request")
         )
         torch.set_num_threads(args.threads)
-        prompts = [item.prompt for family in FAMILIES for item in generate(family, -(-args.items // 3), seed=0)]
-        prompts, sigmas = prompts[: args.items], hf.model.sigmas()
+        problems = [problem for family in FAMILIES for problem in generate(family, -(-args.items // 3), seed=0)]
+        prompts, sigmas = [problem.fields["question"] for problem in problems[: args.items]], hf.model.sigmas()
         parameters = sum(weight.numel() for weight in checkpoint_weights(base, PROJECTIONS).values())
         print(f"{base.name}: {parameters / 1e6:.1f} M parameters in projections, float32, {args.threads} thread(s)")
 

@@ -52,8 +52,8 @@ SIGNATURE = ModelSignature(
         ]
     ),
 )
-"""A prompt in, a string; out: the text, whether it came to its end or was cut at ``max_new_tokens``, what the first pass
-called the prompt (empty without one), the mixture that it was answered under, and the seconds of both passes."""
+"""A prompt in, a string; out: the text, whether it came to its end or was cut at ``max_new_tokens``, what the first
+pass called the prompt (empty without one), the mixture that it was answered under, and the seconds of both passes."""
 
 _FORM = 'send each as a string: {"dataframe_records": [{"prompt": "What is 3+4?"}]}'
 

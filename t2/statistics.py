@@ -32,7 +32,7 @@ class Prediction:
     Attributes:
         id: The item's id, unique within its task.
         correct: Whether the reply was graded as right.
-            category: What a dispatcher called the prompt; None without a dispatcher, or where it named none.
+        category: What a dispatcher called the prompt; None without a dispatcher, or where it named none.
         too_long: The prompt left no room for a reply in the model's context; scored as wrong.
     """
 
@@ -190,7 +190,7 @@ def confusion(measurements: Iterable[Measurement], categories: Sequence[str]) ->
 
     Args:
         measurements: Those whose items were called something are counted; the true category of a measurement is its
-            family. A dispatcher that has no seed answers for all seeds alike and is counted once.
+            family. Seeds count each, also of a dispatcher that answers for all of them alike.
         categories: What a dispatcher may answer, ``other`` last; :data:`NO_CATEGORY` is added.
     """
     rows = []

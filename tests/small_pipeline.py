@@ -55,7 +55,8 @@ def small(params: dict[str, Any]) -> dict[str, Any]:
     rows = ("base", "lora", "svf", "prompt", "classifier", "fewshot", "uniform")
     params["systems"] = {name: systems[name] for name in rows}
     systems["fewshot"] |= {"searches": ["reasoning_hard"], "tasks": ["reasoning_hard"]}
-    params["score"] |= {"resamples": 50, "contrasts": [["fewshot", "uniform"], ["classifier", "prompt"], ["svf", "lora"]]}
+    contrasts = [["fewshot", "uniform"], ["classifier", "prompt"], ["svf", "lora"]]
+    params["score"] |= {"resamples": 50, "contrasts": contrasts}
     return params
 
 

@@ -39,11 +39,12 @@ def where(raw: dict[str, Any]) -> list[str]:
     return [problem.split(":")[0] for problem in problems(raw)]
 
 
-def put(raw: dict[str, Any], dotted: str, **values: Any) -> None:
+def put(raw: dict[str, Any], dotted: str, **values: Any) -> dict[str, Any]:
     """Sets keys of the mapping of that dotted name."""
     for part in filter(None, dotted.split(".")):
         raw = raw[part]
     raw.update(values)
+    return raw
 
 
 def use_vllm(raw: dict[str, Any], device: str, **settings: Any) -> None:
@@ -186,7 +187,7 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda raw: put(raw, "systems.prompt", reading="choice"), "systems.prompt.reading"),
     (lambda raw: put(raw, "systems.svf", tasks=["other"]), "systems.svf.tasks"),
     (
-        lambda raw: put(raw, "sets.lora", members=["lora-math"]) or put(raw, "systems.lora", tasks=["code"]),
+        lambda raw: [put(raw, "sets.lora", members=["lora-math"]), put(raw, "systems.lora", tasks=["code"])],
         "systems.lora.tasks",
     ),
     (lambda raw: put(raw, "systems.fewshot", tasks="all"), "systems.fewshot.tasks"),

@@ -1,18 +1,25 @@
-"""Profiles compose into one file that is valid and keeps its comments, and never overwrite an edit unasked."""
+"""Profiles compose into one file that DVC writes as it is, keep its comments, and never overwrite an edit unasked."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
-import yaml
+from dvc.utils.hydra import apply_overrides
+from dvc.utils.serialize import modify_yaml
 
 from t2 import config, profiles
+from t2.config import roundtrip
+from t2.config.rows import Files
+from t2.tasks.sources import load as load_problems
 
 ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("T2_DATA", ROOT.parent / "shared" / "data"))
 
 
 @pytest.fixture
@@ -25,85 +32,156 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def changed(text: str, before: str) -> list[str]:
+    return [line for line in text.splitlines() if line not in before.splitlines() and "composed with" not in line]
+
+
 def test_the_committed_parameters_are_the_composed_default() -> None:
     assert (ROOT / "params.yaml").read_text() == profiles.compose("miniature")
 
 
 @pytest.mark.parametrize("name", profiles.names())
 def test_every_profile_is_valid_and_says_in_its_first_line_what_it_is(name: str) -> None:
-    params = profiles.load(name)
-    assert set(params.experts) == set(params.trained)
     assert (ROOT / "profiles" / f"{name}.yaml").read_text().startswith("# ")
+    raw = roundtrip.values(profiles.compose(name))
+    # As JSON 1 and 1.0 differ.
+    dumped = config.dump(config.parse(raw))
+    assert json.dumps(dumped, sort_keys=True) == json.dumps(raw, sort_keys=True)
+    for base in dumped["bases"].values():
+        assert (ROOT / base["files"]).exists()
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_composed_profile_is_a_fixed_point_of_dvc_s_writer(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    profiles.write(name, path)
+    text = path.read_text()
+    with modify_yaml(path):
+        pass
+    assert path.read_text() == text
+    # An override puts plain lists and numbers in place of all that are there, so that their comments could go.
+    apply_overrides(path, ["splits.seed=8"])
+    assert path.read_text() == text.replace("splits: {seed: 7}", "splits: {seed: 8}")
 
 
 def test_the_paper_s_models_share_its_hyper_parameters() -> None:
     for name in ("llama3-8b", "mistral-7b", "llama3-70b"):
         params = profiles.load(name)
         assert params.training.batch == 256
-        assert {(recipe.lr, recipe.clip) for recipe in params.experts.values()} == {(2e-3, 1e-3)}
-        assert (params.lora.rank, params.lora.alpha, params.lora.dropout) == (16, 32, 0.05)
-        assert params.svf.layers == ("half" if name == "llama3-70b" else "all")
-        assert params.base.revision
+        learned = [params.recipes[params.adapters[f"svf-{family}"].recipe] for family in ("math", "code", "reasoning")]
+        assert {(recipe.train.lr, recipe.train.clip) for recipe in learned} == {(2e-3, 1e-3)}
+        assert [recipe.train.steps for recipe in learned] == [150, 60, 60]
+        lora = params.recipes["lora_next_token"].peft
+        assert (lora["r"], lora["lora_alpha"], lora["lora_dropout"]) == (16, 32, 0.05)
+        layers = "half" if name == "llama3-70b" else "all"
+        assert {params.bases["main"].layers, *(recipe.layers for recipe in learned)} == {layers}
+        assert params.bases["main"].revision
+
+
+# SHA-256 over all prompts of a file, as they were while each layout's wording stood in the code.
+PROMPTS = {
+    "gsm8k/train.jsonl": "2b06d32a83ecf2f5",
+    "gsm8k/test.jsonl": "9187d0bde0d3897c",
+    "mbpp/MbppPlus.jsonl.gz": "5fc371d9d6613c4b",
+    "arc/hf_layout/arc_easy/train.json": "95bbeeddee9a5b82",
+    "arc/ARC-Easy-Test.jsonl": "4e9e794efba74c55",
+    "math500/test.jsonl": "051be3ca21c9d8de",
+    "humaneval/HumanEval.jsonl.gz": "8394e45f4f99d6fa",
+    "humaneval/HumanEvalPlus.jsonl.gz": "a511e123a2b06fa7",
+    "arc/ARC-Challenge-Dev.jsonl": "2ca57d7c2cbe8abf",
+    "arc/ARC-Challenge-Test.jsonl": "7a09630e669a0a34",
+}
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no benchmark files in {DATA}")
+@pytest.mark.parametrize("name", ["paper", "real"])
+def test_templates_of_real_tasks_give_the_prompts_that_the_layouts_gave(name: str) -> None:
+    seen = set()
+    for task in profiles.load(name).tasks.values():
+        if not isinstance(task.source, Files):
+            continue
+        for path in {task.source.train, task.source.test}:
+            file = path.removeprefix("data/sources/")
+            items = [problem.item(task.prompt) for problem in load_problems(task.source.layout, DATA / file)]
+            prompts = "\0".join(str(item.prompt) for item in items)
+            assert sha256(prompts.encode()).hexdigest().startswith(PROMPTS[file]), file
+            seen.add(file)
+    assert len(seen) == 9
 
 
 def test_entries_are_merged_key_by_key_and_what_stays_keeps_its_layout(shelf: Path) -> None:
     (shelf / "mine.yaml").write_text(
         "extends: [miniature]\n"
-        "base: {name: mine}\n"
+        "bases:\n"
+        "  main: {label: mine}\n"
         "training:\n"
         "  # Larger than usual.\n"
         "  batch: 128  # of 64\n"
-        "unseen:\n"
-        "  math_hard: {max_new_tokens: 99}\n"
-        "experts:\n"
-        "  math: {lr: 1.0e-3}\n"
+        "tasks:\n"
+        "  math_hard:\n"
+        "    sizes: {test: 99}\n"
+        "recipes:\n"
+        "  # Faster.\n"
+        "  quick:\n"
+        "    peft: {peft_type: IA3, target_modules: [k_proj]}\n"
+        "    layers: all\n"
+        "    seeds: [0]\n"
+        "    train: {objective: reinforce, steps: 3, lr: 1.0e-3, clip: 1.0, kl: 0.1}\n"
     )
-    text = profiles.compose("mine")
-    before = profiles.compose("miniature")
-    changed = set(text.splitlines()) - set(before.splitlines())
-    assert changed == {
-        "# Composed from profiles/mine.yaml by `make profile PROFILE=mine`.",
-        "base:    {name: mine, path: data/miniature/base, revision: null, dtype: float32, quantisation: null}",
+    text, before = profiles.compose("mine"), profiles.compose("miniature")
+    assert changed(text, before) == [
+        "    label: mine",
+        "    sizes: {train: 0, valid: 0, test: 99, shots: 60}",
+        "  # Faster.",
+        "  quick:",
+        "    peft: {peft_type: IA3, target_modules: [k_proj]}",
+        "    train: {objective: reinforce, steps: 3, lr: 0.001, clip: 1.0, kl: 0.1}",
         "  # Larger than usual.",
         "  batch: 128  # of 64",
-        "    max_new_tokens: 99",
-        "  math:      {method: svf, objective: reinforce, steps: 30, lr: 1.0e-3, clip: 1.0, kl: 0.1}",
-    }
-    differences = list(profiles.differences(yaml.safe_load(text), yaml.safe_load(before)))
-    assert sorted(where for where, *_ in differences) == [
-        "base.name",
-        "experts.math.lr",
-        "training.batch",
-        "unseen.math_hard.max_new_tokens",
     ]
+    assert changed(before, text) == ["    label: miniature", "  batch: 64"]
+    found = list(profiles.differences(roundtrip.values(text), roundtrip.values(before)))
+    named = ["bases.main.label", "recipes.quick", "tasks.math_hard.sizes.test", "training.batch"]
+    assert sorted(where for where, *_ in found) == named
 
 
-def test_replaced_mappings_are_taken_whole_and_new_entries_go_to_the_end(shelf: Path) -> None:
+def test_a_row_with_nothing_in_it_is_taken_out_and_comments_stay_with_what_stays(shelf: Path) -> None:
     (shelf / "mine.yaml").write_text(
         "extends: [miniature]\n"
-        "replaces: [baselines]\n"
-        "baselines:\n"
-        "  mine: {method: lora, objective: next_token, steps: 2, lr: 5.0e-3, clip: 1.0, kl: 0.0}\n"
-        "unseen:\n"
-        "  again:\n"
-        "    kind: math\n"
-        "    family: math\n"
-        "    source: {layout: miniature, family: math_hard}\n"
-        "    sizes: {train: 0, valid: 0, test: 5, shots: 60}\n"
-        "    max_new_tokens: 64\n"
+        "replaces: [searches]\n"
+        "bases: {control: null}\n"
+        "adapters: {control-math: null, control-code: null, control-reasoning: null}\n"
+        "sets: {control: null}\n"
+        "tasks: {math: {prompt: {system: null}}}\n"
+        "searches:\n"
+        "  only: {base: main, set: svf, task: math_hard, budget: cem}\n"
+        "systems:\n"
+        "  control:\n"
+        "  control-svf:\n"
+        "  fewshot: {searches: [only], tasks: [math_hard]}\n"
     )
     params = profiles.load("mine")
-    assert list(params.baselines) == ["mine"]
-    assert list(params.unseen) == ["math_hard", "code_hard", "reasoning_hard", "again"]
-    assert "\n# Prompts for no expert" in profiles.compose("mine")
+    assert list(params.bases) == ["main"] and list(params.searches) == ["only"]
+    assert params.tasks["math"].prompt.system is None
+    text, before = profiles.compose("mine"), profiles.compose("miniature")
+    assert [line for line in before.splitlines() if "#" in line and line not in text.splitlines()] == [
+        line for line in before.splitlines() if "composed with" in line
+    ]
+    assert "\n\n# `family` is what" in text and "\n\n# Adapters that are chosen" in text
 
 
 def test_later_profiles_win_and_each_is_composed_once(shelf: Path) -> None:
-    (shelf / "a.yaml").write_text("extends: [miniature]\nsplits: {seed: 1}\nbenchmark: {seed: 1}\n")
+    (shelf / "a.yaml").write_text("extends: [miniature]\nsplits: {seed: 1}\nscore: {seed: 1}\n")
     (shelf / "b.yaml").write_text("extends: [miniature]\nsplits: {seed: 2}\n")
     (shelf / "c.yaml").write_text("extends: [a, b]\ntracking: {experiment: c}\n")
     params = profiles.load("c")
-    assert (params.splits.seed, params.benchmark.seed, params.tracking.experiment) == (2, 1, "c")
+    assert (params.splits.seed, params.score.seed, params.tracking.experiment) == (2, 1, "c")
 
 
 @pytest.mark.parametrize(
@@ -112,6 +190,7 @@ def test_later_profiles_win_and_each_is_composed_once(shelf: Path) -> None:
         ("extends: [nobody]\n", "no profile 'nobody'"),
         ("extends: [mine]\n", "circle: mine -> mine"),
         ("extends: miniature\n", "`extends` is a list"),
+        ("extends: [miniature]\nbases: {nobody: null}\n", r"mine\.yaml takes out bases\.nobody, which is not there"),
         ("- 1\n", "no mapping"),
         ("a: [\n", "not YAML"),
     ],
@@ -123,30 +202,49 @@ def test_a_profile_that_cannot_be_composed_is_refused(shelf: Path, text: str, me
 
 
 def test_all_that_is_wrong_with_a_profile_is_named(shelf: Path) -> None:
-    (shelf / "mine.yaml").write_text("extends: [miniature]\ntraining: {bacth: 4}\nexperts: {math: {lr: -1}}\n")
-    with pytest.raises(config.ConfigError, match=r"(?s)profile mine.*experts.math.lr.*training.bacth"):
+    (shelf / "mine.yaml").write_text("extends: [miniature]\ntraining: {bacth: 4}\nrecipes: {svf: {train: {lr: -1}}}\n")
+    with pytest.raises(config.ConfigError, match=r"(?s)profile mine.*recipes.svf.train.lr.*training.bacth"):
         profiles.compose("mine")
-
-
-def test_a_model_of_the_hub_needs_a_commit(shelf: Path) -> None:
-    for revision in ("null", "main"):
-        (shelf / "mine.yaml").write_text(f"extends: [miniature]\nbase: {{path: owner/model, revision: {revision}}}\n")
-        with pytest.raises(config.ConfigError, match=r"base: .*'owner/model'.*`revision`.*40 hexadecimal"):
-            profiles.compose("mine")
 
 
 def test_a_profile_replaces_another_but_no_edit_unless_told(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    assert profiles.write("llama3-8b", path)
-    assert not profiles.write("llama3-8b", path)
-    assert profiles.write("mistral-7b", path)
-    edited = path.read_text().replace("bootstrap: 2000", "bootstrap: 10")
-    path.write_text(edited)
-    with pytest.raises(profiles.ProfileError, match=r"differs from profile mistral-7b in\n  - benchmark.bootstrap: 10"):
+    assert profiles.write("llama3-8b", path) == "written"
+    assert profiles.write("llama3-8b", path) == "held"
+    assert profiles.write("mistral-7b", path) == "written"
+    edit(path, "resamples: 2000", "resamples: 10")
+    edited = path.read_text()
+    with pytest.raises(profiles.ProfileError, match=r"differs from profile mistral-7b in\n  - score.resamples: 10"):
         profiles.write("llama3-8b", path)
     assert path.read_text() == edited
-    assert profiles.write("llama3-8b", path, force=True)
+    assert profiles.write("llama3-8b", path, force=True) == "written"
     assert path.read_text() == profiles.compose("llama3-8b")
+
+
+def test_a_profile_that_has_changed_is_told_apart_from_edited_parameters(shelf: Path, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    (shelf / "mine.yaml").write_text("extends: [miniature]\nsplits: {seed: 1}\n")
+    profiles.write("mine", path)
+    edit(shelf / "mine.yaml", "seed: 1", "seed: 2")
+    assert profiles.write("mine", path) == "renewed"
+    edit(shelf / "miniature.yaml", "resamples: 2000", "resamples: 1000")
+    assert profiles.write("mine", path) == "renewed"
+    assert config.load(path).score.resamples == 1000
+    # Changed and edited: the edit is not lost.
+    edit(shelf / "mine.yaml", "seed: 2", "seed: 3")
+    apply_overrides(path, ["measure.batch=64"])
+    with pytest.raises(profiles.ProfileError, match=r"(?s)differs from profile mine in\n.*measure.batch: 64, not 320"):
+        profiles.write("mine", path)
+
+
+def test_rows_in_another_order_are_an_edit(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    profiles.write("miniature", path)
+    values = roundtrip.read(path.read_text())
+    values["sets"].move_to_end("svf")
+    path.write_text(roundtrip.write(values))
+    with pytest.raises(profiles.ProfileError, match=r"profile miniature in\n  - sets: \['lora', .*, not \['svf', "):
+        profiles.write("miniature", path)
 
 
 def test_the_command_lists_profiles_and_reports_an_edit(tmp_path: Path) -> None:
@@ -156,11 +254,13 @@ def test_the_command_lists_profiles_and_reports_an_edit(tmp_path: Path) -> None:
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
     assert all(name in run().stdout for name in profiles.names())
-    assert run("qwen2.5-0.5b").returncode == 0
-    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
-    params["splits"]["seed"] = 8
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    assert run("qwen2.5-0.5b").stdout == "params.yaml holds profile qwen2.5-0.5b\n"
+    assert run("qwen2.5-0.5b").stdout == "params.yaml held profile qwen2.5-0.5b already\n"
+    values = roundtrip.values((tmp_path / "params.yaml").read_text())
+    values["splits"]["seed"] = 8
+    # Without the head that says where it is from.
+    (tmp_path / "params.yaml").write_text(json.dumps(values))
     refused = run("miniature")
     assert refused.returncode == 1
-    assert "splits.seed: 8, not 7" in refused.stderr and "FORCE=1" in refused.stderr
+    assert "from profile qwen2.5-0.5b in\n  - splits.seed: 8, not 7" in refused.stderr and "FORCE=1" in refused.stderr
     assert run("miniature", "--force").returncode == 0

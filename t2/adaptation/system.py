@@ -1,4 +1,4 @@
-"""Systems that were benchmarked, ready to answer: base model, experts, classifier expert and the mixes that were found."""
+"""Systems that were benchmarked, ready to answer: base model, experts, classifier and the mixes that were found."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Spec:
                 f"systems.{name} has the strategy {system.strategy!r}, which does not choose an expert for a prompt; "
                 "name a system that does: prompt, classifier, fewshot or uniform"
             )
-        members = params.sets[system.set].members  # type: ignore[union-attr]
+        members = params.sets[system.set].members
         ask = None
         if isinstance(system, Prompted | Classified):
             task = params.tasks[system.dispatch]
@@ -174,9 +174,14 @@ class TwoPassSystem:
             raise ValueError(f"system is {name!r}; allowed: {', '.join(sorted(self.systems))}")
         spec = self.systems[name]
         if spec.searches and task not in spec.searches:
-            raise ValueError(f"system {name!r} needs the task whose mix answers, got {task!r}; {_listed(spec.searches)}")
+            there = ", ".join(sorted(spec.searches))
+            raise ValueError(
+                f"system {name!r} needs the task whose mix answers, got {task!r}; there is one for {there}"
+            )
         if task and not spec.searches:
-            raise ValueError(f"task {task!r} names a mix that was found for it, which system {name!r} has none of; {self._mixing}")
+            raise ValueError(
+                f"task {task!r} names a mix that was found for it, which system {name!r} has none of; {self._mixing}"
+            )
         setting = Setting(
             families=dict(zip(spec.members, spec.families, strict=True)),
             found=self._found[spec.searches[task]] if task else None,
@@ -199,7 +204,7 @@ class TwoPassSystem:
     def _sigma(self, experts: Mapping[str, Z]) -> Z:
         """The singular values that rescaled mixes need."""
         if self.settings.basis is None:
-            raise ValueError("a mix of the free form is rescaled by singular values: make the basis cache with `dvc repro`")
+            raise ValueError("a free mix is rescaled by singular values: make the basis cache with `dvc repro`")
         basis = BasisCache.open(self.settings.basis)
         return {module: basis.load(module).sigma for module in next(iter(experts.values()))}
 
@@ -208,7 +213,3 @@ def read_mixture(path: Path) -> Mixture:
     """The mixture that a search found, from its ``alpha.json``."""
     found = json.loads(path.read_text())
     return Mixture(found["alpha"], found["form"], found["renormalise"])
-
-
-def _listed(searches: Mapping[str, str]) -> str:
-    return f"there is one for {', '.join(sorted(searches))}"

@@ -1,8 +1,8 @@
 """The finished experts of a project and what they are called; torch-free.
 
 An expert is named by its row of ``adapters``, ``svf-math``, which means the seed with the best validation score (the
-first among equals); by row and seed, ``svf-math/seed-1``; or by an adapter folder, ``path/to/folder``. A row's name goes
-before a folder's: write ``./svf-math`` for a folder that is called so.
+first among equals); by row and seed, ``svf-math/seed-1``; or by an adapter folder, ``path/to/folder``. A row goes
+before a folder of its name: write ``./svf-math`` for that.
 """
 
 from __future__ import annotations

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from t2.svf import pretrained
 from t2.tasks.prompt import Prompt, messages, opening
+
+_DATE = datetime(2024, 7, 26)
+"""What a chat template takes for today, Llama 3.1's own where it has no clock: no prompt changes overnight."""
+
+_FIXED: Any = {"strftime_now": _DATE.strftime}
+
+_PROBE = "Tom has 3 apples."
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -33,7 +42,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> lis
         if own:
             chats = [[asdict(message) for message in messages(prompts[index])] for index in own]
             found: Any = tokenizer.apply_chat_template(
-                chats, add_generation_prompt=not opened, continue_final_message=opened, return_dict=True
+                chats, add_generation_prompt=not opened, continue_final_message=opened, return_dict=True, **_FIXED
             )
             for index, ids in zip(own, found["input_ids"], strict=True):
                 encoded[index] = list(ids)
@@ -41,8 +50,32 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> lis
 
 
 def encode_reply(tokenizer: PreTrainedTokenizerBase, reply: str) -> list[int]:
-    """Token ids of a whole reply, EOS included."""
-    return [*tokenizer.encode(reply, add_special_tokens=False), tokenizer.eos_token_id]
+    """Token ids of a whole reply, with the token that ends it.
+
+    Raises:
+        ValueError: Neither chat template nor tokenizer names one.
+    """
+    end = end_of_turn(tokenizer)
+    if end is None:
+        raise ValueError("neither chat template nor tokenizer names a token that ends a reply; set tokenizer.eos_token")
+    return [*tokenizer.encode(reply, add_special_tokens=False), end]
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that the chat template writes behind a reply; where it writes none, the tokenizer's EOS, if any."""
+    chat = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}]
+    try:
+        written: Any = tokenizer.apply_chat_template(chat, tokenize=False, **_FIXED)
+    except (TemplateError, ValueError):  # a template that knows no replies, or none at all
+        written = ""
+    # A template may write what asks for the next turn, too: only what follows at once ends this one.
+    behind = tokenizer.encode(written.rpartition(_PROBE)[2].lstrip(), add_special_tokens=False)
+    return behind[0] if behind and behind[0] in tokenizer.added_tokens_decoder else tokenizer.eos_token_id
+
+
+def encoding(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token ids of a fixed prompt and a fixed reply: what depends on how texts are encoded can depend on these."""
+    return [*encode(tokenizer, [_PROBE])[0], *encode_reply(tokenizer, _PROBE)]
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, replies: Sequence[Sequence[int]]) -> list[str]:
@@ -71,13 +104,13 @@ def have_stopped(
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, generation_config: Any) -> frozenset[int]:
-    """The tokenizer's EOS, and what the model's generation settings name besides, as Llama 3's do.
+    """The template's end of a turn, the tokenizer's EOS, and what the model's generation settings name besides.
 
     Raises:
-        ValueError: Neither names an end token.
+        ValueError: None of them names an end token.
     """
     named = getattr(generation_config, "eos_token_id", None)
-    ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
+    ends = {end_of_turn(tokenizer), tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
     if not ends:
         raise ValueError("neither tokenizer nor model names an end-of-sequence token; set tokenizer.eos_token")
     return frozenset(ends)

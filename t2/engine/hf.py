@@ -14,12 +14,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2.engine import chat
-from t2.engine.attention import GROUPED_SDPA
+from t2.engine.attention import implementation
 from t2.engine.base import Generation, Progress, Sampling, blank, check_rows
 from t2.engine.decode import Decoded, decode, uniform_draws
 from t2.engine.device import SPREAD, find_device, free_linears, naming_memory
 from t2.engine.likelihood import loglikelihoods
-from t2.svf.pretrained import load_model
+from t2.svf.pretrained import load_config, load_model
 from t2.svf.quantised import Quantisation, loading_options, settle
 from t2.tasks.prompt import Prompt
 
@@ -208,7 +208,8 @@ def load_base(
 
     Raises:
         FileNotFoundError: The local folder is missing, or lacks configuration, weights or tokenizer.
-        ValueError: The tokenizer has no chat template, or the device cannot run the quantised model.
+        ValueError: The tokenizer has no chat template or is another model's, a file is damaged, the model needs code
+            of its own, or the device cannot run the quantised model.
     """
     folder = Path(path)
     if folder.is_dir():
@@ -218,15 +219,22 @@ def load_base(
             f"there is no model folder {path}; give a local folder, or a Hugging Face id as owner/name"
         )
     tokenizer = chat.load_tokenizer(path, revision)
+    attention = implementation(load_config(path, revision))
     spread, device = device == SPREAD, find_device(device)
     options = {} if quantisation is None else loading_options(quantisation, dtype, device)
     if spread:
         options["device_map"] = "auto"
-    model: Any = load_model(path, revision, dtype=dtype, attn_implementation=GROUPED_SDPA, **options)
+    model: Any = load_model(path, revision, dtype=dtype, attn_implementation=attention, **options)
     if spread:
         free_linears(model)
     elif quantisation is None:
         model.to(device)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"the tokenizer of {path} has {len(tokenizer)} tokens and its model an embedding for {rows}: it is that of "
+            "another model; copy both again"
+        )
     if quantisation is not None:
         settle(model)
     return model.eval(), tokenizer

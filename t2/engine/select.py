@@ -54,6 +54,4 @@ def vllm_engine(
     """
     if basis is None:
         raise ValueError(f"vLLM runs experts of {base.path} with a basis cache only; make one with `dvc repro`")
-    return VllmEngine(
-        base.path, settings.vllm, basis=basis, dtype=base.dtype, revision=base.revision, policy=policy
-    )
+    return VllmEngine(base.path, settings.vllm, basis=basis, dtype=base.dtype, revision=base.revision, policy=policy)

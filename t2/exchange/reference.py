@@ -43,7 +43,8 @@ def import_reference(file: str | Path, base: Checkpoint, provenance: Mapping[str
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It holds objects that only code could rebuild, no vectors, or such of another model.
+        ValueError: It holds objects that only code could rebuild, no vectors, such of another model, or numbers that
+            are not finite.
     """
     vectors = _named(_read(Path(file)), base, Path(file))
     z: Z = {}
@@ -59,7 +60,10 @@ def import_reference(file: str | Path, base: Checkpoint, provenance: Mapping[str
         mask = torch.sigmoid(parameter).double()
         z[name] = (mask * (sigma.sum() / (sigma * mask).sum())).float()
         matrices[name] = base.matrix(name, weight)
-    return Expert(z, {**(provenance or {}), **Origin.of(matrices).noted()})
+    try:
+        return Expert(z, {**(provenance or {}), **Origin.of(matrices).noted()})
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -11,10 +11,9 @@ import math
 from dataclasses import dataclass
 
 from t2.config.rows import Params
-from t2.plan.cost import Speed
 from t2.plan.gpus import GPUS, Gpu
-from t2.plan.pipeline import Stage, plan_stages
-from t2.plan.shapes import PlanError, Shapes, read_shapes
+from t2.plan.pipeline import Model, Stage, plan_stages, read_models
+from t2.plan.shapes import PlanError
 
 __all__ = ["GPUS", "Plan", "PlanError", "Stage", "make_plan"]
 
@@ -28,15 +27,20 @@ class Plan:
 
     Attributes:
         params: What was planned.
-        shapes: Of the base model.
+        models: The base models, by their rows.
         gpu: What it was planned for.
         stages: In the order of the pipeline.
     """
 
     params: Params
-    shapes: Shapes
+    models: dict[str, Model]
     gpu: Gpu
     stages: list[Stage]
+
+    @property
+    def main(self) -> Model:
+        """The first base model, which the others are compared with."""
+        return next(iter(self.models.values()))
 
     @property
     def peak(self) -> float:
@@ -59,13 +63,10 @@ def make_plan(params: Params) -> Plan:
 
     Raises:
         PlanError: The GPU is not known, or a base model's configuration cannot be found.
-        ValueError: ``svf.layers`` names a layer that the model does not have.
+        ValueError: A row names a layer or a module that its model does not have.
     """
     assumed = params.plan
     if assumed.gpu not in GPUS:
         raise PlanError(f"plan.gpu is {assumed.gpu!r}; known are {', '.join(GPUS)} (t2/plan/gpus.py)")
-    gpu = GPUS[assumed.gpu]
-    shapes = read_shapes(params, params.base)
-    speed = Speed.of(gpu, shapes.width, assumed)
-    control = None if params.control is None else read_shapes(params, params.control)
-    return Plan(params, shapes, gpu, plan_stages(params, shapes, control, speed))
+    models = read_models(params, GPUS[assumed.gpu])
+    return Plan(params, models, GPUS[assumed.gpu], plan_stages(params, models))

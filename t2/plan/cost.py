@@ -12,7 +12,7 @@ from typing import Literal
 
 from t2.config.rows import Plan
 from t2.plan.gpus import Gpu
-from t2.plan.shapes import Matrix, Shapes, basis_bytes
+from t2.plan.shapes import Attached, Matrix, Shapes, basis_bytes
 
 Experts = Literal["none", "one", "many"]
 """None; one for all samples, in a folded W'; or one a sample, factored along Q. A quantised base never folds."""
@@ -136,9 +136,9 @@ def factored(shapes: Shapes, tokens: float) -> float:
     return tokens * sum(4 * m.rank**2 for m in shapes.adapted)
 
 
-def lora(shapes: Shapes, tokens: float, rank: int) -> float:
+def lora(adapter: Attached, tokens: float) -> float:
     """What a LoRA adds to a forward pass."""
-    return tokens * sum(2 * rank * (m.rows + m.columns) for m in shapes.lora_targets)
+    return tokens * sum(2 * adapter.rank * (m.rows + m.columns) for m in adapter.targets)
 
 
 def gram(matrix: Matrix) -> float:
@@ -207,7 +207,7 @@ def generate(
 
 
 def step(
-    shapes: Shapes,
+    adapter: Attached,
     speed: Speed,
     *,
     batch: int,
@@ -215,39 +215,36 @@ def step(
     prompt: float,
     reply: float,
     divergence: bool,
-    lora_rank: int | None = None,
     recompute: bool = False,
 ) -> Cost:
     """The gradient of a batch, rollouts and folding apart.
 
     Args:
-        shapes: Of the model.
+        adapter: What learns; all methods but SVF count as a LoRA of their rank.
         speed: Of the GPU.
         batch: Samples.
         micro_batch: Samples at once.
         prompt: Tokens.
         reply: Tokens on average, the end of sequence included.
         divergence: Whether the base model runs too, for the KL.
-        lora_rank: Of a LoRA; None: z is learned.
         recompute: Whether layers run again in the backward pass.
     """
-    total = Cost()
+    total, shapes, svf, first = Cost(), adapter.shapes, adapter.is_svf, adapter.first
     for start in range(0, batch, micro_batch):
         samples = min(micro_batch, batch - start)
         # The last token of a reply is not fed in.
         length = prompt + reply - 1
         tokens, answers = samples * length, samples * reply
-        first = shapes.first_adapted if lora_rank is None else 0
         model = forward(shapes, tokens, length, answers) * (2 if divergence else 1)
         model += backward(shapes, tokens, length, answers, first)
         if recompute:
             model += recomputation(shapes, tokens, length, first)
-        if lora_rank is not None:
+        if not svf:
             # A LoRA's own gradients take twice its forward pass.
-            model += (4 if recompute else 3) * lora(shapes, tokens, lora_rank)
+            model += (4 if recompute else 3) * lora(adapter, tokens)
         total += speed.cost(
             model=model,
-            single=learning_z(shapes, tokens, recompute) if lora_rank is None else 0.0,
+            single=learning_z(shapes, tokens, recompute) if svf else 0.0,
             layers=shapes.layers * (4 if divergence else 3) + (shapes.layers - first if recompute else 0),
         )
     return total
@@ -317,9 +314,9 @@ def kept_by_svf(shapes: Shapes) -> float:
     return shapes.width * (sum(columns for _, columns in inputs) + sum(outputs))
 
 
-def kept_by_lora(shapes: Shapes, rank: int) -> float:
+def kept_by_lora(adapter: Attached) -> float:
     """What it needs besides for a LoRA: each input after dropout in float32, the dropout's mask, and A's output."""
-    return sum(5 * m.columns + 4 * rank for m in shapes.lora_targets)
+    return sum(5 * m.columns + 4 * adapter.rank for m in adapter.targets)
 
 
 def kept_inputs(shapes: Shapes, first: int) -> float:

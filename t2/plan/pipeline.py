@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from t2.config.rows import Params, Recipe
+from t2.config.rows import OTHER, Base, Classified, Found, Params, Prompted, Reward, Single, System, Task
 from t2.plan import cost
 from t2.plan.cost import Cost, Experts, Speed
-from t2.plan.shapes import Shapes
+from t2.plan.gpus import Gpu
+from t2.plan.shapes import Attached, Shapes, read_adapter, read_shapes
 
 OPTIMISER = 16
-"""Bytes a trainable parameter: itself, its gradient and AdamW's two moments, in float32."""
+"""Bytes per trainable parameter: itself, its gradient and AdamW's two moments, in float32."""
 
 
 @dataclass(frozen=True)
@@ -36,107 +37,182 @@ class Stage:
         return self.processes * sum(self.memory.values())
 
 
-def plan_stages(params: Params, shapes: Shapes, control: Shapes | None, speed: Speed) -> list[Stage]:
+@dataclass(frozen=True)
+class Model:
+    """A base model and what is trained on it.
+
+    Attributes:
+        base: Its row.
+        shapes: Of the model.
+        adapters: What each recipe that is trained on it puts there, by the recipe's row.
+        speed: What the GPU reaches in its dtype.
+    """
+
+    base: Base
+    shapes: Shapes
+    adapters: Mapping[str, Attached]
+    speed: Speed
+
+
+def read_models(params: Params, gpu: Gpu) -> dict[str, Model]:
+    """All base models, by their rows.
+
+    Raises:
+        PlanError: A model's configuration cannot be found.
+        ValueError: A row names a layer or a module that its model does not have.
+    """
+    models = {}
+    for name, base in params.bases.items():
+        shapes = read_shapes(base)
+        trained = dict.fromkeys(row.recipe for row in params.adapters.values() if row.base == name)
+        adapters = {recipe: read_adapter(base, params.recipes[recipe], shapes) for recipe in trained}
+        models[name] = Model(base, shapes, adapters, Speed.of(gpu, shapes.width, params.plan))
+    return models
+
+
+def plan_stages(params: Params, models: Mapping[str, Model]) -> list[Stage]:
     """All stages that run a model, in the order of the pipeline.
 
     Args:
         params: The parameters.
-        shapes: Of the base model.
-        control: Of the control base, where there is one.
-        speed: What the GPU reaches.
+        models: Of every base.
     """
-    base = _Model(params, shapes, speed)
-    other = None if control is None else _Model(params, control, speed)
-    stages = [base.basis(other)]
-    stages += [
-        base.training(f"expert@{name}", [(recipe, *_learned(params, name))]) for name, recipe in params.experts.items()
+    planners = {name: _Planner(params, model) for name, model in models.items()}
+    stages = [planner.basis(name) for name, planner in planners.items()]
+    stages += [planners[row.base].train(name) for name, row in params.adapters.items()]
+    stages += [planners[row.base].search(name) for name, row in params.searches.items()]
+    return [*stages, _measure(params, planners)]
+
+
+def _measure(params: Params, planners: Mapping[str, _Planner]) -> Stage:
+    """Every system on every task; a process holds one base at a time."""
+    places = {name: _tasks_of(params, system) for name, system in params.systems.items()}
+    total, memory = Cost(), dict[str, float]()
+    for name, system in params.systems.items():
+        planner = planners[system.base]
+        total = sum((planner.measure(system, task) for task in places[name]), total)
+        longest = max((_reward(params.tasks[task]).max_new_tokens for task in places[name]), default=1)
+        needed = planner.answering_memory(params.measure.batch, longest, folds=True)
+        memory = max(memory, needed, key=lambda parts: sum(parts.values()))
+    jobs = len({task for tasks in places.values() for task in tasks})
+    return Stage("measure", memory, min(params.execution.workers, jobs), total)
+
+
+def _tasks_of(params: Params, system: System) -> list[str]:
+    """Where a system is measured; what no expert serves only asks for categories."""
+    if system.tasks != "all":
+        return list(system.tasks)
+    families = {params.tasks[params.adapters[name].task].family for name in _adapters_of(params, system)}
+    own = system.strategy == "own"
+    return [
+        name
+        for name, task in params.tasks.items()
+        if task.role in ("trained", "unseen") and not (own and task.family not in families)
+    ] + [
+        name for name, task in params.tasks.items() if task.role == OTHER and isinstance(system, Prompted | Classified)
     ]
-    sizes, families = params.classifier.per_family, len(params.trained)
-    dispatched = (families * sizes.valid, params.classifier.max_new_tokens)
-    stages.append(base.training("classifier", [(params.classifier.recipe, *dispatched)]))
-    tasks = [_learned(params, name) for name in params.trained]
-    stages.append(base.training("baselines", [(r, *task) for r in params.baselines.values() for task in tasks]))
-    if other is not None:
-        stages.append(other.training("control", [(r, *_learned(params, name)) for name, r in params.experts.items()]))
-    stages += [base.adaptation(name) for name in params.unseen]
-    stages.append(base.benchmark(other))
-    return [stage for stage in stages if stage.processes]
 
 
-def _learned(params: Params, task: str) -> tuple[int, int]:
-    """Validation items and longest reply of a trained task."""
-    return params.trained[task].sizes.valid, params.trained[task].max_new_tokens
+def _adapters_of(params: Params, system: System) -> list[str]:
+    if isinstance(system, Single):
+        return [system.adapter]
+    return list(params.sets[system.set].members) if hasattr(system, "set") else []
+
+
+def _reward(task: Task) -> Reward:
+    """A task's reward; where nobody answers, as if with a reply of one token."""
+    return task.reward or Reward(kind="dispatch", right=1.0, wrong=0.0, stop=[], max_new_tokens=1)
 
 
 @dataclass(frozen=True)
-class _Model:
+class _Planner:
+    """Stages on one base."""
+
     params: Params
-    shapes: Shapes
-    speed: Speed
+    model: Model
 
-    def basis(self, control: _Model | None) -> Stage:
-        """One matrix after the other, of both bases."""
-        models = [self, control] if control is not None else [self]
-        working = max(cost.decomposing(model.shapes) for model in models)
-        total = sum((cost.basis(model.shapes, model.speed) for model in models), Cost())
-        return Stage("basis", {"working": float(working)}, 1, total)
+    @property
+    def shapes(self) -> Shapes:
+        return self.model.shapes
 
-    def training(self, name: str, adapters: list[tuple[Recipe, int, int]]) -> Stage:
-        """Adapters of (recipe, validation items, longest reply), each once a seed."""
-        seeds = len(self.params.training.seeds)
-        parts = [self._training_memory(recipe, longest) for recipe, _, longest in adapters]
-        total = sum((self._training_cost(*adapter) for adapter in adapters), Cost())
-        largest = max(parts, key=lambda part: sum(part.values()), default={})
-        return Stage(name, largest, self._side_by_side(seeds * len(adapters)), seeds * total)
+    def basis(self, name: str) -> Stage:
+        """One matrix after the other."""
+        working = float(cost.decomposing(self.shapes))
+        return Stage(f"basis@{name}", {"working": working}, 1, cost.basis(self.shapes, self.model.speed))
 
-    def adaptation(self, task: str) -> Stage:
-        """A search a draw; a generation is one mixed batch of the population on the shots."""
-        settings = self.params.adaptation
-        declared = self.params.unseen[task]
-        generation = self._answers(settings.cem.population * settings.shots, declared.max_new_tokens, "many")
-        memory = self._answering_memory(declared.max_new_tokens, folds=False)
-        searches = settings.draws * settings.cem.generations * generation
-        return Stage(f"adapt@{task}", memory, self._side_by_side(settings.draws), searches)
+    def train(self, name: str) -> Stage:
+        """An adapter, once per seed."""
+        row = self.params.adapters[name]
+        adapter, longest = self.model.adapters[row.recipe], _reward(self.params.tasks[row.task]).max_new_tokens
+        seeds = len(adapter.recipe.seeds)
+        memory = self._training_memory(adapter, longest)
+        spent = self._training_cost(adapter, self._valid_items(row.task), longest)
+        return Stage(f"train@{name}", memory, self._side_by_side(seeds), seeds * spent)
 
-    def benchmark(self, control: _Model | None) -> Stage:
-        """Every system on every task, and the dispatchers."""
-        params, total, jobs = self.params, Cost(), 0
-        seeds, experts = len(params.training.seeds), len(params.trained)
-        dispatch = params.classifier.max_new_tokens
-        for name, task in params.tasks.items():
-            count, longest = task.sizes.test, task.max_new_tokens
-            own = sum(trained.family == task.family for trained in params.trained.values())
-            draws = params.adaptation.draws if name in params.unseen else 0
-            total += self._answers(count, longest, "none")
-            total += (seeds * (experts + 1) + draws) * self._answers(count, longest, "one")
-            # First passes: by the base model and by the classifier expert; second passes in mixed batches.
-            total += seeds * (self._answers(count, dispatch, "none") + self._answers(count, dispatch, "one"))
-            total += 2 * seeds * self._answers(count, longest, "many")
-            total += len(params.baselines) * own * seeds * self._answers(count, longest, "none")
-            if control is not None:
-                total += control._answers(count, longest, "none")
-                total += own * seeds * control._answers(count, longest, "one")
-            jobs += 2 + len(params.baselines) + (control is not None)
-        if params.other is not None:
-            count, jobs = params.other.sizes.test, jobs + 1
-            total += seeds * (self._answers(count, dispatch, "none") + self._answers(count, dispatch, "one"))
-        memory = self._answering_memory(max(task.max_new_tokens for task in params.tasks.values()), folds=True)
-        return Stage("benchmark", memory, self._side_by_side(jobs), total)
+    def search(self, name: str) -> Stage:
+        """A search per seed and draw; a generation is one mixed batch of the population on the shots."""
+        row, batch = self.params.searches[name], self.params.search.batch
+        budget, longest = self.params.budgets[row.budget], _reward(self.params.tasks[row.task]).max_new_tokens
+        draws = budget.draws * self._seeds(self.params.sets[row.set].members)
+        generation = self._answers(budget.population * budget.shots, longest, "many", batch)
+        memory = self.answering_memory(batch, longest, folds=False)
+        return Stage(f"search@{name}", memory, self._side_by_side(draws), draws * budget.generations * generation)
+
+    def measure(self, system: System, task: str) -> Cost:
+        """A system on a task, with all seeds and draws."""
+        row, batch = self.params.tasks[task], self.params.measure.batch
+        count, longest = row.sizes.test, _reward(row).max_new_tokens
+        adapters = _adapters_of(self.params, system)
+        runs, experts = self._seeds(adapters), self._experts(adapters)
+        if isinstance(system, Found):
+            budgets = [s.budget for name in system.searches if (s := self.params.searches[name]).task == task]
+            runs *= max((self.params.budgets[budget].draws for budget in budgets), default=1)
+        if not isinstance(system, Prompted | Classified):
+            return runs * self._answers(count, longest, experts, batch)
+        reply = _reward(self.params.tasks[system.dispatch]).max_new_tokens
+        # The base model is asked once for all seeds, the classifier with each of its own.
+        if isinstance(system, Classified):
+            asked = runs * self._answers(count, reply, "one", batch)
+        else:
+            asked = self._answers(count, reply, "none", batch)
+        if row.role == OTHER:
+            return asked
+        # Once more in mixed batches, to time both passes.
+        return asked + runs * self._answers(count, longest, "one", batch) + self._answers(count, longest, "many", batch)
+
+    def answering_memory(self, batch: int, longest: int, *, folds: bool) -> dict[str, float]:
+        """Bytes of a process that answers, by what takes them."""
+        return self._answering_memory(self.shapes, batch, longest, folds=folds)
 
     # Parts
 
     def _side_by_side(self, jobs: int) -> int:
         return min(self.params.execution.workers, jobs)
 
-    def _answers(self, count: float, longest: int, experts: Experts, *, builds_fold: bool = True) -> Cost:
+    def _seeds(self, adapters: list[str]) -> int:
+        """Of adapters, which are taken seed by seed; 1 where nothing was trained."""
+        rows = [self.params.recipes[self.params.adapters[name].recipe] for name in adapters]
+        return len(rows[0].seeds) if rows else 1
+
+    def _experts(self, adapters: list[str]) -> Experts:
+        """What runs beside the base: a LoRA's operations are few."""
+        methods = {self.params.recipes[self.params.adapters[name].recipe].method for name in adapters}
+        return "one" if methods == {"svf"} else "none"
+
+    def _valid_items(self, task: str) -> int:
+        """Items of a validation split; that of a dispatching task is made of several."""
+        row = self.params.tasks[task]
+        return row.sizes.valid * len(getattr(row.source, "tasks", [task]))
+
+    def _answers(self, count: float, longest: int, experts: Experts, batch: int, *, builds_fold: bool = True) -> Cost:
         return cost.generate(
             self.shapes,
-            self.speed,
+            self.model.speed,
             count,
             prompt=self.params.plan.prompt_tokens,
             reply=self._reply(longest),
             longest=longest,
-            batch=self.params.benchmark.batch,
+            batch=batch,
             experts=experts,
             builds_fold=builds_fold,
         )
@@ -151,33 +227,32 @@ class _Model:
             return training.micro_batch
         return min(training.micro_batch, max(1.0, training.micro_tokens / (self.params.plan.prompt_tokens + reply)))
 
-    def _training_cost(self, recipe: Recipe, valid: int, longest: int) -> Cost:
-        training, svf = self.params.training, recipe.method == "svf"
-        experts: Experts = "one" if svf else "none"
+    def _training_cost(self, adapter: Attached, valid: int, longest: int) -> Cost:
+        training, train = self.params.training, adapter.recipe.train
+        experts: Experts = "one" if adapter.is_svf else "none"
+        batch = training.generation_batch
         step = cost.step(
-            self.shapes,
-            self.speed,
+            adapter,
+            self.model.speed,
             batch=training.batch,
             micro_batch=int(self._samples_at_once(self._reply(longest))),
             prompt=self.params.plan.prompt_tokens,
             reply=self._reply(longest),
-            divergence=recipe.kl > 0,
-            lora_rank=None if svf else self.params.lora.rank,
+            divergence=train.kl > 0,
             recompute=training.gradient_checkpointing,
         )
-        if recipe.objective == "reinforce":
-            step += self._answers(training.batch, longest, experts)
-        elif svf:
-            step += self.speed.cost(single=cost.fold(self.shapes))
+        if train.objective == "reinforce":
+            step += self._answers(training.batch, longest, experts, batch)
+        elif adapter.is_svf:
+            step += self.model.speed.cost(single=cost.fold(adapter.shapes))
         # The rollouts of the next step run in the same W'.
-        validation = self._answers(valid, longest, experts, builds_fold=False)
-        return recipe.steps * step + (1 + recipe.steps // training.valid_every) * validation
+        validation = self._answers(valid, longest, experts, batch, builds_fold=False)
+        return train.steps * step + (1 + train.steps // training.valid_every) * validation
 
-    def _training_memory(self, recipe: Recipe, longest: int) -> dict[str, float]:
-        shapes, training, svf = self.shapes, self.params.training, recipe.method == "svf"
-        first = shapes.first_adapted if svf else 0
+    def _training_memory(self, adapter: Attached, longest: int) -> dict[str, float]:
+        shapes, training, first = adapter.shapes, self.params.training, adapter.first
         kept = cost.kept_by_layers(shapes, first)
-        kept += cost.kept_by_svf(shapes) if svf else cost.kept_by_lora(shapes, self.params.lora.rank)
+        kept += cost.kept_by_svf(shapes) if adapter.is_svf else cost.kept_by_lora(adapter)
         recomputed = 0.0
         if training.gradient_checkpointing:
             kept, recomputed = cost.kept_inputs(shapes, first), kept / (shapes.layers - first)
@@ -187,19 +262,18 @@ class _Model:
             samples=self._samples_at_once(longest),
             prompt=self.params.plan.prompt_tokens,
             reply=longest,
-            divergence=recipe.kl > 0,
+            divergence=adapter.recipe.train.kl > 0,
             recomputed=recomputed,
             chunk=training.logit_chunk,
         )
-        memory = self._answering_memory(longest, folds=svf)
-        if not svf:
+        memory = self._answering_memory(shapes, training.generation_batch, longest, folds=adapter.is_svf)
+        if not adapter.is_svf:
             memory["basis"] = 0.0
         working = max(gradient, memory["working"])
-        return {**memory, "working": working + OPTIMISER * (shapes.svf if svf else shapes.lora)}
+        return {**memory, "working": working + OPTIMISER * adapter.parameters}
 
-    def _answering_memory(self, longest: int, *, folds: bool) -> dict[str, float]:
-        shapes = self.shapes
-        answering = cost.answering(shapes, self.params.benchmark.batch, self.params.plan.prompt_tokens, longest)
+    def _answering_memory(self, shapes: Shapes, batch: int, longest: int, *, folds: bool) -> dict[str, float]:
+        answering = cost.answering(shapes, batch, self.params.plan.prompt_tokens, longest)
         return {
             "weights": shapes.weight_bytes,
             "basis": cost.basis_of_adapted(shapes),

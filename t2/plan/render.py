@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from t2.plan import USABLE, Plan
+from t2.plan.shapes import Attached
 
 PARTS = ["weights", "basis", "W'", "working"]
 
@@ -13,21 +14,28 @@ def render(plan: Plan) -> str:
 
 
 def _facts(plan: Plan) -> list[str]:
-    params, shapes = plan.params, plan.shapes
-    matrices = f"{len(shapes.adapted)} matrices ({', '.join(params.svf.target_modules)}; layers: {params.svf.layers})"
+    base, shapes = plan.main.base, plan.main.shapes
     rows = {
-        "base": f"{params.base.path}: {_amount(shapes.parameters)} parameters, {_bytes(shapes.weight_bytes)} "
-        f"in {params.base.dtype}{f', linear layers in {shapes.quantisation}' if shapes.quantisation else ''}",
+        "base": f"{base.path}: {_amount(shapes.parameters)} parameters, {_bytes(shapes.weight_bytes)} "
+        f"in {base.dtype}{f', linear layers in {shapes.quantisation}' if shapes.quantisation else ''}",
         "": f"shapes from {shapes.source}",
-        "SVF": f"{shapes.svf:,} trainable parameters in {matrices}",
-        "classifier": f"{shapes.svf:,} trainable parameters: an SVF expert like the others",
-        "LoRA": f"{shapes.lora:,} trainable parameters in {len(shapes.lora_targets)} matrices "
-        f"({', '.join(params.lora.target_modules)}; rank {params.lora.rank})",
         "basis": f"{_amount(shapes.cache_bytes / 4)} numbers, {_bytes(shapes.cache_bytes)} for "
         f"{len(shapes.adapted)} matrices; U, σ and V would be {_amount(shapes.svd_numbers)} numbers",
-        "GPU": f"{params.plan.gpu}, {_bytes(plan.gpu.memory)} ({plan.gpu.source})",
+        **{name: _adapter(adapter) for name, adapter in plan.main.adapters.items()},
+        "GPU": f"{plan.params.plan.gpu}, {_bytes(plan.gpu.memory)} ({plan.gpu.source})",
     }
-    return [f"{name:<12}{text}" for name, text in rows.items()]
+    width = max(map(len, rows)) + 2
+    return [f"{name:<{width}}{text}" for name, text in rows.items()]
+
+
+def _adapter(adapter: Attached) -> str:
+    """What a recipe trains."""
+    recipe, names = adapter.recipe, dict.fromkeys(m.name.rpartition(".")[2] for m in adapter.targets)
+    rank = f"; rank {adapter.rank}" if adapter.rank else ""
+    return (
+        f"{recipe.method.upper()}, {adapter.parameters:,} trainable parameters in {len(adapter.targets)} matrices "
+        f"({', '.join(names)}; layers: {recipe.layers}{rank})"
+    )
 
 
 def _table(plan: Plan) -> list[str]:
@@ -46,21 +54,21 @@ def _table(plan: Plan) -> list[str]:
         *lines,
         "",
         f"It needs the memory of {plan.gpus} GPUs; the time is that of all together. Less: a smaller "
-        "training.micro_batch (or micro_tokens, logit_chunk), benchmark.batch or execution.workers, or "
-        "training.gradient_checkpointing.",
+        "training.micro_batch (or micro_tokens, logit_chunk), a smaller batch of training, search or measure, fewer "
+        "execution.workers, or training.gradient_checkpointing.",
     ]
 
 
 def _assumptions(plan: Plan) -> list[str]:
-    params, assumed, gpu = plan.params, plan.params.plan, plan.gpu
-    peak = gpu.model if plan.shapes.width < 4 else gpu.single
-    training = params.training
+    assumed, gpu, training = plan.params.plan, plan.gpu, plan.params.training
+    dtype = plan.main.base.dtype
+    peak = gpu.model if plan.main.shapes.width < 4 else gpu.single
     activations = "recomputed, layer by layer" if training.gradient_checkpointing else "kept, not recomputed"
     logits = f"{training.logit_chunk} answer tokens" if training.logit_chunk else "all answer tokens of a micro-batch"
     lines = [
         f"prompts of {assumed.prompt_tokens} tokens; replies of {assumed.reply_share:.0%} of a task's max_new_tokens "
         "on average (operations), of all of them (memory, number of decoding steps)",
-        f"matrix products reach {assumed.compute:.0%} of the peak, {peak / 1e12:.0f} TFLOP/s in {params.base.dtype}, "
+        f"matrix products reach {assumed.compute:.0%} of the peak, {peak / 1e12:.0f} TFLOP/s in {dtype}, "
         f"{gpu.single / 1e12:.3g} in float32 (W', gradients of z, factored experts), "
         f"{gpu.double / 1e12:.3g} in float64",
         f"eigenproblems of 9 r³ operations reach {assumed.eigh:.0%} of the float64 peak; the basis is made on the GPU",

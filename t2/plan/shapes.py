@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 from transformers import AutoConfig
 
-from t2 import config
-from t2.svf import model_weights
+from t2.config.rows import Base, Recipe
+from t2.svf import SvfConfig, attach, layer_indices
 from t2.svf.pretrained import empty_model, load_config
 from t2.svf.quantised import stored_bytes
 from t2.training.adapters import build_adapter
@@ -65,10 +65,7 @@ class Shapes:
         keys: Key-value heads times head width.
         vocabulary: Rows of the output layer.
         linears: All linear layers but the output layer.
-        adapted: Those with a z vector, which the stage ``basis`` decomposes.
-        lora_targets: Those with a LoRA.
-        svf: Trainable parameters of an SVF expert.
-        lora: Trainable parameters of a LoRA.
+        adapted: Those that the stage ``basis`` decomposes; z can be put on them.
     """
 
     source: str
@@ -83,9 +80,6 @@ class Shapes:
     vocabulary: int
     linears: tuple[Matrix, ...]
     adapted: tuple[Matrix, ...]
-    lora_targets: tuple[Matrix, ...]
-    svf: int
-    lora: int
 
     @property
     def linear_bytes(self) -> float:
@@ -111,8 +105,40 @@ class Shapes:
 
     @property
     def first_adapted(self) -> int:
-        """The lowest adapted layer: gradients go no deeper."""
+        """The lowest adapted layer."""
         return min(matrix.layer for matrix in self.adapted)
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What a recipe puts on a base model.
+
+    Attributes:
+        recipe: The recipe.
+        shapes: Of the base; adapted are, for SVF, the recipe's own matrices.
+        targets: The matrices that get an adapter.
+        parameters: Trainable ones.
+    """
+
+    recipe: Recipe
+    shapes: Shapes
+    targets: tuple[Matrix, ...]
+    parameters: int
+
+    @property
+    def first(self) -> int:
+        """The lowest layer that has an adapter: gradients go no deeper."""
+        return min(matrix.layer for matrix in self.targets)
+
+    @property
+    def is_svf(self) -> bool:
+        """Whether z is what is learned."""
+        return self.recipe.method == "svf"
+
+    @property
+    def rank(self) -> int:
+        """Of a LoRA or what resembles one; 0 for methods without a rank, which work on vectors."""
+        return int(self.recipe.peft.get("r", 0))
 
 
 def basis_bytes(matrices: Iterable[Matrix]) -> int:
@@ -120,12 +146,12 @@ def basis_bytes(matrices: Iterable[Matrix]) -> int:
     return sum(4 * (m.rank**2 + m.rank) for m in matrices)
 
 
-def read_shapes(params: config.Params, base: config.Base) -> Shapes:
-    """Reads a base model's shapes under the parameters' choice of modules and layers.
+def read_shapes(base: Base) -> Shapes:
+    """Reads a base model's shapes.
 
     Raises:
         PlanError: The model's configuration cannot be found.
-        ValueError: ``svf.layers`` names a layer that the model does not have.
+        ValueError: ``layers`` names a layer that the model does not have.
     """
     settings, source = architecture(base)
     text: Any = settings.get_text_config()
@@ -136,11 +162,9 @@ def read_shapes(params: config.Params, base: config.Base) -> Shapes:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not output
     ]
-    lora_targets = model_weights(model, params.lora.target_modules)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    attach = partial(build_adapter, svf=params.svf, lora=params.lora, seed=0, task="plan")
-    svf: Any = attach(model, "svf")
-    lora: Any = attach(empty_model(settings, getattr(torch, base.dtype)), "lora")
+    layers = layer_indices(base.layers, text.num_hidden_layers)
+    svf: Any = attach(model, SvfConfig(target_modules=base.adapt, layers_to_transform=layers))
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Shapes(
         source=source,
@@ -154,14 +178,25 @@ def read_shapes(params: config.Params, base: config.Base) -> Shapes:
         keys=(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head,
         vocabulary=text.vocab_size,
         linears=tuple(linears),
-        adapted=tuple(Matrix(name, layer.out_features, layer.in_features) for name, layer in svf.svf_layers().items()),
-        lora_targets=_matrices(lora_targets),
-        svf=svf.get_nb_trainable_parameters()[0],
-        lora=lora.get_nb_trainable_parameters()[0],
+        adapted=_adapted(svf),
     )
 
 
-def architecture(base: config.Base) -> tuple[Any, str]:
+def read_adapter(base: Base, recipe: Recipe, shapes: Shapes) -> Attached:
+    """Attaches a recipe's adapter to a base model without weights.
+
+    Raises:
+        PlanError: The model's configuration cannot be found.
+        ValueError: The recipe names a layer or a module that the model does not have.
+    """
+    settings, _ = architecture(base)
+    model: Any = build_adapter(empty_model(settings, getattr(torch, base.dtype)), recipe, seed=0, task="plan")
+    targets = _adapted(model)
+    own = replace(shapes, adapted=targets) if recipe.method == "svf" else shapes
+    return Attached(recipe, own, targets, model.get_nb_trainable_parameters()[0])
+
+
+def architecture(base: Base) -> tuple[Any, str]:
     """A model's configuration, and where it was read: its folder, ``profiles/architectures``, or the hub."""
     if Path(base.path).is_dir():
         return load_config(base.path), f"{base.path}/config.json"
@@ -178,5 +213,10 @@ def architecture(base: config.Base) -> tuple[Any, str]:
         ) from error
 
 
-def _matrices(weights: dict[str, Tensor]) -> tuple[Matrix, ...]:
-    return tuple(Matrix(name, *weight.shape) for name, weight in weights.items())
+def _adapted(model: nn.Module) -> tuple[Matrix, ...]:
+    """The matrices under an adapter of any method, by their names in the base model."""
+    layers: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
+    return tuple(
+        Matrix(name.removeprefix("base_model.model."), *layer.get_base_layer().weight.shape)
+        for name, layer in layers.items()
+    )

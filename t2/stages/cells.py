@@ -95,10 +95,22 @@ def write_replies(key: str, replies: Iterable[Reply]) -> None:
 
 
 def read_replies(key: str) -> list[Reply]:
-    """Reads a file of replies."""
+    """Reads a file of replies.
+
+    Raises:
+        ValueError: A line is no reply; the message holds its number.
+    """
+    found: list[Reply] = []
+    path = replies_file(key)
     # Not splitlines(): a reply may hold other line separators.
-    lines = replies_file(key).read_text(encoding="utf-8").split("\n")
-    return [Reply(**json.loads(line)) for line in lines if line]
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        try:
+            found += [Reply(**json.loads(line))] if line else []
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: no reply ({error}); delete the file, and `dvc repro measure` makes it again"
+            ) from None
+    return found
 
 
 def write_values(path: Path, values: Any) -> None:

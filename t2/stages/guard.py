@@ -29,6 +29,8 @@ class Busy(RuntimeError):
 def die_with_pipeline() -> None:
     """Kills this process as soon as the ``dvc`` that started it is gone; without DVC, does nothing.
 
+    Call it as early as possible: whoever takes in the orphan of a pipeline that has ended already looks like one.
+
     ``PR_SET_PDEATHSIG`` alone is not enough: between DVC and the stage may stand a shell that outlives DVC.
     """
     if "DVC_ROOT" not in os.environ:

@@ -74,6 +74,7 @@ class Plan:
         draw: Of the shots.
         timed: Whether both passes are timed: once per system and task.
         inputs: What every key of it holds: code, base, engine, items.
+        graders: The code that grades hang on besides.
     """
 
     system: str
@@ -122,9 +123,7 @@ def tasks_of(params: Params, system: System) -> list[str]:
     families = {member.family for member in members_of(params, system)}
     own = system.strategy == "own"
     return [
-        name
-        for name, task in params.tasks.items()
-        if task.role in roles and not (own and task.family not in families)
+        name for name, task in params.tasks.items() if task.role in roles and not (own and task.family not in families)
     ]
 
 
@@ -145,8 +144,8 @@ def refuse_seen(items: Sequence[Item], seen: Mapping[str, Any], search: str) -> 
     leaked = sorted({item.id for item in items} & set(seen["shots"]))
     if leaked:
         raise ValueError(
-            f"{len(leaked)} test item(s) were seen by search {search}: {', '.join(leaked[:10])}; draw the splits again, "
-            "shots are never reported on"
+            f"{len(leaked)} test item(s) were seen by search {search}: {', '.join(leaked[:10])}; draw the splits "
+            "again, shots are never reported on"
         )
 
 
@@ -155,8 +154,6 @@ def _runs(params: Params, system: System, task: str) -> list[tuple[int | None, i
     if system.strategy == "none":
         return [(None, None)]
     seeds = list(members_of(params, system)[0].valid_scores)
-    if params.tasks[task].role == OTHER:
-        return [(seed, None) for seed in seeds] if isinstance(system, Classified) else [(None, None)]
     if isinstance(system, Found):
         draws = params.budgets[params.searches[_search_of(params, system, task)].budget].draws
         return [(seed, draw) for draw in range(draws) for seed in seeds]
@@ -179,11 +176,17 @@ def _measure(params: Params, plans: Sequence[Plan], report: Report) -> list[Cell
     worker = _Worker(params)
     with Sandbox(params.sandbox) as sandbox:
         done = []
-        for each in plans:
+        for each in sorted(plans, key=partial(_turn, params)):
             before = worker.made
             done.append(worker.cell(each, sandbox))
             report({"made": worker.made - before})
     return done
+
+
+def _turn(params: Params, each: Plan) -> tuple[int, bool]:
+    """Base after base; on each, systems with a first pass last, since they take what others have replied."""
+    system = params.systems[each.system]
+    return list(params.bases).index(system.base), isinstance(system, Prompted | Classified)
 
 
 class _Worker:
@@ -235,12 +238,14 @@ class _Worker:
             outcome = json.loads((paths.search(search, each.seed or 0, each.draw or 0) / "alpha.json").read_text())
             refuse_seen(read_items(paths.split(each.task, "test")), outcome, search)
             found = Mixture(outcome["alpha"], outcome["form"], outcome["renormalise"])
-        asks = isinstance(system, Prompted | Classified)
+        ask = None
+        if isinstance(system, Prompted | Classified):
+            ask = _ask(params, system.dispatch, system.reading)
         return Setting(
             families={member.name: member.family for member in members_of(params, system)},
             family=params.tasks[each.task].family,
             found=found,
-            ask=_ask(params, system.dispatch, system.reading) if asks else None,
+            ask=ask,
             engine=engine,
             classifier=self._z(system.adapter, system.base, each.seed) if isinstance(system, Classified) else None,
         )
@@ -261,7 +266,7 @@ class _Worker:
         if not isinstance(system, Prompted | Classified):
             return None
         ask = _ask(self.params, system.dispatch, system.reading)
-        under = _folder_digest(paths.adapter(system.adapter, each.seed or 0)) if isinstance(system, Classified) else None
+        under = self._source(system.adapter, each.seed) if isinstance(system, Classified) else None
         key = _key(each.inputs, ask=repr(ask), under=under)
         if not cells.categories_file(key).exists():
             classifier = self._z(system.adapter, system.base, each.seed) if isinstance(system, Classified) else None
@@ -278,7 +283,8 @@ class _Worker:
             for name, row in mixture.alpha.items()
         }
         sampling = self._sampling(each)
-        terms = {"mixture": weights, "form": mixture.form, "renormalise": mixture.renormalise, "sampling": repr(sampling)}
+        form = [mixture.form, mixture.renormalise]
+        terms = {"mixture": weights, "form": form, "sampling": repr(sampling)}
         # What another system has for all items serves here too.
         key = _key(each.inputs, **terms)
         if len(choice.mixtures) > 1 and not cells.replies_file(key).exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -26,9 +27,7 @@ def main() -> None:
         pairs = [(params.key_of(left), params.key_of(right)) for left, right in params.score.contrasts]
         tables = {
             "scores": scores(measured),
-            "comparisons": compare(
-                measured, contrasts=pairs, resamples=params.score.resamples, seed=params.score.seed
-            ),
+            "comparisons": compare(measured, contrasts=pairs, resamples=params.score.resamples, seed=params.score.seed),
             "confusions": confusion(measured, _categories(params)),
         }
         paths.SCORES.mkdir(parents=True, exist_ok=True)
@@ -38,10 +37,7 @@ def main() -> None:
             write_csv(paths.SCORES / f"{name}.csv", table)
             stage.run.log_table(table, name)
         summary = _means(tables["scores"], tables["confusions"])
-        main, too_long = next(iter(params.bases.values())).label, Counter[str]()
-        for m in measured:
-            too_long[m.task] += sum(item.too_long for item in m.items) if (m.base, m.method) == (main, BASE) else 0
-        metrics = {**summary, "too_long": dict(too_long)}
+        metrics = {**summary, "too_long": too_long(params, measured)}
         (paths.REPORTS / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
         stage.run.log_params({"score": params.score.model_dump()})
         for base, of_base in summary.items():
@@ -66,6 +62,14 @@ def measurements(params: Params, found: list[Cell]) -> list[Measurement]:
         return (base, role, tasks.index(cell.task), systems.index(cell.system), *runs)
 
     return [_measurement(params, cell) for cell in sorted(found, key=place)]
+
+
+def too_long(params: Params, measured: Iterable[Measurement]) -> dict[str, int]:
+    """How many prompts of each task left no room for a reply in the context of the main base, the first of the rows."""
+    main, counts = next(iter(params.bases.values())).label, Counter[str]()
+    for m in measured:
+        counts[m.task] += sum(item.too_long for item in m.items) if (m.base, m.method) == (main, BASE) else 0
+    return dict(counts)
 
 
 def _measurement(params: Params, cell: Cell) -> Measurement:

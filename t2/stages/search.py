@@ -1,4 +1,4 @@
-"""Stage ``search@<search>``: few-shot search for mixing weights, once per seed of the adapters and draw of the shots."""
+"""Stage ``search@<search>``: few-shot search for mixing weights, per seed of the adapters and draw of the shots."""
 
 from __future__ import annotations
 
@@ -69,9 +69,7 @@ def ingredients(params: Params, name: str, seed: int) -> tuple[dict[str, Z], dic
     budget = params.budgets[row.budget]
     found = members.read_set(row.set)
     basis = BasisCache.open(paths.basis(row.base))
-    experts = {
-        member.name: load_expert(paths.member(row.set, member.name, seed), basis.matrices).z for member in found
-    }
+    experts = {member.name: load_expert(paths.member(row.set, member.name, seed), basis.matrices).z for member in found}
     modules = next(iter(experts.values()))
     if budget.include_base:
         experts[BASE] = base_expert(modules)
@@ -80,9 +78,7 @@ def ingredients(params: Params, name: str, seed: int) -> tuple[dict[str, Z], dic
     return experts, {module: basis.load(module).sigma for module in modules}
 
 
-def _search(
-    stage: Stage, name: str, seed: int, draw: int, report: Report
-) -> tuple[dict[str, Any], pd.DataFrame]:
+def _search(stage: Stage, name: str, seed: int, draw: int, report: Report) -> tuple[dict[str, Any], pd.DataFrame]:
     """One search, continued from scratch where a killed one stood; runs in a process of its own."""
     params = stage.params
     row = params.searches[name]

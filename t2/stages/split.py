@@ -7,12 +7,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from t2.config.rows import Dispatching, Files, Generated, Hub, Params, Task
+from t2.config.rows import Files, Generated, Hub, Params, Task
 from t2.miniature.corpus import read_prompts
 from t2.miniature.problems import generate
 from t2.stages.paths import SPLITS
 from t2.stages.stage import open_stage
 from t2.tasks import sources, splits
+from t2.tasks.item import Item
 from t2.tasks.leaks import Passage
 from t2.tasks.sources import HubSplit
 
@@ -48,7 +49,7 @@ def make_splits(params: Params, folder: Path) -> dict[str, Any]:
         LeakError: Test prompts stand inside text that is learned from.
     """
     seed = params.splits.seed
-    own = {name: task for name, task in params.tasks.items() if not isinstance(task.source, Dispatching)}
+    own = {name: task for name, task in params.tasks.items() if task.role != "dispatch"}
     drawn = splits.draw(
         {name: task.sizes for name, task in own.items()},
         {name: _pool(task, seed) for name, task in own.items()},
@@ -56,14 +57,12 @@ def make_splits(params: Params, folder: Path) -> dict[str, Any]:
     )
     files = _pretraining_files([base.path for base in params.bases.values()])
     splits.refuse_leaked(drawn, _passages(files))
-    dispatching = {
-        name: splits.dispatch_splits(name, params.tasks, drawn) for name in params.tasks if name not in own
-    }
+    dispatching = {name: splits.dispatch_splits(name, params.tasks, drawn) for name in params.tasks if name not in own}
     manifest = {
         "files": splits.write(folder, {**drawn, **dispatching}),
         "pretraining": {str(path): _digest(path) for path in files},
         "seed": seed,
-        "sources": {name: _provenance(task.source) for name, task in own.items()},
+        "sources": {name: _provenance(task) for name, task in own.items()},
     }
     splits.write_manifest(folder, manifest)
     return manifest
@@ -75,12 +74,19 @@ def _pool(task: Task, seed: int) -> splits.Pool:
         n = sizes.train + sizes.valid + sizes.test + sizes.shots
         items = [problem.item(task.prompt) for problem in generate(source.family, n + _SPARE, seed)]
         return splits.Pool(items, items)
-    assert isinstance(source, Files)
-    train, test = (
-        [problem.item(task.prompt) for problem in sources.load(source.layout, _origin(source, name), part)]
-        for name, part in ((source.train, "train"), (source.test, "test"))
-    )
-    return splits.Pool(train, test)
+    files = _files(task)
+
+    def read(name: str, part: sources.Part) -> list[Item]:
+        problems = sources.load(files.layout, _origin(files, name), part)
+        return [problem.item(task.prompt) for problem in problems]
+
+    return splits.Pool(read(files.train, "train"), read(files.test, "test"))
+
+
+def _files(task: Task) -> Files:
+    if not isinstance(task.source, Files):
+        raise ValueError(f"layout {task.source.layout!r} has no files to read")
+    return task.source
 
 
 def _origin(source: Files, name: str) -> Path | HubSplit:
@@ -99,11 +105,13 @@ def _passages(files: list[Path]) -> Iterator[Passage]:
             yield Passage(f"{path}, line {line}", prompt)
 
 
-def _provenance(source: Generated | Files) -> dict[str, Any]:
+def _provenance(task: Task) -> dict[str, Any]:
+    source = task.source
     origin = {"layout": source.layout, "version": sources.VERSIONS[source.layout]}
     if isinstance(source, Generated):
         return {**origin, "family": source.family}
-    parts = {"train": source.train, "test": source.test}
+    files = _files(task)
+    parts = {"train": files.train, "test": files.test}
     if isinstance(source, Hub):
         return {**origin, "hub": source.hub, "subset": source.subset, "revision": source.revision, **parts}
     return {**origin, **{part: {"file": path, "sha256": _digest(Path(path))} for part, path in parts.items()}}

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 LETTERS = "ABCDE"
 
-_NAMED = re.compile(rf"(?i:the answer is) \(([{LETTERS}])\)")
+_NAMED = re.compile(
+    rf"(?i:the answer is) \(([{LETTERS}])\)(\s*(?:,|/|&|(?i:and|or)\b)[\s(]*(?:(?i:and|or)\s*\(?)?[{LETTERS}]\b)?"
+)
 
 
 def options(texts: Sequence[str]) -> str:
@@ -21,9 +23,10 @@ def statement(letter: str) -> str:
 
 
 def named_letter(reply: str) -> str | None:
-    """The option that the reply names last; None where it names none. Nothing is guessed."""
+    """The option that the reply names last; None where it names none, or several at once. Nothing is guessed."""
     named = _NAMED.findall(reply)
-    return named[-1] if named else None
+    letter, another = named[-1] if named else (None, "")
+    return None if another else letter
 
 
 def correct(answer: str, reply: str) -> bool:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import re
+import textwrap
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from t2.tasks.item import Item
 from t2.tasks.prompt import question
 from t2.tasks.sandbox import Program, Sandbox
 
-_FENCE = re.compile(r"^```[^\n]*\n(.*?)(?:^```|\Z)", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^(?P<before>.*?)(?P<ticks>`{3,}|~{3,})[ \t]*(?P<name>[\w+#.-]*)[ \t\r]*$", re.MULTILINE)
+_BUILTINS = frozenset(dir(builtins))
 _FUNCTION = re.compile(r"^(?:async +)?def +(\w+)", re.MULTILINE)
 _FUTURE = re.compile(r"^from __future__ import .*\n", re.MULTILINE)
 _INDENT = " " * 4
@@ -20,22 +26,110 @@ _REMEMBERED = 50_000
 _memory: WeakKeyDictionary[Sandbox, dict[Program, bool]] = WeakKeyDictionary()
 
 
-def program(reply: str, prompt: str = "") -> str:
+def program(reply: str, prompt: str = "", tests: str = "") -> str:
     """The program that a reply stands for.
 
     Args:
-        reply: Its first fenced block counts (to the end where the fence stays open), or else the whole reply.
+        reply: Prose with fenced blocks, wherever on its line a fence stands, or a bare program. A block that stays
+            open ends with the reply. The part that compiles and defines what is wanted counts, with the parts that
+            define what it needs; where none does, the first block.
         prompt: Where it has a fenced block, as HumanEval's have, that is the program's beginning: the reply
             continues its last function or defines it anew, beside the helpers and imports of the beginning.
+        tests: The unit tests. Wanted is what they use and do not define.
     """
-    block, begun = _block(reply), _block(prompt)
-    written = reply if block is None else block
+    begun = next(iter(_split(prompt)[1::2]), "")
+    parts = _split(reply)
+    bare = len(parts) == 1 or _compiles(reply)  # fences may stand in a program's strings
+    written = reply if bare else _chosen(parts, begun, tests)
     return _completed(begun, written) if begun else written
 
 
-def _block(text: str) -> str | None:
-    found = _FENCE.search(text)
-    return found[1] if found else None
+def _split(text: str) -> list[str]:
+    """Prose and blocks in turn, starting with prose. Blocks of an indented fence lose their indentation."""
+    parts, start, opened, indented = [], 0, "", False
+    for fence in _FENCE.finditer(text):
+        if opened and (fence["name"] or not fence["ticks"].startswith(opened)):
+            continue
+        part = text[start : fence.start("ticks") if fence["before"].strip() else fence.start()]
+        parts.append(textwrap.dedent(part) if indented else part)
+        indented = not opened and fence["before"] != ""
+        start, opened = fence.end() + 1, "" if opened else fence["ticks"]
+    part = text[start:]
+    return [*parts, textwrap.dedent(part) if indented else part]
+
+
+def _chosen(parts: Sequence[str], begun: str, tests: str) -> str:
+    """The parts of a reply with fences that make the program."""
+    functions = _FUNCTION.findall(begun)
+    wanted = {functions[-1]} if functions else _wanted(tests)
+    read = [_Names.of(part) for part in parts]
+    main = next((i for i, names in enumerate(read) if names.made & wanted), None)
+    if main is None:
+        fits = [part for part in parts[1::2] if (_compiles(_completed(begun, part)) if begun else _Names.of(part).made)]
+        return fits[0] if fits else parts[1]
+    chosen = {main}
+    while True:
+        missing = wanted.union(*(read[i].free for i in chosen)).difference(*(read[i].defined for i in chosen))
+        helper = next((i for i, names in enumerate(read) if i not in chosen and names.defined & missing), None)
+        if helper is None:
+            break
+        chosen.add(helper)
+    return parts[main] if len(chosen) == 1 else "\n".join(parts[i] for i in sorted(chosen))
+
+
+class _Names(NamedTuple):
+    """A program's names; of text that does not compile, none.
+
+    Attributes:
+        made: Defined at its top level, but for imports.
+        imported: Imported at its top level.
+        free: Read, and neither defined in it nor Python's own.
+    """
+
+    made: frozenset[str]
+    imported: frozenset[str]
+    free: frozenset[str]
+
+    @property
+    def defined(self) -> frozenset[str]:
+        return self.made | self.imported
+
+    @classmethod
+    def of(cls, text: str) -> _Names:
+        tree = _parsed(text)
+        if tree is None:
+            return cls(frozenset(), frozenset(), frozenset())
+        made, imported = set(), set()
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                made.add(node.name)
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                imported |= {(name.asname or name.name).partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.Assign):
+                made |= {name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+        nodes = list(ast.walk(tree))
+        names = [node for node in nodes if isinstance(node, ast.Name)]
+        own = made | imported | {name.id for name in names if not isinstance(name.ctx, ast.Load)}
+        own |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+        own |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+        own |= {(n.asname or n.name).partition(".")[0] for n in nodes if isinstance(n, ast.alias)}
+        return cls(frozenset(made), frozenset(imported), frozenset({name.id for name in names} - own - _BUILTINS))
+
+
+@lru_cache(1000)
+def _wanted(tests: str) -> frozenset[str]:
+    return _Names.of(tests).free
+
+
+def _parsed(text: str) -> ast.Module | None:
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _compiles(text: str) -> bool:
+    return _parsed(text) is not None
 
 
 def _completed(begun: str, written: str) -> str:
@@ -53,7 +147,10 @@ def _completed(begun: str, written: str) -> str:
 
 def grade(items: Sequence[Item], replies: Sequence[str], sandbox: Sandbox) -> list[bool]:
     """Runs each item's unit tests on its reply's program, each distinct pair of them once per sandbox."""
-    programs = [Program(program(reply, question(item.prompt)), item.answer) for item, reply in zip(items, replies, strict=True)]
+    programs = [
+        Program(program(reply, question(item.prompt), item.answer), item.answer)
+        for item, reply in zip(items, replies, strict=True)
+    ]
     known = _memory.setdefault(sandbox, {})
     fresh = [candidate for candidate in dict.fromkeys(programs) if candidate not in known]
     if len(known) + len(fresh) > _REMEMBERED:

@@ -9,7 +9,8 @@ from t2.config.rows import OTHER, Dispatching, Task
 from t2.config.rows import Prompt as Template
 from t2.tasks.prompt import Prompt, question, render
 
-_BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{\s*)?([^{}]*?)\s*\}")
+_BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\[A-Za-z]+\s*\{\s*)*([^{}]*?)\s*\}")
+_AROUND = " .,;:!?*_`'\"$"
 
 
 def categories_of(dispatch: Task, tasks: Mapping[str, Task]) -> list[str]:
@@ -37,7 +38,10 @@ def classification_reply(category: str) -> str:
 
 
 def category(reply: str, categories: Sequence[str]) -> str | None:
-    r"""The category that a reply names in its last ``\boxed{}``, whatever its case; None if it names none."""
+    r"""The category that a reply names in its last ``\boxed{}``; None if it names none.
+
+    Its case, macros around it such as ``\textbf``, and punctuation do not matter.
+    """
     boxes = _BOXED.findall(reply)
-    named = boxes[-1].casefold() if boxes else None
+    named = boxes[-1].strip(_AROUND).casefold() if boxes else None
     return next((name for name in categories if name.casefold() == named), None)

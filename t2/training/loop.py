@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 
 from t2.config.rows import Reward, Train, Training
+from t2.engine import chat
 from t2.engine.base import Engine, Sampling
 from t2.seeds import derive
 from t2.tasks.item import Item
@@ -91,6 +92,7 @@ def train(
     identity = {
         "fingerprint": fingerprint,
         "items": hashlib.sha256(repr([*train_items, None, *valid_items]).encode()).hexdigest(),
+        "encoding": chat.encoding(engine.tokenizer),
         "reward": reward.model_dump(),
         "seed": seed,
         "recipe": recipe.model_dump(),

@@ -143,9 +143,7 @@ def test_each_prompt_is_answered_under_the_expert_it_was_given(engine, experts):
     finished: list[int] = []
     setting = Setting({"m": "math", "c": "code"}, ask=asking(12), engine=scripted)
     members = {"m": experts["math"], "c": experts["code"]}
-    result = answer(
-        scripted, PROMPTS, Sampling(30), STRATEGIES["prompt"], setting, members, progress=finished.append
-    )
+    result = answer(scripted, PROMPTS, Sampling(30), STRATEGIES["prompt"], setting, members, progress=finished.append)
     assert list(result.choice.categories) == EXPECTED
     assert result.first_seconds > 0 and result.second_seconds > 0
     assert len(scripted.asked) == 2 and sum(finished) == len(PROMPTS)

@@ -84,7 +84,7 @@ def test_a_named_category_is_answered_by_its_expert(engine: HfEngine, t2, monkey
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--system", "fewshot"], "'fewshot' needs the task whose mix answers, got ''; there is one for code_hard, math_hard"),
+        (["--system", "fewshot"], "needs the task whose mix answers, got ''; there is one for code_hard, math_hard"),
         (["--system", "fewshot", "--task", "math"], "got 'math'; there is one for code_hard, math_hard"),
         (["--task", "math_hard"], "'math_hard' names a mix that was found for it, which system 'classifier' has none"),
         (["--system", "sum"], "there is no system 'sum'; params.yaml has base, lora"),
@@ -98,7 +98,7 @@ def test_what_is_refused_is_said_in_one_line(project: Path, arguments: list[str]
         main()
 
 
-@pytest.mark.parametrize("which", ["experts/math/seed-1", "experts/reasoning/seed-0", "classifier/seed-0"])
+@pytest.mark.parametrize("which", ["svf-math/seed-1", "svf-reasoning/seed-1", "classifier/seed-1"])
 @pytest.mark.parametrize("fault", ["another base", "not finite"])
 def test_an_expert_that_is_not_the_bases_or_not_finite_is_refused_by_name(
     project: Path, which: str, fault: str, tmp_path: Path, monkeypatch
@@ -106,7 +106,7 @@ def test_an_expert_that_is_not_the_bases_or_not_finite_is_refused_by_name(
     copy = tmp_path / "project"
     shutil.copytree(project, copy, symlinks=True)
     monkeypatch.chdir(copy)
-    folder = Path("data", which)
+    folder = Path("data", "adapters", which)
     expert = load_expert(folder)
     if fault == "another base":
         save_expert(Expert(expert.z, expert.provenance | {"basis_fingerprint": "0" * 64}), folder)
@@ -141,7 +141,8 @@ def test_a_project_without_experts_says_what_to_do(project: Path, tmp_path: Path
     assert "run from the project's root" in done.stderr and "Traceback" not in done.stderr
     (tmp_path / "params.yaml").symlink_to(project / "params.yaml")
     done = run(tmp_path, "ask", "Hello?")
-    assert done.returncode == 1 and done.stderr.startswith("t2: there is no data/adapters/svf-math/adapter.json; `dvc repro train@svf-math` makes it")
+    said = "t2: there is no data/adapters/svf-math/adapter.json; `dvc repro train@svf-math` makes it"
+    assert done.returncode == 1 and done.stderr.startswith(said)
 
 
 def test_help_loads_nothing_heavy(tmp_path: Path) -> None:

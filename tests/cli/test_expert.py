@@ -85,9 +85,8 @@ def test_export_of_an_expert_as_a_checkpoint(project: Path, tmp_path: Path, t2) 
     assert close(logits(AutoModelForCausalLM.from_pretrained(out)), expected)
     assert not close(logits(base()), expected)
     about = json.loads((out / "export.json").read_text())
-    assert (
-        about["experts"] == {"svf-math/seed-1": "data/adapters/svf-math/seed-1"} and about["base_model_name_or_path"] == "base"
-    )
+    assert about["experts"] == {"svf-math/seed-1": "data/adapters/svf-math/seed-1"}
+    assert about["base_model_name_or_path"] == "base"
 
 
 def test_export_of_a_mix_as_a_lora(project: Path, tmp_path: Path, t2) -> None:
@@ -174,7 +173,7 @@ def test_import_of_the_reference_codes_file(project: Path, tmp_path: Path, t2) -
         (["export", "svf-math", "--out", "data"], "exists already"),
         (["export", "svf-math", "--dtype", "bfloat16", "--out", "x"], "made from other weights"),
         (["export", "svf-math", "--base", "elsewhere", "--out", "x"], "no model folder elsewhere"),
-        (["export", "svf-math", "--format", "lora", "--rank", "99", "--out", "x"], "rank is 99; it must be from 1 to 32"),
+        (["export", "svf-math", "--format", "lora", "--rank", "99", "--out", "x"], "rank is 99; it must be from 1"),
         (["import", "absent.pt", "--base", "base", "--out", "x"], "absent.pt"),
         (["import", "params.yaml", "--base", "base", "--out", "data"], "exists already"),
     ],

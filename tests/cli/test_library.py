@@ -24,9 +24,7 @@ def test_an_expert_is_named_by_row_by_seed_or_by_folder(project: Path, name: str
     assert entry.name == found and (project / entry.folder / "adapter_config.json").is_file()
 
 
-def test_a_row_goes_before_a_folder_of_its_name(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_goes_before_a_folder_of_its_name(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "svf-code").symlink_to(project / "data/adapters/svf-math/seed-0")
     for name in ("data", "params.yaml"):
         (tmp_path / name).symlink_to(project / name)
@@ -52,7 +50,7 @@ def test_weights_are_read(project: Path) -> None:
     assert library.weights(["math"]) == "math"
     assert library.weights(["math/seed-1=0.7", "base=-.3"]) == {"math/seed-1": 0.7, "base": -0.3}
     assert library.weights(["math=1e-1", "code=1"]) == {"math": 0.1, "code": 1}
-    with pytest.raises(ValueError, match=r"two parts at least, got math=0\.5; half an expert is svf-math=0\.5 base=0\.5"):
+    with pytest.raises(ValueError, match=r"two parts at least, got math=0\.5; half an expert is svf-math=0\.5 base"):
         library.weights(["math=0.5"])
 
 

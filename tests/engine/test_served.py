@@ -16,11 +16,10 @@ from safetensors.torch import load_file
 from t2 import config
 from t2.adaptation.system import Settings, TwoPassSystem
 from t2.cli.selection import Base, select
-from t2.engine.base import Sampling
 from t2.stages import paths
 from t2.svf.experts import Z
 from tests.engine.vllm_setting import MISSING
-from tests.finished_project import finish_project
+from tests.finished_project import ALPHA, finish_project, write_found
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip(MISSING, allow_module_level=True)
@@ -50,8 +49,8 @@ class Engine:
 async def opened(monkeypatch: pytest.MonkeyPatch, **environment: str):
     from t2.engine.vllm_svf.served import ServedExperts
 
-    named = ",".join(f"{task}=data/experts/{task}/seed-0" for task in TASKS)
-    for name, value in {"T2_SVF_BASIS": "data/basis/tiny", "T2_SVF_EXPERTS": named, **environment}.items():
+    named = ",".join(f"{task}=data/adapters/svf-{task}/seed-1" for task in TASKS)
+    for name, value in {"T2_SVF_BASIS": "data/basis/main", "T2_SVF_EXPERTS": named, **environment}.items():
         monkeypatch.setenv(name, value)
     served = ServedExperts.from_environment()
     await served.open(SimpleNamespace(engine_client=Engine(), lora_requests={}))
@@ -68,31 +67,29 @@ def z_less_one(request) -> Z:
 
 @pytest.mark.parametrize("form", ["normalised", "free"])
 def test_a_found_alpha_is_the_same_z_by_name_in_ask_and_in_export(form, finished, tmp_path, monkeypatch):
-    for name in ("base", "data"):
+    for name in ("base", "params.yaml", "data/adapters", "data/sets", "data/basis"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(finished / name)
+    for search in ("math_hard", "code_hard", "reasoning_hard"):
+        write_found(tmp_path, search, ALPHA, form)
     monkeypatch.chdir(tmp_path)
-    text = (finished / "params.yaml").read_text()
-    assert "form: normalised" in text
-    Path("params.yaml").write_text(text.replace("form: normalised", f"form: {form}"))
 
     exported = select([], "math_hard", Base()).expert.z
-    alpha = json.loads(paths.draw("math_hard", 0).joinpath("alpha.json").read_text())["alpha"]
-
     system = TwoPassSystem(
-        Settings.of(config.load(), paths.basis(config.load().base)),
-        {task: Path(f"data/experts/{task}/seed-0") for task in TASKS},
-        alphas={"math_hard": paths.draw("math_hard", 0) / "alpha.json"},
+        Settings.of(config.load(), ["fewshot"], paths.basis("main")),
+        {f"svf-{task}": paths.adapter(f"svf-{task}", 1) for task in TASKS},
+        {"math_hard": paths.search("math_hard", 1, 0) / "alpha.json"},
     )
     asked = []
     generate = system._engine.generate
     monkeypatch.setattr(
         system._engine, "generate", lambda *args, **given: asked.append(given["experts"]) or generate(*args, **given)
     )
-    system.answer(["How many?"], Sampling(2), "fewshot", "math_hard")
+    system.answer(["How many?"], "fewshot", "math_hard", 2)
 
     async def served_z() -> Z:
         served = await opened(monkeypatch, T2_SVF_FORM=form)
-        return z_less_one(served["svf:" + ",".join(f"{name}={weight!r}" for name, weight in alpha.items())])
+        return z_less_one(served["svf:" + ",".join(f"{task}={ALPHA[f'svf-{task}']!r}" for task in TASKS)])
 
     found = asyncio.run(served_z())
     assert found.keys() == exported.keys() == asked[0].keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -101,7 +102,7 @@ def serving(folder: Path, log: Path, *, kv_cache: int = 2**27, **environment: st
             command, env={**os.environ, **quiet, **environment}, stdout=file, stderr=file, start_new_session=True
         )
     try:
-        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
+        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 900
         while True:
             assert server.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
             try:
@@ -112,7 +113,11 @@ def serving(folder: Path, log: Path, *, kv_cache: int = 2**27, **environment: st
         yield address
     finally:
         server.terminate()
-        server.wait(60)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
 
 
 def ask(address: str, model: str, prompt: str) -> tuple[int, ...]:

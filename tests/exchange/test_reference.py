@@ -148,6 +148,9 @@ def test_what_is_no_expert_of_this_base_is_refused(base: Path, tmp_path: Path) -
         {f"learnable_params_module_list.{i}": torch.ones(32) for i in range(8)},
         "holds 8 vectors without names, and .* has 9 mlp matrices",
     )
+    first = next(iter(learned))
+    broken = learned | {first: torch.full_like(learned[first], float("nan"))}
+    refused(broken, r"file\.pt: the z of .* numbers that are not finite")
     (tmp_path / "torn.pt").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(ValueError, match=r"torn\.pt is refused: it is damaged"):
         import_reference(tmp_path / "torn.pt", Checkpoint(base))

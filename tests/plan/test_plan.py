@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from t2 import cli, config, profiles
-from t2.config import Base
+from t2 import cli, profiles
+from t2.config.rows import Params, Recipe
 from t2.engine.attention import GROUPED_SDPA
 from t2.engine.base import Sampling
 from t2.engine.decode import decode, uniform_draws
@@ -25,7 +25,7 @@ from t2.engine.hf import load_base
 from t2.plan import GPUS, PlanError, cost, make_plan
 from t2.plan.cost import Speed
 from t2.plan.render import render
-from t2.plan.shapes import Shapes, read_shapes
+from t2.plan.shapes import Attached, read_adapter, read_shapes
 from t2.svf import build_cache, checkpoint_weights
 from t2.training import reinforce
 from t2.training.adapters import build_adapter
@@ -39,14 +39,30 @@ MODELS = ["smollm2-135m", "qwen2.5-0.5b", "llama3-8b", "mistral-7b", "llama3-70b
 COUNTING = Speed(model=1.0, single=1.0, double=1.0, eigh=1.0, bandwidth=1e30, layer=0.0)
 
 
-def choosing(params: config.Params, targets: list[str], **svf: Any) -> config.Params:
-    """Parameters with other adapted modules, for SVF and LoRA."""
-    return params.model_copy(
-        update={
-            "svf": params.svf.model_copy(update={"target_modules": targets, **svf}),
-            "lora": params.lora.model_copy(update={"target_modules": targets}),
-        }
-    )
+def choosing(params: Params, targets: list[str], layers: Any = "all", **peft: Any) -> Params:
+    """Parameters with other adapted modules, for all recipes and for what the base decomposes."""
+
+    def chosen(recipe: Recipe) -> Recipe:
+        own = peft if recipe.method == "svf" else {}
+        of_lora = recipe.layers if recipe.method == "lora" else layers
+        settings = {**recipe.peft, "target_modules": targets, **own}
+        return recipe.model_copy(update={"peft": settings, "layers": of_lora})
+
+    base = params.bases["main"].model_copy(update={"adapt": targets, "layers": layers})
+    recipes = {name: chosen(recipe) for name, recipe in params.recipes.items()}
+    return params.model_copy(update={"bases": {**params.bases, "main": base}, "recipes": recipes})
+
+
+def attached(params: Params, recipe: str) -> Attached:
+    """A recipe on the main base."""
+    base = params.bases["main"]
+    return read_adapter(base, params.recipes[recipe], read_shapes(base))
+
+
+def with_row(params: Params, section: str, name: str, **values: Any) -> Params:
+    """Parameters with one row changed."""
+    rows = getattr(params, section)
+    return params.model_copy(update={section: {**rows, name: rows[name].model_copy(update=values)}})
 
 
 # Shapes
@@ -70,17 +86,16 @@ def choosing(params: config.Params, targets: list[str], **svf: Any) -> config.Pa
 def test_trainable_parameters_beside_the_paper_s(
     profile: str, targets: list[str], svf: int, lora: int, printed: tuple[float | None, float | None]
 ) -> None:
-    params = choosing(profiles.load(profile), targets)
-    shapes = read_shapes(params, params.base)
-    assert (shapes.svf, shapes.lora) == (svf, lora)
+    loaded = profiles.load(profile)
+    params = choosing(loaded, targets, layers=loaded.bases["main"].layers)
+    assert (attached(params, "svf").parameters, attached(params, "lora_next_token").parameters) == (svf, lora)
     for ours, paper in zip((svf, lora), printed, strict=True):
         # 557,056 is printed as 0.58M: rounded up from the sum of the parts, it seems.
         assert paper is None or ours / 1e6 == pytest.approx(paper, abs=0.03)
 
 
 def test_the_basis_of_llama_3_8b_has_2_75_g_numbers_where_the_svd_has_9_7_g() -> None:
-    params = choosing(profiles.load("llama3-8b"), ALL)
-    shapes = read_shapes(params, params.base)
+    shapes = read_shapes(choosing(profiles.load("llama3-8b"), ALL).bases["main"])
     assert shapes.cache_bytes / 4e9 == pytest.approx(2.75, abs=0.005)
     assert shapes.svd_numbers / 1e9 == pytest.approx(9.7, abs=0.05)
 
@@ -89,8 +104,7 @@ def test_shipped_architectures_have_the_published_numbers_of_parameters() -> Non
     published = [134_515_008, 494_032_768, 8_030_261_248, 7_248_023_552, 70_553_706_496]
     found = []
     for name in MODELS:
-        params = profiles.load(name)
-        shapes = read_shapes(params, params.base)
+        shapes = read_shapes(profiles.load(name).bases["main"])
         assert shapes.source.startswith("profiles/architectures/")
         found.append(shapes.parameters)
     assert found == published
@@ -98,24 +112,46 @@ def test_shipped_architectures_have_the_published_numbers_of_parameters() -> Non
 
 def test_the_miniature_s_basis_and_adapters_are_predicted_to_the_byte(tmp_path: Path) -> None:
     params = profiles.load("miniature")
-    shapes = read_shapes(params, params.base)
-    weights = checkpoint_weights(params.base.path, params.svf.target_modules, torch.float32)
-    cache = build_cache(weights, tmp_path)
+    base = params.bases["main"]
+    shapes = read_shapes(base)
+    cache = build_cache(checkpoint_weights(base.path, base.adapt, torch.float32), tmp_path)
     tensors = [tensor for name in cache for tensor in cache.load(name)[:2]]
     assert shapes.cache_bytes == sum(tensor.nbytes for tensor in tensors)
-    for method, count in (("svf", shapes.svf), ("lora", shapes.lora)):
-        model = AutoModelForCausalLM.from_pretrained(params.base.path)
+    for name, recipe in params.recipes.items():
+        model = AutoModelForCausalLM.from_pretrained(base.path)
         assert shapes.parameters == model.num_parameters()
-        adapted = build_adapter(model, method, svf=params.svf, lora=params.lora, seed=0, task="test")
-        assert count == adapted.get_nb_trainable_parameters()[0]
+        adapted = build_adapter(model, recipe, seed=0, task="test")
+        assert attached(params, name).parameters == adapted.get_nb_trainable_parameters()[0]
 
 
 def test_half_of_the_layers_are_the_upper_ones() -> None:
     params = choosing(profiles.load("miniature"), ALL, layers="half")
-    shapes = read_shapes(params, params.base)
+    shapes = read_shapes(params.bases["main"])
     assert {matrix.layer for matrix in shapes.adapted} == {2, 3}
-    assert shapes.first_adapted == 2
-    assert 2 * shapes.cache_bytes == read_shapes(choosing(params, ALL, layers="all"), params.base).cache_bytes
+    assert shapes.first_adapted == attached(params, "svf").first == 2
+    assert attached(params, "lora_next_token").first == 0
+    assert 2 * shapes.cache_bytes == read_shapes(choosing(params, ALL).bases["main"]).cache_bytes
+
+
+def test_a_recipe_may_adapt_less_than_its_base_decomposes() -> None:
+    params = profiles.load("miniature")
+    recipe = params.recipes["svf"]
+    fewer = with_row(params, "recipes", "svf", layers=[3], peft={**recipe.peft, "target_modules": ["q_proj"]})
+    adapter = attached(fewer, "svf")
+    assert [matrix.layer for matrix in adapter.targets] == [3] and adapter.shapes.adapted == adapter.targets
+    assert adapter.parameters == adapter.targets[0].rank
+    assert len(read_shapes(fewer.bases["main"]).adapted) == 28
+
+
+def test_methods_on_vectors_have_no_rank() -> None:
+    params = profiles.load("miniature")
+    peft = {"peft_type": "IA3", "target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
+    adapter = attached(with_row(params, "recipes", "svf", peft=peft), "svf")
+    keys, downs = (
+        [matrix for matrix in adapter.targets if matrix.name.endswith(name)] for name in ("k_proj", "down_proj")
+    )
+    assert adapter.parameters == sum(m.rows for m in keys) + sum(m.columns for m in downs)
+    assert not adapter.is_svf and adapter.rank == 0
 
 
 # Operations and memory, against what a real step takes
@@ -175,12 +211,14 @@ class Case:
         )
         settings.save_pretrained(folder)
         params = choosing(profiles.load("miniature"), ATTENTION + MLP, layers=layers, init_std=0.05)
-        self.params = params
-        self.shapes: Shapes = read_shapes(params, Base(name="case", path=str(folder), dtype=dtype))
+        base = params.bases["main"].model_copy(update={"path": str(folder), "dtype": dtype})
+        recipe = params.recipes["svf" if method == "svf" else "lora_next_token"]
+        self.adapter = read_adapter(base, recipe, read_shapes(base))
+        self.shapes = self.adapter.shapes
         torch.manual_seed(0)
         model = LlamaForCausalLM(settings).to(getattr(torch, dtype))
         model.set_attn_implementation(attention)
-        self.model: PeftModel = build_adapter(model, method, svf=params.svf, lora=params.lora, seed=0, task="test")
+        self.model: PeftModel = build_adapter(model, recipe, seed=0, task="test")
         if recompute:
             recompute_layers(self.model)
         self.model.train()
@@ -206,19 +244,16 @@ class Case:
             self.model(input_ids=torch.ones(1, 1, dtype=torch.long))
 
 
-def planned_step(
-    shapes: Shapes, samples: int, divergence: bool, recompute: bool, lora_rank: int | None = None
-) -> cost.Cost:
+def planned_step(adapter: Attached, samples: int, divergence: bool, recompute: bool) -> cost.Cost:
     """The plan of one micro-batch with prompts of 10 and replies of 8 tokens."""
     return cost.step(
-        shapes,
+        adapter,
         COUNTING,
         batch=samples,
         micro_batch=samples,
         prompt=10,
         reply=8,
         divergence=divergence,
-        lora_rank=lora_rank,
         recompute=recompute,
     )
 
@@ -238,7 +273,7 @@ def test_operations_of_a_training_step_are_those_that_torch_counts(
     assert folding.get_total_flops() == cost.fold(case.shapes) + cost.forward(case.shapes, 1, 1, 1)
     with FlopCounterMode(display=False) as counted:
         case.gradient(batch, samples, divergence)
-    planned = planned_step(case.shapes, samples, divergence, recompute)
+    planned = planned_step(case.adapter, samples, divergence, recompute)
     # Not told apart: which inputs of the lowest adapted layer need no gradient.
     assert counted.get_total_flops() == pytest.approx(planned.operations, rel=0.03)
 
@@ -248,11 +283,11 @@ def test_operations_of_a_training_step_are_those_that_torch_counts(
 def test_operations_of_a_lora_s_step_are_those_that_torch_counts(
     tmp_path: Path, divergence: bool, recompute: bool
 ) -> None:
-    case, samples, rank = Case(tmp_path, method="lora", recompute=recompute), 16, 16
+    case, samples = Case(tmp_path, method="lora", recompute=recompute), 16
     batch = pad([Pair([1] * 10, [2] * 8)] * samples)
     with FlopCounterMode(display=False) as counted:
         case.gradient(batch, samples, divergence)
-    planned = planned_step(case.shapes, samples, divergence, recompute, lora_rank=rank)
+    planned = planned_step(case.adapter, samples, divergence, recompute)
     assert counted.get_total_flops() == pytest.approx(planned.operations, rel=0.03)
 
 
@@ -325,7 +360,7 @@ def test_every_profile_has_a_plan(name: str) -> None:
     text = render(plan)
     assert all(stage.name in text for stage in plan.stages)
     assert all(stage.total > 0 and stage.cost.seconds > 0 for stage in plan.stages)
-    assert f"{plan.shapes.svf:,} trainable parameters" in text
+    assert all(f"{adapter.parameters:,} trainable parameters" in text for adapter in plan.main.adapters.values())
     assert plan.gpu.source in text and f"prompts of {plan.params.plan.prompt_tokens} tokens" in text
     assert ("It fits one GPU." in text) == (name != "llama3-70b")
 
@@ -333,14 +368,19 @@ def test_every_profile_has_a_plan(name: str) -> None:
 def test_costs_follow_the_parameters() -> None:
     params = profiles.load("qwen2.5-0.5b")
 
-    def seconds(changed: config.Params, stage: str) -> float:
+    def seconds(changed: Params, stage: str) -> float:
         return next(s.cost.seconds for s in make_plan(changed).stages if s.name == stage)
 
     training = params.training
-    twice = params.model_copy(update={"training": training.model_copy(update={"seeds": [0, 1]})})
-    assert seconds(twice, "expert@gsm8k") == pytest.approx(2 * seconds(params, "expert@gsm8k"))
+    twice = with_row(params, "recipes", "svf", seeds=[0, 1])
+    assert seconds(twice, "train@svf-math") == pytest.approx(2 * seconds(params, "train@svf-math"))
+    assert seconds(twice, "search@math500") == pytest.approx(2 * seconds(params, "search@math500"))
+    fewer = with_row(params, "budgets", "cem", draws=1)
+    assert seconds(params, "search@math500") == pytest.approx(5 * seconds(fewer, "search@math500"))
+    systems = {name: row for name, row in params.systems.items() if name != "uniform"}
+    assert seconds(params.model_copy(update={"systems": systems}), "measure") < seconds(params, "measure")
     slower = params.model_copy(update={"plan": params.plan.model_copy(update={"gpu": "l4"})})
-    assert seconds(slower, "benchmark") > seconds(params, "benchmark")
+    assert seconds(slower, "measure") > seconds(params, "measure")
     plain = training.model_copy(update={"gradient_checkpointing": False, "logit_chunk": None, "micro_tokens": None})
     plan = make_plan(params.model_copy(update={"training": plain}))
     for saving in ({"micro_batch": 1}, {"micro_tokens": 800}, {"gradient_checkpointing": True, "logit_chunk": 64}):
@@ -367,7 +407,7 @@ def test_the_command_plans_the_parameters_as_they_stand_or_a_profile(
     assert run("qwen2.5-0.5b") == run()
     shown = run("llama3-8b", "--gpu", "h200")
     assert "557,056 trainable parameters in 160 matrices" in shown
-    assert "\nGPU         h200, 141 GB" in shown and "\nexpert@gsm8k" in shown
+    assert "h200, 141 GB" in shown and "\ntrain@svf-math" in shown
     monkeypatch.setattr("sys.argv", ["t2", "plan", "nobody"])
     with pytest.raises(SystemExit, match="no profile 'nobody'"):
         cli.main()
@@ -375,9 +415,9 @@ def test_the_command_plans_the_parameters_as_they_stand_or_a_profile(
 
 def test_a_model_whose_configuration_is_nowhere_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    base = Base(name="mine", path="nobody/nothing", revision="0" * 40)
+    mine = with_row(profiles.load("miniature"), "bases", "main", path="nobody/nothing", revision="0" * 40)
     with pytest.raises(PlanError, match=r"nobody/nothing is not here.*nobody--nothing.json.*HF_HUB_OFFLINE=0"):
-        make_plan(profiles.load("miniature").model_copy(update={"base": base}))
+        make_plan(mine)
 
 
 def test_gpus_say_where_their_numbers_are_from() -> None:
@@ -389,19 +429,19 @@ def test_gpus_say_where_their_numbers_are_from() -> None:
 # A quantised base
 
 
-def in_bits(name: str, kind: Any) -> config.Params:
-    params = profiles.load(name)
-    return params.model_copy(update={"base": params.base.model_copy(update={"quantisation": kind})})
+def in_bits(name: str, kind: Any) -> Params:
+    return with_row(profiles.load(name), "bases", "main", quantisation=kind)
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("int8", 8), ("nf4", 4.127)])
 def test_a_quantised_base_takes_its_bits_a_weight_and_no_fold(kind: str, bits: float) -> None:
     plain, params = make_plan(profiles.load("llama3-8b")), in_bits("llama3-8b", kind)
     plan = make_plan(params)
-    size = sum(m.size for m in plan.shapes.linears)
+    shapes = plan.main.shapes
+    size = sum(m.size for m in shapes.linears)
     # QLoRA's figure: 0.127 bits for scales in two levels (arXiv 2305.14314, section 3).
-    assert 8 * plan.shapes.linear_bytes / size == pytest.approx(bits, abs=0.02)
-    assert plain.shapes.weight_bytes - plan.shapes.weight_bytes == pytest.approx(size * (16 - bits) / 8, rel=1e-2)
+    assert 8 * shapes.linear_bytes / size == pytest.approx(bits, abs=0.02)
+    assert plain.main.shapes.weight_bytes - shapes.weight_bytes == pytest.approx(size * (16 - bits) / 8, rel=1e-2)
     assert all(stage.memory.get("W'", 0.0) == 0 for stage in plan.stages)
     assert plan.peak < plain.peak
     assert f"linear layers in {kind}" in render(plan)
@@ -412,10 +452,10 @@ def test_a_quantised_base_takes_its_bits_a_weight_and_no_fold(kind: str, bits: f
 )
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
 def test_the_bytes_of_a_quantised_miniature_are_predicted(kind: Any) -> None:
-    params = in_bits("miniature", kind)
-    shapes = read_shapes(params, params.base)
-    model: Any = load_base(params.base.path, params.base.dtype, quantisation=kind)[0]
-    targets = tuple(params.svf.target_modules)
+    base = in_bits("miniature", kind).bases["main"]
+    shapes = read_shapes(base)
+    model: Any = load_base(base.path, base.dtype, quantisation=kind)[0]
+    targets = tuple(base.adapt)
     found = 0
     for name, value in model.state_dict().items():
         if not name.rpartition(".weight")[0].endswith(targets) and ".SCB" not in name:
@@ -436,7 +476,8 @@ def test_operations_of_a_factored_step_are_those_that_torch_counts(
     batch = pad([Pair([1] * 10, [2] * 8)] * samples)
     with FlopCounterMode(display=False) as counted:
         case.gradient(batch, samples, divergence)
-    planned = planned_step(replace(case.shapes, quantisation="nf4"), samples, divergence, recompute)
+    quantised = replace(case.adapter, shapes=replace(case.shapes, quantisation="nf4"))
+    planned = planned_step(quantised, samples, divergence, recompute)
     assert counted.get_total_flops() == pytest.approx(planned.operations, rel=0.03)
 
 

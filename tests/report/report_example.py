@@ -4,13 +4,36 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from t2.evaluation import Measurement, Prediction, compare, confusion, scores
 
 from t2.report.page import ReportInputs
+from t2.report.systems import System
+from t2.statistics import Measurement, Prediction, compare, confusion, scores
 
 TASKS = {"math": "trained", "code": "trained", "reasoning": "trained"} | {
     f"{name}_hard": "unseen" for name in ("math", "code", "reasoning")
 }
+SYSTEMS = [
+    System("miniature", "base", "none", "", "miniature"),
+    System("miniature", "lora", "own", "next_token", "LoRA (next token)"),
+    System("miniature", "lora", "own", "policy_gradient", "LoRA (policy gradient)"),
+    System("miniature", "svf", "own", "", "SVF"),
+    System("miniature", "svf", "prompt", "", "Transformer² (Prompt)"),
+    System("miniature", "svf", "classifier", "", "Transformer² (Cls-expert)"),
+    System("miniature", "svf", "fewshot", "", "Transformer² (Few-shot)"),
+    System("miniature", "svf", "uniform", "", "Uniform mix of experts"),
+    *(
+        System("miniature", "svf", "adapter", family, f"SVF, {family} expert", family, own="svf/own")
+        for family in ("math", "code", "reasoning")
+    ),
+    System("control", "base", "none", "", "control"),
+    System("control", "svf", "own", "", "SVF"),
+]
+CONTRASTS = [
+    (("svf", "fewshot", ""), ("svf", "uniform", "")),
+    (("svf", "classifier", ""), ("svf", "prompt", "")),
+    (("svf", "own", ""), ("lora", "own", "next_token")),
+    (("svf", "own", ""), ("lora", "own", "policy_gradient")),
+]
 CATEGORIES = ["math", "code", "reasoning", "other"]
 LEVEL = {
     "base": 0.5,
@@ -61,7 +84,7 @@ def measurements(n: int = 120) -> list[Measurement]:
                 add("miniature", task, "lora", "own", level, variant=variant, seed=seed)
             for expert in ("math", "code", "reasoning"):
                 if expert != family:
-                    add("miniature", task, "svf", "none", 0.45 + shift, variant=expert, seed=seed)
+                    add("miniature", task, "svf", "adapter", 0.45 + shift, variant=expert, seed=seed)
             for strategy, right in (("prompt", 0.72), ("classifier", 0.95)):
                 add("miniature", task, "svf", strategy, LEVEL[strategy] + shift, called(right), seed=seed)
             add("miniature", task, "svf", "uniform", LEVEL["uniform"] + shift, seed=seed)
@@ -70,17 +93,16 @@ def measurements(n: int = 120) -> list[Measurement]:
                 add("miniature", task, "svf", "fewshot", LEVEL["fewshot"] + shift, seed=draw % 3, draw=draw)
     for strategy, right in (("prompt", 0.55), ("classifier", 0.9)):
         add("miniature", "other", "svf", strategy, right, called(right), seed=0)
-    return found
+    bases, tasks = ["miniature", "control"], [*TASKS, "other"]
+    return sorted(found, key=lambda m: (bases.index(m.base), tasks.index(m.task)))
 
 
 def inputs(n: int = 120) -> ReportInputs:
     """What the report stage hands over."""
     random = np.random.default_rng(1)
     found = measurements(n)
-    order = {"bases": ["miniature", "control"], "tasks": list(TASKS)}
     histories = []
-    systems = [("svf", "", 0.68), ("lora", "next_token", 0.52), ("lora", "policy_gradient", 0.62)]
-    for method, variant, end in systems:
+    for label, end in (("SVF", 0.68), ("LoRA (next token)", 0.52), ("LoRA (policy gradient)", 0.62)):
         for task in ("math", "code", "reasoning"):
             for seed in range(3):
                 steps = np.arange(0, 31)
@@ -88,12 +110,14 @@ def inputs(n: int = 120) -> ReportInputs:
                 valid = [value if step % 5 == 0 else None for step, value in zip(steps, curve, strict=True)]
                 best = int(np.nanargmax(np.array(valid, dtype=float)))
                 for step, value in zip(steps, valid, strict=True):
-                    histories.append(("miniature", task, method, variant, seed, step, value, step == best))
+                    histories.append(("miniature", label, f"{label} {task}", task, seed, step, value, step == best))
     alphas = [
         (
             "miniature",
             task,
-            draw,
+            task,
+            draw % 3,
+            draw // 3,
             expert,
             float(random.normal(0.75 if task.startswith(expert) else 0.12, 0.15)),
         )
@@ -103,8 +127,8 @@ def inputs(n: int = 120) -> ReportInputs:
         for expert in ("math", "code", "reasoning")
     ]
     timings = [
-        (strategy, task, n, 2.0 + seed / 10 + place, 9.0 + seed / 5)
-        for strategy in ("prompt", "classifier")
+        ("miniature", label, task, n, 2.0 + seed / 10 + place, 9.0 + seed / 5)
+        for label in ("Transformer² (Prompt)", "Transformer² (Cls-expert)")
         for place, task in enumerate(TASKS)
         for seed in range(3)
         if TASKS[task] == "unseen"
@@ -112,15 +136,16 @@ def inputs(n: int = 120) -> ReportInputs:
     runs = [(f"stage-{i}", f"{i:032x}", 100.0 / (i + 1)) for i in range(6)]
     return ReportInputs(
         base="miniature",
-        scores=scores(found, **order),
-        comparisons=compare(found, resamples=200, seed=3, **order),
-        timings=pd.DataFrame(timings, columns=["strategy", "task", "n", "first_seconds", "second_seconds"]),
+        systems=SYSTEMS,
+        scores=scores(found),
+        comparisons=compare(found, contrasts=CONTRASTS, resamples=200, seed=3),
+        timings=pd.DataFrame(timings, columns=["base", "system", "task", "n", "first_seconds", "second_seconds"]),
         histories=pd.DataFrame(
             histories,
-            columns=["base", "task", "method", "variant", "seed", "step", "valid_score", "chosen"],
+            columns=["base", "label", "adapter", "task", "seed", "step", "valid_score", "chosen"],
         ),
         confusions=confusion(found, CATEGORIES),
-        alphas=pd.DataFrame(alphas, columns=["base", "task", "draw", "expert", "alpha"]),
+        alphas=pd.DataFrame(alphas, columns=["base", "search", "task", "seed", "draw", "expert", "alpha"]),
         runs=pd.DataFrame(runs, columns=["stage", "run_id", "seconds"]),
         notes=[
             "The base model is a **miniature**: a Llama of a million parameters, trained on generated "

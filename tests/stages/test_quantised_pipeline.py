@@ -35,7 +35,7 @@ class Finished(NamedTuple):
 @pytest.fixture(scope="module", params=["int8", "nf4"])
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     params = small(yaml.safe_load((ROOT / "params.yaml").read_text()))
-    params["base"]["quantisation"] = request.param
+    params["bases"]["main"]["quantisation"] = request.param
     project = copy_project(tmp_path_factory.mktemp(request.param) / "project", params)
     run(project, "dvc", "repro", "-q")
     return Finished(project, request.param)
@@ -50,13 +50,13 @@ def test_every_system_is_scored(finished: Finished) -> None:
 
 
 def test_basis_and_experts_are_of_the_quantised_weights(finished: Finished) -> None:
-    cache = BasisCache.open(finished.project / "data" / "basis" / "miniature")
+    cache = BasisCache.open(finished.project / "data" / "basis" / "main")
     model, _ = load_base(ROOT / "data" / "miniature" / "base", "float32", quantisation=finished.kind)
     for name in cache:
         weight = layer_weight(model.get_submodule(name))
         expected = torch.linalg.svdvals(weight.double())
         torch.testing.assert_close(cache.load(name, weight).sigma.double(), expected, rtol=1e-5, atol=1e-6)
-    folder = finished.project / "data" / "experts" / "reasoning" / "seed-0"
+    folder = finished.project / "data" / "adapters" / "svf-reasoning" / "seed-0"
     expert = load_expert(folder)
     assert expert.provenance["basis_fingerprint"] == cache.fingerprint
     assert expert.provenance["quantisation"] == finished.kind
@@ -69,8 +69,8 @@ def test_the_command_line_knows_the_quantised_base(finished: Finished, monkeypat
     runner = CliRunner()
     asked = runner.invoke(cli.app, ["ask", "What is 3+4?", "--max-new-tokens", "8"])
     assert asked.exit_code == 0, asked.output
-    merged = runner.invoke(cli.app, ["expert", "export", "reasoning", "--out", "merged"])
+    merged = runner.invoke(cli.app, ["expert", "export", "svf-reasoning", "--out", "merged"])
     assert merged.exit_code != 0 and not Path("merged").exists()
-    lora = runner.invoke(cli.app, ["expert", "export", "reasoning", "--format", "lora", "--out", "lora"])
+    lora = runner.invoke(cli.app, ["expert", "export", "svf-reasoning", "--format", "lora", "--out", "lora"])
     assert lora.exit_code == 0, lora.output
     assert Path("lora/adapter_model.safetensors").is_file()

@@ -103,8 +103,6 @@ def test_what_is_no_expert_is_refused(tmp_path: Path) -> None:
         load_expert(tmp_path)
 
 
-
-
 def damaged(expert: Expert, folder: Path, name: str, value: float) -> Path:
     """An adapter folder with one number of z overwritten, as no writer of ours would."""
     save_expert(expert, folder)

@@ -44,21 +44,20 @@ LOADERS = """
 import sys
 
 from t2 import config
-from t2.config import Base
 from t2.engine.chat import load_tokenizer
 from t2.engine.hf import load_base
 from t2.plan.shapes import architecture
 from t2.stages.basis import adapted_weights
 from t2.svf.pretrained import load_config, load_model
 
-base = Base(name="x", path=sys.argv[1], revision=None, dtype="float32", quantisation=None)
+base = config.load().bases["main"].model_copy(update={"path": sys.argv[1]})
 for load in (
     lambda: load_config(base.path),
     lambda: load_tokenizer(base.path),
     lambda: load_model(base.path),
     lambda: load_base(base.path, "float32"),
     lambda: architecture(base),
-    lambda: adapted_weights(config.load().svf, base, "cpu"),
+    lambda: adapted_weights(base, "cpu"),
 ):
     try:
         load()

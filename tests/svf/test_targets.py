@@ -8,18 +8,15 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, get_peft_model
 from torch import nn
-from training.setting import LORA, SVF
+from training.setting import adapted
 from transformers import LlamaForCausalLM, MixtralConfig, PreTrainedModel, Qwen2MoeConfig
 
 from svf.models import TARGETS, make_model
 from t2 import config as settings
-from t2.config import Base, Svf
-from t2.plan.shapes import read_shapes
 from t2.stages.basis import adapted_weights
 from t2.svf import SvfConfig
 from t2.svf.pretrained import empty_model
 from t2.svf.targets import check_targets, targeted_modules
-from t2.training.adapters import build_adapter
 
 SIZES = {
     "hidden_size": 32,
@@ -87,24 +84,21 @@ def test_layers_without_an_index_and_tied_ones_are_refused_before_any_work() -> 
 
 
 def test_a_second_adapter_finds_the_modules_of_the_first(model: LlamaForCausalLM) -> None:
-    adapted = get_peft_model(model, SvfConfig(target_modules=["q_proj"]))
-    adapted.add_adapter("other", SvfConfig(target_modules=["q_proj", "up_proj"]))
-    assert len(adapted.svf_layers()) == 6
+    wrapped = get_peft_model(model, SvfConfig(target_modules=["q_proj"]))
+    wrapped.add_adapter("other", SvfConfig(target_modules=["q_proj", "up_proj"]))
+    assert len(wrapped.svf_layers()) == 6
     with pytest.raises(ValueError, match="match no module"):
-        adapted.add_adapter("third", SvfConfig(target_modules=["q_proj", "upproj"]))
+        wrapped.add_adapter("third", SvfConfig(target_modules=["q_proj", "upproj"]))
 
 
-@pytest.mark.parametrize("where", ["basis", "plan svf", "plan lora", "train svf", "train lora"])
-def test_basis_plan_and_training_refuse_a_part_of_a_wish(where: str, tiny_folder: Path) -> None:
-    base = Base(name="tiny", path=str(tiny_folder), revision=None, dtype="float32", quantisation=None)
+@pytest.mark.parametrize("where", ["basis", "svf", "lora"])
+def test_basis_and_training_refuse_a_part_of_a_wish(where: str, tiny_folder: Path) -> None:
     wrong = ["q_proj", "upproj"]
-    svf: Svf = SVF.model_copy(update={"target_modules": wrong if "lora" not in where else ["q_proj"]})
-    lora = LORA.model_copy(update={"target_modules": wrong if "lora" in where else ["q_proj"]})
+    row = settings.load().bases["main"]
+    base = row.model_copy(update={"path": str(tiny_folder), "adapt": wrong, "layers": "all"})
     model = LlamaForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
     with pytest.raises(ValueError, match=r"names \['upproj'\], which match no module"):
         if where == "basis":
-            adapted_weights(svf, base, "cpu")
-        elif where.startswith("plan"):
-            read_shapes(settings.load().model_copy(update={"svf": svf, "lora": lora}), base)
+            adapted_weights(base, "cpu")
         else:
-            build_adapter(model, where.split()[1], svf=svf, lora=lora, seed=0, task="x")  # type: ignore[arg-type]
+            adapted(model, where, target_modules=wrong)

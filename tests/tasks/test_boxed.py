@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2.tasks import boxed, grade, symbolic
+from t2.tasks import boxed, symbolic
 from t2.tasks.equivalence import equivalent
+from t2.tasks.grading import grade
 from t2.tasks.item import Item
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from t2.miniature.corpus import CLASSIFICATION
 from t2.tasks.dispatch import category, classification_prompt, classification_reply
 
 CATEGORIES = ["math", "code", "reasoning", "other"]
 
 
 def test_the_prompt_holds_the_categories_and_the_inner_prompt():
-    prompt = classification_prompt("What is 2 + 2?", CATEGORIES)
-    assert prompt.endswith("What is 2 + 2?")
+    prompt = classification_prompt(CLASSIFICATION, "What is 2 + 2?", CATEGORIES)
+    assert isinstance(prompt, str) and prompt.endswith("What is 2 + 2?")
     assert "math, code, reasoning, other" in prompt and "\\boxed{}" in prompt
     assert category(prompt, CATEGORIES) is None
 
@@ -27,6 +28,18 @@ def test_a_written_reply_is_read_back(name):
         ("It is \\boxed{ Math }.", "math"),
         ("\\boxed{\\text{code}}", "code"),
         ("not \\boxed{math} but \\boxed{reasoning}", "reasoning"),
+        ("\\boxed{math.}", "math"),
+        ("\\boxed{\\textbf{math}}", "math"),
+        ("\\boxed{\\mathrm{math}}.", "math"),
+        ("\\boxed{ \\mathbf{\\text{Code.}} }", "code"),
+        ("\\boxed{\\text{code}.}", "code"),
+        ("\\boxed{**reasoning**}", "reasoning"),
+        ("$\\boxed{`other`}$", "other"),
+        ('\\boxed{"math"}', "math"),
+        ("\\boxed{math, code}", None),
+        ("\\boxed{math or code}", None),
+        ("\\boxed{.}", None),
+        ("\\boxed{\\math}", None),
         ("math", None),
         ("\\boxed{maths}", None),
         ("\\boxed{}", None),

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2 import config
-from t2.tasks import KINDS, choice, code, grade, math
+from t2.tasks import choice, code, math
+from t2.tasks.grading import KINDS, grade
 from t2.tasks.item import Item
 from t2.tasks.sandbox import Program, Sandbox, Verdict
 
@@ -111,6 +112,17 @@ def test_an_item_whose_own_answer_is_no_number_is_an_error() -> None:
         ("The answer is (A). No: the answer is (B)", "B"),
         ("THE ANSWER IS (E)", "E"),
         ("(A) is tempting, but the answer is (D)", "D"),
+        ("the answer is (A) or (B)", None),
+        ("the answer is (A) and (B).", None),
+        ("the answer is (A), (B)", None),
+        ("the answer is (A), or (B)", None),
+        ("the answer is (A) / (B)", None),
+        ("the answer is (A) or B.", None),
+        ("the answer is (C). No: the answer is (A) or (B)", None),
+        ("the answer is (A) or (B). So the answer is (B)", "B"),
+        ("the answer is (A), a kind of rock", "A"),
+        ("the answer is (A) or so I think", "A"),
+        ("the answer is (A), but the answer is (B)", "B"),
         ("the answer is (F)", None),
         ("the answer is (b)", None),
         ("the answer is (AB)", None),
@@ -147,8 +159,51 @@ def test_a_dispatch_names_the_items_category() -> None:
         ('s = "```"', 's = "```"'),
     ],
 )
-def test_the_program_is_the_first_fenced_block_or_the_whole_reply(reply: str, program: str) -> None:
+def test_without_tests_the_program_is_the_first_fenced_block_or_the_whole_reply(reply: str, program: str) -> None:
     assert code.program(reply) == program
+
+
+F = "def f(x):\n    return 2 * x\n"
+DOUBLE = "```python\ndef double(x):\n    return 2 * x\n```\n"
+DOUBLED = "```python\ndef f(x):\n    return double(x)\n```\n"
+LAYOUTS = {
+    "an example first": f"Like this:\n```python\nf(2)\n```\nSo:\n```python\n{F}```",
+    "a session first": f"```python\n>>> f(2)\n4\n```\n```python\n{F}```",
+    "a shell block first": f"```bash\npip install numpy\n```\n\n```python\n{F}```",
+    "tests first": f"```python\nx = f(2)\nassert x == 4\n```\n```\n{F}```",
+    "an output first": f"It gives\n```\n4\n```\nby\n```\n{F}```",
+    "a helper apart": DOUBLE + DOUBLED,
+    "a helper behind": DOUBLED + DOUBLE,
+    "helpers of helpers": "```\nTWO = 2\n```\n" + DOUBLE.replace("2", "TWO") + DOUBLED,
+    "imports apart": "```python\nimport operator\n```\n```python\ndef f(x):\n    return operator.mul(2, x)\n```",
+    "an example behind": f"```python\n{F}```\n```python\nx = f()\nraise SystemExit(x)\n```",
+    "another version behind": f"```python\n{F}```\nShorter, but slow:\n```python\nf = lambda x: x + x + undefined\n```",
+    "text before the fence": f"Sure: ```python\n{F}```",
+    "text before the closing fence": f"```python\n{F.rstrip()}```\nThat is it.",
+    "an indented fence": "1. First:\n\n   ```python\n   def f(x):\n       return 2 * x\n   ```\n",
+    "a fence in a list": "- ```python\n  def f(x):\n      return 2 * x\n  ```\n",
+    "tildes": f"~~~python\n{F}~~~",
+    "four ticks around three": f"````python\n{F}s = 'a\\n'\n# ```\n````",
+    "a space before the language": f"``` python\n{F}```",
+    "carriage returns": f"```python\n{F}```\n".replace("\n", "\r\n"),
+    "a bare program with a fenced example": f"{F}\n```python\nf(2)()\n```",
+    "a class and a function": f"```\nclass C:\n    pass\n```\n```\n{F}```",
+    "fences in a string": F + 's = """\n```\nf(2)\n```\n"""\n',
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layout_does_not_decide_what_the_program_is(name: str, sandbox: Sandbox) -> None:
+    item = Item("c-1", "?", "C() if 'C' in globals() else 0\nassert f(2) == 4\nassert f(0) == 0")
+    assert grade("code", [item], [LAYOUTS[name]], sandbox) == [True]
+
+
+@pytest.mark.parametrize(
+    "sign", ["(", "[", "-", "not ", "lambda:", "x.", "{", "1+", "f'{", "`" * 3 + "\n", "`" * 3 + "x\n"]
+)
+def test_no_text_ends_the_grader(sign: str) -> None:
+    block = f"```\n{sign * 50_000}\n```\n"
+    assert code.program(block + f"```python\n{F}```", tests="f(1)")
 
 
 BEGUN = 'from typing import List\n\ndef half(x):\n    return x / 2\n\ndef mean(xs: List[float]):\n    """The mean."""\n'
@@ -172,6 +227,9 @@ COMPLETE = Item(
         "class Sum:\n    pass\n\ndef mean(xs):\n    return sum(xs) / len(xs)",
         "def add(ys):\n        return sum(ys)\n    return add(xs) / len(xs)",
         "mean = lambda xs: sum(xs) / len(xs)",
+        "```bash\npip install x\n```\n```python\n    return sum(xs) / len(xs)\n```",
+        "```python\nmean([1, 2])\n```\n```python\ndef mean(xs):\n    return sum(xs) / len(xs)\n```",
+        "```python\ndef add(xs):\n    return sum(xs)\n```\n```python\ndef mean(xs):\n    return add(xs) / len(xs)\n```",
     ],
 )
 def test_a_prompts_beginning_is_continued_or_defined_anew(reply: str, sandbox: Sandbox) -> None:
@@ -200,7 +258,7 @@ def test_code_is_graded_by_running_it(sandbox: Sandbox) -> None:
 class Counting(Sandbox):
     """A sandbox that remembers what it was asked to run."""
 
-    def __init__(self, limits: config.Sandbox) -> None:
+    def __init__(self, limits: config.rows.Sandbox) -> None:
         super().__init__(limits)
         self.asked: list[Program] = []
 

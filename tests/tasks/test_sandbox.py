@@ -20,7 +20,7 @@ from t2 import config
 from t2.tasks.sandbox import Program, Sandbox, SandboxError, Verdict, isolation
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LIMITS = config.Sandbox(
+LIMITS = config.rows.Sandbox(
     cpu_seconds=1.0,
     wall_seconds=1.2,
     memory_mb=256,
@@ -636,6 +636,150 @@ def test_honest_program_passes(sandbox: Sandbox, name: str) -> None:
     assert run(sandbox, *HONEST_PROGRAMS[name]) == Verdict(True, "passed", "namespaces")
 
 
+PAIR = "from collections import namedtuple\nP = namedtuple('P', 'x y')\n"
+LEVEL = "from enum import IntEnum\nclass Level(IntEnum):\n    LOW = 3\n"
+VECTOR = """
+class V:
+    def __init__(self, x): self.x = x
+    def __eq__(self, other): return self.x == other.x
+    def __lt__(self, other): return self.x < other.x
+    def __hash__(self): return self.x
+    def __add__(self, other): return V(self.x + other.x)
+    def __iadd__(self, other):
+        self.x += other.x
+        return self
+    def __mul__(self, k): return V(self.x * k)
+    __rmul__ = __mul__
+    def __lshift__(self, other): return V(self.x << other.x)
+    def __divmod__(self, other): return divmod(self.x, other.x)
+    def __neg__(self): return V(-self.x)
+    def __invert__(self): return V(~self.x)
+    def __abs__(self): return abs(self.x)
+    def __round__(self, n=0): return V(round(self.x, n))
+    def __len__(self): return 3
+    def __bool__(self): return self.x > 0
+    def __repr__(self): return f"V({self.x})"
+    def __format__(self, spec): return "F" + spec
+"""
+BY_PYTHONS_RULES = [
+    (PAIR + "def f(): return P(1, 2)", "assert f() == P(1, 2) == (1, 2) and isinstance(f(), tuple)"),
+    (PAIR + "def f(): return P(1, 2)", "x, y = f()\nassert (x, y) == (1, 2) and f() + (3,) == (1, 2, 3) and 2 in f()"),
+    (PAIR + "def f(): return P(1, 2)", "assert f()._asdict() == {'x': 1, 'y': 2} and f()._replace(x=5) == (5, 2)"),
+    (PAIR + "def f(): return P(1, 2)", "assert str(f()) == f'{f()}' == 'P(x=1, y=2)' and {f(): 7}[1, 2] == 7"),
+    (PAIR + "def f(): return P(1, 2)", "assert '%d %d' % f() == '1 2' and max(f(), (0, 9)) == (1, 2)"),
+    (PAIR + "def f(p): return p.x + p[1]", "assert f(P(1, 2)) == 3"),
+    ("def f(p): return p.x + p[1] + len(p)", PAIR + "assert f(P(1, 2)) == 5"),
+    ("def f(p): return p", PAIR + "p = P(1, 2)\nassert f(p) is p"),
+    ("def f(n): return n + 1", LEVEL + "assert f(Level.LOW) == 4"),
+    (LEVEL + "def f(): return Level.LOW", "assert f() == 3 and f() is Level.LOW and isinstance(f(), int)"),
+    (
+        LEVEL + "def f(): return Level.LOW",
+        "assert -f() == -3 and f() << 1 == 6 and divmod(f(), 2) == (1, 1) and ~f() == -4",
+    ),
+    (
+        LEVEL + "def f(): return Level.LOW",
+        "assert f'{f():03d}' == '003' and [0, 1, 2, 9][f()] == 9 and f().name == 'LOW'",
+    ),
+    (LEVEL + "def f(): return [Level.LOW]", "assert f() == [3] and sum(f()) == 3 and max(f()) in {3}"),
+    ("from enum import Enum\nclass E(Enum):\n    A = 1\ndef f(): return E.A", "assert f() is E.A and f() in [E.A]"),
+    ("class S(str): pass\ndef f(): return S('ab')", "assert ' '.join([f(), f()]) == 'ab ab' and 'a' in f()"),
+    ("class L(list): pass\ndef f(): return L([1, 2])", "assert f()[:1] == [1] and f() * 2 == [1, 2, 1, 2]"),
+    ("class L(list): pass\ndef f(): return L([1, 2])", "assert isinstance(f(), list) and f() == [1, 2]"),
+    ("def f(d): return d.keys()", "assert f({'a': 1}) == {'a'} and f({'a': 1}) == {'a': 2}.keys()"),
+    ("def f(d): return d.items()", "assert f({'a': 1}) == {('a', 1)} and ('a', 1) in f({'a': 1})"),
+    ("def f(d): return d.values()", "assert list(f({'a': 1})) == [1] and 1 in f({'a': 1})"),
+    ("def f(d): return sorted(d)", "assert f({2: 0, 1: 0}.keys()) == [1, 2]"),
+    (
+        "from datetime import *\ndef f(): return datetime(2020, 1, 2, 3) - datetime(2020, 1, 3)",
+        "from datetime import timedelta\nassert f() == timedelta(days=-1, hours=3) and f().days == -1",
+    ),
+    ("def f(d): return d.days", "from datetime import timedelta\nassert f(timedelta(3)) == 3"),
+    (
+        "from datetime import *\ndef f(): return datetime(2020, 1, 1, tzinfo=timezone(timedelta(hours=-2)))",
+        "from datetime import *\nassert f() == datetime(2020, 1, 1, 2, tzinfo=timezone.utc)\n"
+        "assert f().tzinfo == timezone(timedelta(hours=-2))",
+    ),
+    (
+        "from array import array\ndef f(): return array('i', [1])",
+        "from array import array\nassert f() == array('i', [1])",
+    ),
+    (
+        "from collections import defaultdict\ndef f(): return defaultdict(int, a=1)",
+        "assert f()['b'] == 0 and f() == {'a': 1}",
+    ),
+    ("def f(): return slice(1, 2), ..., NotImplemented", "assert f() == (slice(1, 2), ..., NotImplemented)"),
+    *(
+        (VECTOR, test)
+        for test in (
+            "assert V(1) + V(2) == V(3) and sum([V(1), V(2)], V(0)) == V(3) and V(1) << V(2) == V(4)",
+            "assert V(2) * 3 == V(6) and 3 * V(2) == V(6) and (V(2) * 3).x == 6 and str(V(2) * 3) == 'V(6)'",
+            "assert -V(1) == V(-1) and ~V(1) == V(-2) and abs(V(-1)) == 1 and round(V(2)) == V(2)",
+            "v = w = V(1)\nv += V(2)\nassert v is w and w == V(3)",
+            "assert divmod(V(7), V(2)) == (3, 1) and len(V(1)) == 3 and V(1) and not V(0)",
+            "assert f'{V(1):x}' == 'Fx' and {V(1): 2}[V(1)] == 2 and max([V(1), V(2)]) == V(2)",
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("code", "tests"), BY_PYTHONS_RULES)
+def test_what_is_right_by_pythons_rules_passes(sandbox: Sandbox, code: str, tests: str) -> None:
+    assert run(sandbox, code, tests) == Verdict(True, "passed", "namespaces")
+
+
+ADAPTS = """
+class Zero:
+    __abs__ = __int__ = __index__ = __len__ = __hash__ = lambda self: 0
+    __float__ = lambda self: 0.0
+    __complex__ = lambda self: 0j
+    __bool__ = lambda self: False
+    __round__ = __trunc__ = __floor__ = __ceil__ = lambda self, *_: 0
+    __iter__ = lambda self: iter(())
+    __contains__ = __eq__ = __lt__ = __le__ = lambda self, other: True
+    __neg__ = __pos__ = __invert__ = lambda self: self
+    __add__ = __radd__ = __mul__ = __rmul__ = __pow__ = __sub__ = __rsub__ = lambda self, other: self
+class Adapts:
+    def __getattr__(self, name): return lambda *_: 0
+    __sub__ = __rsub__ = __isub__ = __xor__ = __mod__ = __truediv__ = lambda self, other: Zero()
+    __add__ = __mul__ = lambda self, other: other
+    __floordiv__ = lambda self, other: 1
+    __divmod__ = lambda self, other: (0, 0)
+def f(x): return Adapts()
+def zero(): return Zero()
+"""
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert abs(f(1) - 3.14) < 1e-6",
+        "assert abs(3.14 - f(1)) < 1e-6",
+        "assert abs(-(f(1) - 3.14)) < 1e-6",
+        "assert abs((f(1) - 3.14) * zero()) < 1e-6",
+        "assert abs(zero() * (f(1) - 3.14)) < 1e-6",
+        "assert round(f(1) - 2, 5) == 0",
+        "assert not (f(1) - 2)",
+        "x = f(1)\nx -= 2\nassert not x",
+        "assert int(f(1) - 2) == 0",
+        "assert float(f(1) - 2) == 0",
+        "assert f(1) + 2 == 2",
+        "assert f(1) // 2 == 1",
+        "assert f(1) % 2 == 0",
+        "assert divmod(f(1), 2) == (0, 0)",
+        "assert len(f(1) - {2}) == 0",
+        "assert list(f(1) - {2}) == []",
+        "assert not f(1) ^ {2}",
+        "assert f(1) - 2 <= 0",
+        "assert [0, 1][f(1) - 2] == 0",
+        "import math\nassert math.floor(f(1) - 2) == 0",
+        "import math\nassert math.isclose(f(1) - 2, 0)",
+        "assert complex(f(1) - 2) == 0",
+    ],
+)
+def test_an_object_that_is_told_a_value_does_not_say_how_far_it_is(sandbox: Sandbox, test: str) -> None:
+    assert not run(sandbox, ADAPTS, test).passed
+
+
 REASONS = {
     ("def f(x): return 0", "\nassert f(1) == 2"): "AssertionError in the tests, line 2",
     ("def f(x): return 1 / 0", "f(1)"): "ZeroDivisionError in the tests, line 1",
@@ -660,6 +804,12 @@ def test_reasons_name_what_happened() -> None:
         verdicts = sandbox.run([Program(*key) for key in REASONS])
     assert [verdict.reason for verdict in verdicts] == list(REASONS.values())
     assert not any(verdict.passed for verdict in verdicts)
+
+
+def test_only_the_standard_library_can_be_imported(sandbox: Sandbox) -> None:
+    """As data/sources/README.md says of the differences from EvalPlus, which has numpy."""
+    assert run(sandbox, "import numpy", "").reason == "ModuleNotFoundError in the program"
+    assert "numpy" in (REPOSITORY / "data/sources/README.md").read_text()
 
 
 def test_limits_bind_and_cannot_be_raised(sandbox: Sandbox) -> None:
@@ -846,7 +996,7 @@ from t2.tasks.sandbox import Program, Sandbox, SandboxError, isolation, seccomp,
 from t2.tasks.sandbox.seccomp import _EQUAL, _FAIL, _LOAD, _RETURN, _ALLOW, _instruction
 
 logging.basicConfig(format="%(message)s")
-LIMITS = config.Sandbox(**{LIMITS.model_dump()!r})
+LIMITS = config.rows.Sandbox(**{LIMITS.model_dump()!r})
 HONEST = Program({HONEST.code!r}, {HONEST.tests!r})
 
 def refuse(*numbers):

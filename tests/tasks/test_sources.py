@@ -7,15 +7,16 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
 
 import pytest
+from tasks.layouts import load
 
 from t2 import config
-from t2.tasks import grade, sources
+from t2.tasks import sources
+from t2.tasks.grading import grade
 from t2.tasks.item import read_items
 from t2.tasks.sandbox import Sandbox
-from t2.tasks.sources import LAYOUTS, HubSplit, SourceError, load
+from t2.tasks.sources import LAYOUTS, HubSplit, SourceError
 
 GSM8K = {"question": "How many?", "answer": "She has 3*400 = <<3*400=1200>>1200\u2028of them.\n#### 1,200"}
 MBPP = {
@@ -316,7 +317,7 @@ def test_gsm8ks_small_and_long_numbers_are_graded_as_they_stand(tmp_path: Path) 
 
 
 def test_every_layout_has_a_version() -> None:
-    assert set(sources.VERSIONS) == set(get_args(config.Layout))
+    assert set(sources.VERSIONS) == {*LAYOUTS, "miniature"}
 
 
 HUB = HubSplit("openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866", "train", "main")

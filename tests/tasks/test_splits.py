@@ -124,8 +124,9 @@ def params() -> Params:
         task["sizes"] = SIZES.model_dump()
     raw["tasks"]["other"]["sizes"] = {"train": 0, "valid": 0, "test": 8, "shots": 0}
     raw["tasks"]["dispatch"]["sizes"] = {"train": 4, "valid": 3, "test": 12, "shots": 0}
-    raw["searches"], raw["systems"] = {}, {"base": raw["systems"]["base"]}
-    raw["publish"]["systems"], raw["score"]["contrasts"] = ["base"], []
+    raw["searches"], raw["systems"] = {}, {name: raw["systems"][name] for name in ("base", "uniform")}
+    raw["publish"] |= {"systems": ["uniform"], "set": "svf"}
+    raw["score"]["contrasts"] = []
     return config.parse(raw)
 
 

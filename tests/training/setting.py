@@ -85,6 +85,11 @@ def adapted(model: PreTrainedModel, method: str = "svf", seed: int = 0, layers: 
     return build_adapter(model, wanted, seed=seed, task="tom")
 
 
+def no_dropout(method: str) -> dict[str, float]:
+    """What takes the randomness out of a method's training."""
+    return {"lora_dropout": 0.0} if method == "lora" else {}
+
+
 def moved(model: Any) -> Any:
     """Away from the start, where the divergence and half of LoRA's gradient are zero."""
     generator = torch.Generator().manual_seed(1)

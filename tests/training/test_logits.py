@@ -12,7 +12,7 @@ from t2.training import next_token, reinforce
 from t2.training.logits import answer_logits, base_logits, learn
 from t2.training.sequences import Batch, Pair, pad
 
-from .setting import adapted, moved
+from .setting import adapted, moved, no_dropout
 
 PAIRS = [Pair([5, 6, 7], [8, 9]), Pair([10], [11, 12, 13, 14]), Pair([3] * 6, [4])]
 
@@ -64,17 +64,13 @@ def test_chunks_have_the_gradient_of_the_whole(
     tiny_model: LlamaForCausalLM, method: str, targets: list[str], size: int
 ) -> None:
     """The log-softmax is taken in float32, row by row; all else is in float64 here."""
-    model = moved(adapted(tiny_model.double(), method, target_modules=targets, **_no_dropout(method)).double())
+    model = moved(adapted(tiny_model.double(), method, target_modules=targets, **no_dropout(method)).double())
     batch = pad(PAIRS)
     loss, gradient = _learn(model, batch, None)
     in_chunks, gradient_of_chunks = _learn(model, batch, size)
     assert gradient.dtype == torch.float64 and gradient.norm() > 1e-2
     assert in_chunks == pytest.approx(loss, rel=1e-6)
     torch.testing.assert_close(gradient_of_chunks, gradient, rtol=1e-6, atol=1e-8)
-
-
-def _no_dropout(method: str) -> dict[str, float]:
-    return {"dropout": 0.0} if method == "lora" else {}
 
 
 class Rows(TorchDispatchMode):

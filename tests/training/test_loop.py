@@ -121,6 +121,16 @@ def test_a_checkpoint_of_other_inputs_is_refused(
         run(model, recipe(steps=1), training(), **changes)
 
 
+def test_a_checkpoint_of_prompts_that_were_encoded_otherwise_is_refused(
+    run: Any, tiny_model: LlamaForCausalLM, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = adapted(tiny_model)
+    run(model, recipe(steps=1), training())
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", "Sat 1 " + tiny_tokenizer.chat_template)
+    with pytest.raises(ValueError, match=r"another run .*\n  encoding: "):
+        run(model, recipe(steps=1), training())
+
+
 @pytest.mark.parametrize("method", ["svf", "lora"])
 def test_equal_seeds_give_equal_bits(run: Any, tiny_folder: Path, tmp_path: Path, method: str) -> None:
     outcomes = []

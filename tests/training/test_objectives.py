@@ -10,15 +10,17 @@ from t2.engine.hf import HfEngine
 from t2.tasks.item import Item
 from t2.training.objectives import NextToken, Objective, Reinforce
 
-from .setting import GREEDY, adapted, grade, items, moved, recipe, training
+from .setting import adapted, grade, items, moved, no_dropout, recipe, reward, training
 
 
-def _objective(model: Any, tokenizer: Any, objective: str, kl: float = 0.1, **settings: Any) -> Objective:
+def _objective(
+    model: Any, tokenizer: Any, objective: str, kl: float = 0.1, wrong: float = -1.0, **settings: Any
+) -> Objective:
     engine, shared = HfEngine(model, tokenizer, batch_size=16), training(**settings)
     if objective == "next_token":
         return NextToken(model, engine, shared)
     generator = torch.Generator().manual_seed(0)
-    return Reinforce(model, engine, grade, recipe(kl=kl), shared, GREEDY, generator)
+    return Reinforce(model, engine, grade, recipe(kl=kl), shared, reward(wrong=wrong), generator)
 
 
 def _gradient(model: torch.nn.Module) -> torch.Tensor:
@@ -32,7 +34,7 @@ def _gradient(model: torch.nn.Module) -> torch.Tensor:
 def test_micro_batches_and_chunks_add_up_to_the_whole_batch(
     tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, method: str, objective: str
 ) -> None:
-    model = moved(adapted(tiny_model, method, dropout=0.0))
+    model = moved(adapted(tiny_model, method, **no_dropout(method)))
     measured, gradients = [], []
     for cut in (
         {"micro_batch": 16},
@@ -57,7 +59,7 @@ def test_micro_batches_and_chunks_add_up_to_the_whole_batch(
 def test_divergence_is_measured_against_the_base(
     tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, method: str
 ) -> None:
-    model = adapted(tiny_model, method, dropout=0.0)
+    model = adapted(tiny_model, method, **no_dropout(method))
     objective = _objective(model, tiny_tokenizer, "reinforce")
     assert objective.accumulate(items(4))["kl"] == 0
     assert objective.accumulate(items(4))["kl"] == 0  # the adapter is trainable again after the base's pass
@@ -69,10 +71,10 @@ def test_divergence_is_measured_against_the_base(
 
 def test_row_of_a_rollout(tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     model = adapted(tiny_model)
-    objective = _objective(model, tiny_tokenizer, "reinforce", reward_wrong=-0.5)
+    objective = _objective(model, tiny_tokenizer, "reinforce", wrong=-0.5)
     row = objective.accumulate(items(8))
     assert row["reward"] == pytest.approx(1.5 * row["correct"] - 0.5)  # type: ignore[operator]
-    assert 8 <= row["tokens"] <= 8 * GREEDY.max_new_tokens  # type: ignore[operator]
+    assert 8 <= row["tokens"] <= 8 * reward().max_new_tokens  # type: ignore[operator]
 
 
 def test_every_batch_is_sampled_anew(tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> None:

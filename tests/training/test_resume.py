@@ -24,8 +24,8 @@ class Trainings:
     def __init__(self, base: Path, folder: Path, **settings: Any) -> None:
         self.out = folder / "adapter.safetensors"
         self.scratch = folder / "scratch"
-        wanted = recipe(method=settings.pop("method", "svf"), steps=12)
-        self.arguments = (base, self.scratch, self.out, wanted, training(**settings))
+        method = settings.pop("method", "svf")
+        self.arguments = (base, self.scratch, self.out, recipe(steps=12), training(**settings), method)
 
     def start(self) -> BaseProcess:
         process: BaseProcess = PROCESSES.Process(target=run, args=self.arguments)

@@ -20,13 +20,12 @@ from vllm.lora.request import LoRARequest
 
 from t2.engine.vllm_svf.slots import BASIS_VARIABLE, EXPERTS_VARIABLE, slot_number, write_slot
 from t2.svf import BasisCache, Expert, Mixture, load_expert
-from t2.svf.cache import fingerprint
 from t2.svf.mixture import BASE, Form
 
 PREFIX = "svf:"
 
 FORM_VARIABLE, RENORMALISE_VARIABLE = "T2_SVF_FORM", "T2_SVF_RENORMALISE"
-"""The form of mixtures, as ``adaptation.cem.form`` and ``renormalise`` have it: normalised and true, if not given."""
+"""The form of mixtures, as a budget's ``form`` and ``renormalise`` have it: normalised and true, if not given."""
 MAX_WEIGHT_VARIABLE = "T2_SVF_MAX_WEIGHT"
 """The largest absolute weight that a client may give; 10, if not given."""
 MIXES_VARIABLE = "T2_SVF_MIXES"
@@ -91,15 +90,12 @@ class ServedExperts(dict[str, LoRARequest]):
         """
         super().__init__()
         for name, expert in experts.items():
-            wanted = expert.provenance.get("basis_fingerprint")
-            found = fingerprint({module: basis.source_hash(module) for module in expert.z})
             if name == BASE:
                 raise ValueError(f"{name!r} is the base model's name in a mix; call the expert otherwise")
-            if wanted not in (None, found):
-                raise ValueError(
-                    f"expert {name!r} was made for other base weights: its fingerprint is {wanted}, that of "
-                    f"{basis.folder} is {found}; name experts of the served model in {EXPERTS_VARIABLE}"
-                )
+            try:
+                expert.check(basis.matrices, str(basis.folder), quantisation=expert.provenance.get("quantisation"))
+            except ValueError as error:
+                raise ValueError(f"{error}; name experts of the served model in {EXPERTS_VARIABLE}") from None
         self._experts = {name: expert.z for name, expert in experts.items()}
         self._rules = rules
         needs_sigma = rules.form == "free" and rules.renormalise

@@ -7,6 +7,7 @@ what a program could return anyway.
 from __future__ import annotations
 
 import builtins
+import math
 import operator
 import sys
 import types
@@ -17,17 +18,7 @@ from typing import Any
 from . import wire
 
 # A subclass of these is compared by what it holds, as a named tuple is by its items.
-_BASES: dict[type, Callable[[Any], Any]] = {
-    int: int.__int__,
-    float: float.__float__,
-    str: str.__str__,
-    bytes: bytes,
-    list: list,
-    tuple: tuple,
-    dict: dict,
-    set: set,
-    frozenset: frozenset,
-}
+_BASES: dict[type, Callable[[Any], Any]] = {**wire.IMMUTABLE, list: list, dict: dict, set: set}
 _MUTABLE = (list, dict, set, bytearray, deque)
 
 
@@ -42,6 +33,13 @@ class Export:
 
     def __getattr__(self, name: str) -> Any:
         return self._ask("get", self._number, [name], {})
+
+
+# The same for instances of the tests' own subclasses of builtins: a named tuple is still a tuple.
+_EXPORTS = {
+    base: type("Export", (base,), {"__init__": lambda self, *_: None, "__getattr__": Export.__getattr__})
+    for base in wire.IMMUTABLE
+}
 
 
 class Player:
@@ -69,6 +67,13 @@ class Player:
             "next": next,
             "reversed": reversed,
             "isinstance": isinstance,
+            "divmod": divmod,
+            "round": round,
+            "complex": complex,
+            "format": format,
+            "trunc": math.trunc,
+            "floor": math.floor,
+            "ceil": math.ceil,
         }
 
     def play(self) -> None:
@@ -102,7 +107,7 @@ class Player:
             raise NameError(f"name {name!r} is not defined") from None
 
     def _refer(self, value: Any) -> list[Any]:
-        if type(value) is Export:
+        if type(value) is Export or type(value) in _EXPORTS.values():
             return ["export", value._number]
         number = self._numbers.get(id(value))
         if number is None:
@@ -114,10 +119,17 @@ class Player:
         return ["object", number]
 
     def _resolve(self, tree: list[Any]) -> Any:
-        kind, what = tree
+        kind, what, *plain = tree
         if kind == "builtin":
             return getattr(builtins, what)
-        return Export(self._ask, what) if kind == "export" else self._objects[what]
+        if kind == "object":
+            return self._objects[what]
+        if not plain:
+            return Export(self._ask, what)
+        value = wire.unpack(plain[0], self._resolve)
+        export = _EXPORTS[type(value)](value)
+        export.__dict__.update(_ask=self._ask, _number=what)
+        return export
 
     def _ask(self, what: str, number: int, args: list[Any], kwargs: dict[str, Any]) -> Any:
         wire.send(self._replies, [what, number, wire.pack(args, self._refer), wire.pack(kwargs, self._refer)])

@@ -3,8 +3,10 @@
 The tests' own values stay here. In their namespace a name that only the program defines is a :class:`Handle`;
 a call sends the arguments to the player and returns plain data, which is then compared with pristine
 builtins. What is not plain data comes back as another handle, ruled by one principle: *only an explicit call,
-index or assignment hands the program a value of the tests; an operator never does*. An object whose ``==``
-agrees with everything is hence never asked, and a handle differs from every plain value.
+index or assignment hands the program a value of the tests, and gets plain data for it*. An object whose ``==``
+agrees with everything is hence never asked, and a handle differs from every plain value. Arithmetic of a handle
+and a value of the tests gives another handle or nothing, and what has been told a value in this way no longer
+says how large, long or true it is: ``abs(f(1) - 3.14) < 1e-6`` is not for an object of the program to decide.
 """
 
 from __future__ import annotations
@@ -33,16 +35,21 @@ class Foul(BaseException):
 class Handle:
     """An object of the program, used from the tests.
 
-    ``_value`` is what an instance of a builtin's subclass holds (the items of a named tuple): it stands for
-    the object in comparisons and arithmetic, which are done here.
+    ``_value`` is what an instance of a mutable builtin's subclass holds: it stands for the object in comparisons
+    and arithmetic, which are done here. ``_told`` says that it came of arithmetic with a value of the tests.
     """
 
-    __slots__ = ("_ask", "_number", "_value")
+    __slots__ = ("_ask", "_number", "_told", "_value")
 
     def __init__(self, ask: Callable[..., Any], number: int, value: Any = _NOTHING) -> None:
         object.__setattr__(self, "_ask", ask)
         object.__setattr__(self, "_number", number)
         object.__setattr__(self, "_value", value)
+        object.__setattr__(self, "_told", False)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # so that a list's subclass passes for a list
+        return Handle if self._value is _NOTHING else type(self._value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
         return self._ask("call", self, *args, **kwargs)
@@ -69,31 +76,7 @@ class Handle:
         self._ask("getattr", self, "__exit__")(None, None, None)
 
     def __instancecheck__(self, instance: Any) -> bool:
-        return isinstance(instance, Handle) and self._ask("isinstance", instance, self) is True
-
-    def __len__(self) -> int:
-        return self._ask("len", self)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._ask("iter", self)
-
-    def __next__(self) -> Any:
-        return self._ask("next", self)
-
-    def __reversed__(self) -> Iterator[Any]:
-        return self._ask("reversed", self)
-
-    def __bool__(self) -> bool:
-        return self._ask("bool", self)
-
-    def __int__(self) -> int:
-        return self._ask("int", self)
-
-    def __index__(self) -> int:
-        return self._ask("index", self)
-
-    def __float__(self) -> float:
-        return self._ask("float", self)
+        return _is_of_the_program(instance) and self._ask("isinstance", instance, self) is True
 
     def __str__(self) -> str:
         return self._ask("str", self)
@@ -101,30 +84,99 @@ class Handle:
     def __repr__(self) -> str:
         return self._ask("repr", self)
 
-    def __hash__(self) -> int:
-        return self._ask("hash", self)
+    def __format__(self, spec: str) -> str:
+        return self._ask("format", self, spec) if self._value is _NOTHING else format(self._value, spec)
 
 
-def _operator(name: str, *, reflected: bool) -> Callable[[Handle, Any], Any]:
-    operation = getattr(operator, name)
-
-    def method(self: Handle, other: Any) -> Any:
-        mine = self if self._value is _NOTHING else self._value
-        theirs = other._value if isinstance(other, Handle) and other._value is not _NOTHING else other
-        if isinstance(mine, Handle) and isinstance(theirs, Handle):
-            return self._ask(name, self, other)
-        if isinstance(mine, Handle) or isinstance(theirs, Handle):
-            return NotImplemented
-        return operation(theirs, mine) if reflected else operation(mine, theirs)
+def _protocol(name: str) -> Callable[..., Any]:
+    def method(self: Handle, *args: Any) -> Any:
+        if self._told:
+            raise TypeError(f"{name}() of an object that came of arithmetic with a value of the tests")
+        return self._ask(name, self, *args)
 
     return method
 
 
+def _operator(name: str, *, reflected: bool = False, compares: bool = False) -> Callable[[Handle, Any], Any]:
+    operation = getattr(operator, name, divmod)
+
+    def method(self: Handle, other: Any) -> Any:
+        mine = self if self._value is _NOTHING else self._value
+        theirs = other._value if type(other) is Handle and other._value is not _NOTHING else other
+        pair, values = ((other, self), (theirs, mine)) if reflected else ((self, other), (mine, theirs))
+        handles = [value for value in (mine, theirs) if type(value) is Handle]
+        if not handles:
+            return operation(*values)
+        if compares:
+            return self._ask(name, *pair) if len(handles) == 2 else NotImplemented
+        result = self._ask(name, *pair)
+        if len(handles) == 2 and not any(handle._told for handle in handles):
+            return result
+        return _tell(result, name)
+
+    return method
+
+
+def _unary(name: str) -> Callable[[Handle], Any]:
+    def method(self: Handle) -> Any:
+        result = self._ask(name, self)
+        return _tell(result, name) if self._told else result
+
+    return method
+
+
+def _tell(result: Any, name: str) -> Handle:
+    if type(result) is not Handle or result._value is not _NOTHING:
+        raise TypeError(f"{name} with a value of the tests gave plain data")
+    object.__setattr__(result, "_told", True)
+    return result
+
+
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
-    setattr(Handle, f"__{_name}__", _operator(_name, reflected=False))
+    setattr(Handle, f"__{_name}__", _operator(_name, compares=True))
 for _name in ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "and_", "or_", "xor"):
-    setattr(Handle, f"__{_name.rstrip('_')}__", _operator(_name, reflected=False))
+    setattr(Handle, f"__{_name.rstrip('_')}__", _operator(_name))
     setattr(Handle, f"__r{_name.rstrip('_')}__", _operator(_name, reflected=True))
+for _name in ("lshift", "rshift", "divmod"):
+    setattr(Handle, f"__{_name}__", _operator(_name))
+    setattr(Handle, f"__r{_name}__", _operator(_name, reflected=True))
+for _name in ("iadd", "isub", "imul", "imatmul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"):
+    setattr(Handle, f"__{_name}__", _operator(_name))
+for _name in ("neg", "pos", "invert"):
+    setattr(Handle, f"__{_name}__", _unary(_name))
+for _name in ("len", "iter", "next", "reversed", "bool", "int", "index", "float", "complex", "hash", "abs", "round"):
+    setattr(Handle, f"__{_name}__", _protocol(_name))
+for _name in ("trunc", "floor", "ceil"):
+    setattr(Handle, f"__{_name}__", _protocol(_name))
+
+
+def _of_subclass(base: type) -> type:
+    """A class for instances of the program's subclasses of an immutable builtin: named tuples, members of an IntEnum.
+
+    They are instances of the builtin here too. How they look, and whatever has no double underscore, the program says.
+    """
+
+    def handle(self: Any) -> Handle:
+        return object.__getattribute__(self, "__dict__")["handle"]
+
+    def get(self: Any, name: str) -> Any:
+        return object.__getattribute__(self, name) if name.startswith("__") else getattr(handle(self), name)
+
+    body = {
+        "__init__": lambda self, *_: None,
+        "__getattribute__": get,
+        "__setattr__": lambda self, name, value: setattr(handle(self), name, value),
+        "__str__": lambda self: str(handle(self)),
+        "__repr__": lambda self: repr(handle(self)),
+    }
+    return type(base.__name__, (base,), body)
+
+
+_SUBCLASSES = {base: _of_subclass(base) for base in wire.IMMUTABLE}
+
+
+def _is_of_the_program(value: Any) -> bool:
+    return type(value) is Handle or type(value) in _SUBCLASSES.values()
 
 
 class Conversation:
@@ -134,6 +186,7 @@ class Conversation:
         self._player, self._requests, self._replies = player, requests, replies
         self._outputs, self._output_left = [output], output_bytes
         self._exports: list[Any] = []
+        self._objects: dict[int, Any] = {}
         self.foul: str | None = None
 
     def ask(self, operation: str, /, *args: Any, **kwargs: Any) -> Any:
@@ -227,8 +280,9 @@ class Conversation:
             return ["error", type(error).__name__, str(error)]
 
     def _refer(self, value: Any) -> list[Any]:
-        if isinstance(value, Handle):
-            return ["object", object.__getattribute__(value, "_number")]
+        if _is_of_the_program(value):
+            handle = value if type(value) is Handle else object.__getattribute__(value, "__dict__")["handle"]
+            return ["object", object.__getattribute__(handle, "_number")]
         if isinstance(value, Iterator):
             return wire.pack(list(value), self._refer)
         name = getattr(value, "__name__", "")
@@ -237,17 +291,31 @@ class Conversation:
         if not (callable(value) or _is_of_the_tests(value)):
             raise TypeError(f"the tests pass the program a {type(value).__name__}, which is not plain data")
         self._exports.append(value)
-        return ["export", len(self._exports) - 1]
+        plain = [
+            wire.pack(hold(value), self._refer) for base, hold in wire.IMMUTABLE.items() if isinstance(value, base)
+        ]
+        return ["export", len(self._exports) - 1, *plain]
 
     def _resolve(self, tree: list[Any]) -> Any:
         match tree:
-            case ["object", int(number)]:
-                return Handle(self.ask, number)
-            case ["object", int(number), value]:
-                return Handle(self.ask, number, wire.unpack(value, self._resolve))
+            case ["object", int(number), *plain]:
+                return self._object(number, *(wire.unpack(value, self._resolve) for value in plain[:1]))
             case ["export", int(number)] if 0 <= number < len(self._exports):
                 return self._exports[number]
         raise wire.Malformed(f"an unknown reference {tree!r:.80}")
+
+    def _object(self, number: int, value: Any = _NOTHING) -> Any:
+        """The program's object of that number, always the same one; what a mutable one holds is what it held last."""
+        known = self._objects.get(number)
+        if type(value) in _SUBCLASSES:
+            if known is None:
+                known = self._objects[number] = _SUBCLASSES[type(value)](value)
+                object.__getattribute__(known, "__dict__")["handle"] = Handle(self.ask, number)
+        elif known is None:
+            known = self._objects[number] = Handle(self.ask, number, value)
+        elif type(known) is Handle:
+            object.__setattr__(known, "_value", value)
+        return known
 
 
 class Names(dict[str, Any]):

@@ -6,6 +6,7 @@ object to a callback as a number that means something to the process which sent 
 
 from __future__ import annotations
 
+import array
 import builtins
 import datetime
 import json
@@ -16,10 +17,12 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 _HEADER = struct.Struct(">I")
 _SMALL = 2**63
+_TICK = datetime.timedelta.resolution
 # Sequences travel as a list of items, mappings as a list of pairs.
 _SEQUENCES: dict[type, str] = {
     list: "list",
@@ -27,12 +30,14 @@ _SEQUENCES: dict[type, str] = {
     set: "set",
     frozenset: "frozenset",
     deque: "deque",
+    type({}.keys()): "dict_keys",
+    type({}.values()): "dict_values",
 }
 _MAPPINGS: dict[type, str] = {
     dict: "dict",
     OrderedDict: "OrderedDict",
     Counter: "Counter",
-    defaultdict: "dict",
+    MappingProxyType: "mappingproxy",
 }
 _TEXTS: dict[type, tuple[str, Callable[[Any], str]]] = {
     int: ("int", hex),  # a decimal of more than 4300 digits is refused by json
@@ -43,12 +48,20 @@ _TEXTS: dict[type, tuple[str, Callable[[Any], str]]] = {
     datetime.datetime: ("datetime", datetime.datetime.isoformat),
     datetime.date: ("date", datetime.date.isoformat),
     datetime.time: ("time", datetime.time.isoformat),
+    datetime.timedelta: ("timedelta", lambda value: hex(value // _TICK)),
+    datetime.timezone: ("timezone", lambda value: hex(value.utcoffset(None) // _TICK)),
 }
-_FROM_ITEMS: dict[str, Callable[[list[Any]], Any]] = {name: kind for kind, name in _SEQUENCES.items()}
+_FROM_ITEMS: dict[str, Callable[[list[Any]], Any]] = {
+    **{name: kind for kind, name in _SEQUENCES.items()},
+    "dict_keys": lambda items: dict.fromkeys(items).keys(),
+    "dict_values": lambda items: dict(enumerate(items)).values(),
+}
 _FROM_PAIRS: dict[str, Callable[[list[Any]], Any]] = {
     "dict": dict,
     "OrderedDict": OrderedDict,
     "Counter": lambda pairs: Counter(dict(pairs)),
+    "mappingproxy": lambda pairs: MappingProxyType(dict(pairs)),
+    "dict_items": lambda pairs: dict(pairs).items(),
 }
 _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "int": lambda text: int(text, 16),
@@ -59,8 +72,21 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "datetime": datetime.datetime.fromisoformat,
     "date": datetime.date.fromisoformat,
     "time": datetime.time.fromisoformat,
+    "timedelta": lambda text: int(text, 16) * _TICK,
+    "timezone": lambda text: datetime.timezone(int(text, 16) * _TICK),
 }
+IMMUTABLE: dict[type, Callable[[Any], Any]] = {
+    int: int.__int__,
+    float: float.__float__,
+    str: str.__str__,
+    bytes: bytes,
+    tuple: tuple,
+    frozenset: frozenset,
+}
+"""What an instance of a builtin's subclass holds, as a named tuple its items, by the builtin."""
+_SINGLETONS = {"Ellipsis": Ellipsis, "NotImplemented": NotImplemented}
 # Types only: a function such as eval must not come from the other end as itself.
+_ITEMS: type = type({}.items())
 _TYPES = {name: kind for name, kind in vars(builtins).items() if type(kind) is type}
 
 
@@ -79,6 +105,11 @@ def pack(value: Any, refer: Callable[[Any], Any]) -> Any:
         return [_SEQUENCES[kind], [pack(item, refer) for item in value]]
     if kind in _MAPPINGS:
         return [_MAPPINGS[kind], [[pack(key, refer), pack(item, refer)] for key, item in value.items()]]
+    if kind is _ITEMS:
+        return ["dict_items", [[pack(key, refer), pack(item, refer)] for key, item in value]]
+    if kind is defaultdict:
+        factory = value.default_factory if value.default_factory in _TYPES.values() else None
+        return ["defaultdict", [pack(factory, refer), pack(dict(value), refer)]]
     if kind in _TEXTS:
         name, to_text = _TEXTS[kind]
         return [name, to_text(value)]
@@ -86,6 +117,12 @@ def pack(value: Any, refer: Callable[[Any], Any]) -> Any:
         return ["complex", [value.real, value.imag]]
     if kind is range:
         return ["range", [value.start, value.stop, value.step]]
+    if kind is slice:
+        return ["slice", [pack(end, refer) for end in (value.start, value.stop, value.step)]]
+    if kind is array.array:
+        return ["array", [value.typecode, value.tolist()]]
+    if value is Ellipsis or value is NotImplemented:
+        return ["singleton", str(value)]
     if kind is type and value in _TYPES.values():
         return ["type", value.__name__]
     return refer(value)
@@ -112,6 +149,14 @@ def unpack(tree: Any, resolve: Callable[[list[Any]], Any]) -> Any:
             return complex(real, imaginary)
         case ["range", [int(start), int(stop), int(step)]]:
             return range(start, stop, step)
+        case ["slice", [start, stop, step]]:
+            return slice(*(unpack(end, resolve) for end in (start, stop, step)))
+        case ["array", [str(code), list(items)]] if code in array.typecodes:
+            return array.array(code, items)
+        case ["singleton", str(name)] if name in _SINGLETONS:
+            return _SINGLETONS[name]
+        case ["defaultdict", [factory, pairs]]:
+            return defaultdict(unpack(factory, resolve), unpack(pairs, resolve))
         case [str(), *_]:
             return resolve(tree)
     raise Malformed(f"a value of the unknown form {tree!r:.80}")

@@ -1,26 +1,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binomtest
-from t2.evaluation import (
+
+from t2.files import read_csv, write_csv
+from t2.statistics import (
     SCORE_COLUMNS,
     Measurement,
     Prediction,
     compare,
     confusion,
     dispatch_accuracy,
-    evaluate_items,
-    read_csv,
-    read_predictions,
     scores,
     wilson,
-    write_csv,
-    write_predictions,
 )
 
 CATEGORIES = ["math", "code", "other"]
@@ -51,51 +47,22 @@ def test_wilson_refuses_an_empty_test_split():
         wilson(0, 0)
 
 
-def test_an_item_that_adaptation_saw_is_refused_by_name():
-    items = [SimpleNamespace(id=f"math-{i}") for i in range(3)]
-    replies = [SimpleNamespace(text="x", tokens=(1, 2), too_long=i == 2) for i in range(3)]
-    with pytest.raises(ValueError, match="math-1"):
-        evaluate_items(items, replies, [True] * 3, seen={"math-1", "math-9"})
-    results = evaluate_items(items, replies, [True, False, True], seen={"math-9"}, categories=["a", None, "b"])
-    assert [item.correct for item in results] == [True, False, False], "a prompt that was too long is wrong"
-    assert [item.category for item in results] == ["a", None, "b"]
-    with pytest.raises(ValueError, match="3 items"):
-        evaluate_items(items, replies[:2], [True] * 3)
-
-
-def test_predictions_survive_the_disk_with_equal_bytes(tmp_path):
-    measurements = [
-        replace(measure([1, 0, 1], seed=0), items=(Prediction("a", True, "été\n\u2028", "math", False, 4),)),
-        base([1, 1, 0]),
-        measure([0, 0], strategy="fewshot", seed=1, draw=2, variant="x"),
-    ]
-    write_predictions(tmp_path / "one.jsonl", measurements)
-    assert read_predictions(tmp_path / "one.jsonl") == measurements
-    write_predictions(tmp_path / "two.jsonl", read_predictions(tmp_path / "one.jsonl"))
-    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
-    (tmp_path / "two.jsonl").write_text('{"id": "a"}\n')
-    with pytest.raises(ValueError, match="line 1"):
-        read_predictions(tmp_path / "two.jsonl")
-
-
 def test_measurements_have_names_of_their_own_and_refuse_nonsense():
     runs = [measure([1], seed=s, draw=d, variant=v) for s in (None, 0) for d in (None, 0) for v in ("", "x")]
     assert len({run.name for run in runs}) == len(runs)
-    with pytest.raises(ValueError, match="allowed: base, lora, svf"):
-        measure([1], method="SVF")
     with pytest.raises(ValueError, match="repeat"):
         Measurement("m", "trained", "t", "f", "svf", "own", items=(Prediction("a", True), Prediction("a", False)))
 
 
-def test_scores_have_the_agreed_columns_order_and_empty_places(tmp_path):
-    runs = [measure([1, 1, 0, 1], seed=1), measure([1, 0, 0, 1], seed=0), base([0, 0, 0, 1])]
+def test_scores_have_the_agreed_columns_and_empty_places_in_the_order_given(tmp_path):
+    runs = [base([0, 0, 0, 1]), measure([1, 1, 0, 1], seed=1), measure([1, 0, 0, 1], seed=0)]
     frame = scores([*runs, measure([1], suite="other", strategy="prompt", task="other")])
     write_csv(tmp_path / "scores.csv", frame)
     lines = (tmp_path / "scores.csv").read_text().splitlines()
     assert lines[0] == ("base,suite,task,family,method,strategy,variant,seed,draw,n,correct,score,ci_low,ci_high")
     assert lines[1].startswith("mini,trained,math,math,base,none,,,,4,1,0.250000,")
-    assert [line.split(",")[7] for line in lines[1:]] == ["", "0", "1"]
-    write_csv(tmp_path / "again.csv", scores(runs[::-1]))
+    assert [line.split(",")[7] for line in lines[1:]] == ["", "1", "0"]
+    write_csv(tmp_path / "again.csv", scores(runs))
     assert (tmp_path / "scores.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
     again = read_csv(tmp_path / "scores.csv")
     assert list(again.columns) == SCORE_COLUMNS
@@ -104,17 +71,11 @@ def test_scores_have_the_agreed_columns_order_and_empty_places(tmp_path):
         scores([runs[0], runs[0]])
 
 
-def test_scores_follow_the_order_asked_for():
-    runs = [base([1], task=task) for task in ("code", "math", "zoo")]
-    assert list(scores(runs).task) == ["code", "math", "zoo"]
-    assert list(scores(runs, tasks=["math", "code"]).task) == ["math", "code", "zoo"]
-
-
 def test_differences_are_paired_by_item_and_averaged_over_seeds():
     baseline = base([0, 0, 1, 1])
     shuffled = replace(baseline, items=baseline.items[::-1])
     runs = [measure([1, 0, 1, 1], seed=0), measure([1, 1, 1, 0], seed=1)]
-    found = row(compare([shuffled, *runs], resamples=200, seed=1), "svf/own", "base")
+    found = row(compare([shuffled, *runs], contrasts=[], resamples=200, seed=1), "svf/own", "base")
     assert (found.n_items, found.n_runs) == (4, 2)
     assert (found.mean_left, found.mean_right, found.difference) == (0.75, 0.5, 0.25)
     assert (found.run_low, found.run_high) == (0.25, 0.25)
@@ -126,9 +87,9 @@ def test_pairing_makes_the_interval_of_correlated_systems_narrow():
     generator = np.random.default_rng(0)
     right = generator.random(600) < 0.5
     better = right | (np.arange(600) < 30)
-    paired = row(compare([base(right), measure(better)], resamples=1000, seed=3), "svf/own", "base")
+    paired = row(compare([base(right), measure(better)], contrasts=[], resamples=1000, seed=3), "svf/own", "base")
     other = row(
-        compare([base(right), measure(generator.permutation(better))], resamples=1000, seed=3),
+        compare([base(right), measure(generator.permutation(better))], contrasts=[], resamples=1000, seed=3),
         "svf/own",
         "base",
     )
@@ -141,7 +102,7 @@ def test_bootstrap_interval_covers_the_truth_as_often_as_it_says():
     covered = 0
     for _ in range(200):
         left, right = generator.random(300) < 0.6, generator.random(300) < 0.5
-        found = row(compare([base(right), measure(left)], resamples=400, seed=7), "svf/own", "base")
+        found = row(compare([base(right), measure(left)], contrasts=[], resamples=400, seed=7), "svf/own", "base")
         covered += found.ci_low <= 0.1 <= found.ci_high
     assert 180 <= covered <= 198
 
@@ -160,7 +121,13 @@ def test_contrasts_and_run_ranges():
         measure([1, 0], strategy="prompt", seed=0),
         measure([1, 1], strategy="classifier", seed=0),
     ]
-    frame = compare(runs, resamples=50, seed=0)
+    svf, lora = ("svf", "own", ""), ("lora", "own", "next_token")
+    fewshot, uniform, prompt, classifier = (
+        ("svf", strategy, "") for strategy in ("fewshot", "uniform", "prompt", "classifier")
+    )
+    absent = (svf, ("svf", "own", "absent"))
+    pairs = [(fewshot, uniform), (classifier, prompt), (svf, lora), absent]
+    frame = compare(runs, contrasts=pairs, resamples=50, seed=0)
     assert set(zip(frame.left, frame.right, strict=True)) == {
         *((left, "base") for left in ("svf/own", "lora/own/next_token", "svf/fewshot", "svf/uniform")),
         *((left, "base") for left in ("svf/prompt", "svf/classifier")),
@@ -177,11 +144,11 @@ def test_contrasts_and_run_ranges():
 def test_comparisons_are_seeded_and_refuse_other_items():
     generator = np.random.default_rng(0)
     runs = [base(generator.random(100) < 0.4), measure(generator.random(100) < 0.6)]
-    first, again, other = (compare(runs, resamples=100, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (compare(runs, contrasts=[], resamples=100, seed=seed) for seed in (1, 1, 2))
     pd.testing.assert_frame_equal(first, again)
     assert list(first.ci_low) != list(other.ci_low)
     with pytest.raises(ValueError, match="math-00099"):
-        compare([runs[0], measure([1] * 99)], resamples=10, seed=0)
+        compare([runs[0], measure([1] * 99)], contrasts=[], resamples=10, seed=0)
 
 
 def test_confusion_counts_every_row_and_the_replies_that_name_nothing():
@@ -191,7 +158,7 @@ def test_confusion_counts_every_row_and_the_replies_that_name_nothing():
     runs = [
         Measurement("m", "trained", "math", "math", "svf", "classifier", seed=0, items=items),
         Measurement("m", "other", "other", "other", "svf", "classifier", seed=0, items=other),
-        Measurement("m", "trained", "math", "math", "svf", "own", seed=0, items=items),
+        measure([1, 1], seed=0),
     ]
     frame = confusion(runs, CATEGORIES)
     table = frame.pivot_table(index="truth", columns="predicted", values="count", aggfunc="sum")
@@ -202,3 +169,12 @@ def test_confusion_counts_every_row_and_the_replies_that_name_nothing():
     assert accuracy.accuracy == pytest.approx(4 / 6)
     with pytest.raises(ValueError, match="'code'"):
         confusion(runs, ["math", "other"])
+
+
+def test_dispatchers_of_one_strategy_are_told_apart_by_their_variant():
+    runs = [
+        Measurement("m", "trained", "math", "math", "svf", "prompt", variant, items=(Prediction("a", True, called),))
+        for variant, called in (("", "math"), ("likelihood", "code"))
+    ]
+    accuracy = dispatch_accuracy(confusion(runs, CATEGORIES)).set_index("dispatcher")["accuracy"]
+    assert accuracy.to_dict() == {"prompt": 1.0, "prompt/likelihood": 0.0}

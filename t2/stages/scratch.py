@@ -1,0 +1,69 @@
+"""Scratch folders: work in progress, outside of DVC's outs, which DVC deletes before a stage starts.
+
+A finished stage leaves its folder: if it is killed before DVC has recorded its outs, it would begin anew without. Once
+``dvc.lock`` holds what the stage ran on, the folder is of no more use.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from t2.stages.fingerprint import digest
+
+_DONE = "done"
+_LOCK = Path("dvc.lock")
+
+
+def folder(root: Path, stage: str, fingerprint: str) -> Path:
+    """Where a stage works; other inputs have another folder.
+
+    Args:
+        root: The main checkout.
+        stage: Its name.
+        fingerprint: Of its inputs.
+    """
+    return root / ".t2" / "scratch" / stage / fingerprint[:16]
+
+
+def finish(scratch: Path) -> None:
+    """Marks a folder as that of a stage which has written its outs."""
+    (scratch / _DONE).touch()
+
+
+def tidy(root: Path, stage: str, fingerprint: str) -> None:
+    """Removes the folders of finished stages whose results DVC has recorded, and this stage's of other inputs.
+
+    Call it before the stage takes its folder: what is recorded and runs all the same is to run from the beginning.
+
+    Args:
+        root: The main checkout.
+        stage: The stage that is about to start.
+        fingerprint: Of its inputs.
+    """
+    finished = [done.parent for done in (root / ".t2" / "scratch").glob(f"*/*/{_DONE}")]
+    recorded = _recorded() if finished else {}
+    for found in finished:
+        name, inputs = found.parts[-2:]
+        elsewhere = name == stage and inputs != fingerprint[:16]
+        if elsewhere or recorded.get(name, "")[:16] == inputs:
+            shutil.rmtree(found)
+
+
+def _recorded() -> dict[str, str]:
+    """The fingerprint of what each stage in ``dvc.lock`` ran on."""
+    if not _LOCK.is_file():
+        return {}
+    with open(_LOCK, "rb") as file:
+        stages = (yaml.load(file, yaml.CSafeLoader) or {}).get("stages", {})
+    return {name: digest(_inputs(entry)) for name, entry in stages.items()}
+
+
+def _inputs(entry: dict[str, Any]) -> dict[str, Any]:
+    """What :func:`t2.stages.fingerprint.declared` gave when the stage ran."""
+    hashes = {dependency["path"]: dependency.get("md5") for dependency in entry.get("deps", [])}
+    params = {f"params {file}": values for file, values in entry.get("params", {}).items()}
+    return {"cmd": entry["cmd"], **hashes, **params}

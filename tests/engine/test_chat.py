@@ -1,0 +1,73 @@
+"""What a chat template decides: where a reply ends, and what a prompt is made of."""
+
+from __future__ import annotations
+
+import copy
+from datetime import datetime
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from t2.engine import chat
+from t2.engine.base import Sampling
+from t2.engine.hf import HfEngine
+
+TURNS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] | trim + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+NEXT = "{% for m in messages %}{{ '<user>' if m['role'] == 'user' else '' }}{{ m['content'] }}{% endfor %} then <user>"
+NO_REPLIES = "{% if messages[1:] %}{{ raise_exception('one prompt only') }}{% endif %}{{ messages[0]['content'] }}"
+DATED = "{{ strftime_now('%d %B %Y') }} {{ messages[0]['content'] }}"
+
+
+@pytest.fixture
+def tokenizer(tiny_tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """A copy that may be changed, with the turns of ChatML beside its own EOS."""
+    own = copy.deepcopy(tiny_tokenizer)
+    own.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    return own
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (None, "<eos>"),
+        (TURNS, "<|im_end|>"),
+        (TURNS.replace("|im_end|>\n", "|im_end|>"), "<|im_end|>"),
+        (NEXT, "<eos>"),
+        (NO_REPLIES, "<eos>"),
+    ],
+    ids=["own", "chatml", "no line ends", "next turn", "no replies"],
+)
+def test_a_reply_ends_as_the_template_ends_it(
+    template: str | None, end: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tokenizer.chat_template = template or tokenizer.chat_template
+    expected = tokenizer.convert_tokens_to_ids(end)
+    assert chat.end_of_turn(tokenizer) == expected
+    assert chat.encode_reply(tokenizer, "Tom has 3") == [*tokenizer.encode("Tom has 3"), expected]
+    assert chat.end_tokens(tokenizer, None) == {expected, tokenizer.eos_token_id}
+
+
+def test_the_engine_scores_and_stops_with_the_templates_end(tiny_model, tokenizer: PreTrainedTokenizerFast) -> None:
+    tiny_model.resize_token_embeddings(len(tokenizer))
+    tokenizer.chat_template = TURNS
+    engine = HfEngine(tiny_model, tokenizer, batch_size=2)
+    replies = engine.generate(["Tom"] * 40, Sampling(60, temperature=2.0))
+    ended = {reply.tokens[-1] for reply in replies if reply.finished}
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in ended
+
+
+def test_a_template_that_writes_the_date_writes_the_same_one_every_day(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = DATED
+    (ids,) = chat.encode(tokenizer, ["Tom"])
+    assert tokenizer.decode(ids) == "26 July 2024 Tom"
+    assert datetime.now().year > 2024
+
+
+def test_the_encoding_of_a_probe_follows_tokenizer_and_template(tokenizer: PreTrainedTokenizerFast) -> None:
+    before = chat.encoding(tokenizer)
+    assert chat.encoding(copy.deepcopy(tokenizer)) == before
+    tokenizer.chat_template = TURNS
+    assert chat.encoding(tokenizer) != before
