@@ -188,7 +188,10 @@ def test_two_workers_share_the_experiment(server: str, mlflow_server: str, tmp_p
         stages = run(left.folder, "dvc", "stage", "list", "--name-only").stdout.split()
         assert {stage: len(seen(stage, "FINISHED")) for stage in stages} == dict.fromkeys(stages, 1)
 
-        # The lost machine comes back: it computes nothing, and ends with the same.
+        # The lost machine comes back, and the other one leaves: it computes nothing, and ends with the same.
+        staying = workers[machines.index(left)]
+        staying.terminate()
+        staying.wait(60)
         workers.append(worker(lost))
         again = start()
         wait_for(lambda: state(again) == "COMPLETED", 240)
