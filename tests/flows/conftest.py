@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -183,6 +183,12 @@ class Project:
                 found.append(int(process.name))
         return found
 
+    def kill(self) -> None:
+        """Kills all that runs in the project's folder; some of it ends by itself when the rest does."""
+        for pid in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def stage_pid(self, stage: str) -> int:
         return [pid for name, event, pid, _ in self.journal if (name, event) == (stage, "start")][-1]
 
@@ -263,5 +269,4 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(template: Path, server: str, tmp_path: Path) -> Iterator[Project]:
     made = Project(Path(shutil.copytree(template, tmp_path / "project")), server)
     yield made
-    for pid in made.processes():
-        os.kill(pid, signal.SIGKILL)
+    made.kill()
