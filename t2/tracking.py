@@ -634,7 +634,7 @@ def _change_figure(statistics: pd.DataFrame) -> Figure:
     grid = statistics.pivot_table(index="layer", columns="module", values="change")[modules]
     figure = Figure(figsize=(2.0 + 0.55 * len(modules), 1.6 + 0.28 * len(grid)), layout="constrained")
     axes = figure.subplots()
-    top = _round_up(float(grid.to_numpy().max()))
+    top = _round_up(float(statistics["change"].max()))  # the grid has holes where a layer lacks a module
     picture = axes.imshow(grid.to_numpy(), cmap="viridis", aspect="auto", vmin=0.0, vmax=top)
     axes.set_xticks(range(len(modules)), modules, rotation=45, ha="right")
     axes.set_yticks(range(len(grid)), [str(layer) for layer in grid.index])
