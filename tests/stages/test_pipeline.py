@@ -145,8 +145,8 @@ def test_a_killed_expert_resumes_to_the_same_bytes_and_never_has_two_writers(own
         # The resumed stage continues its MLflow run: a parent, a stage and a seed were added, not two of each.
         added = [name for _, name in mlflow_runs(own)][run_before:]
         assert sorted(name for name in added if not name.startswith("pipeline")) == [
-            "train@svf-reasoning",
             "svf-reasoning/seed-0",
+            "train@svf-reasoning",
         ]
 
 
