@@ -31,9 +31,13 @@ if importlib.util.find_spec("bitsandbytes") is None:
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTrainedTokenizerFast) -> Path:
     """Tall, square and wide matrices with biases, large enough for several blocks of 64."""
     folder = tmp_path_factory.mktemp("base")
-    sizes = {"vocab_size": len(tiny_tokenizer), "hidden_size": 64, "intermediate_size": 128}
-    make_model(initializer_range=0.1, **sizes).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
+    return save_base(folder, tiny_tokenizer, initializer_range=0.1, hidden_size=64, intermediate_size=128)
+
+
+def save_base(folder: Path, tokenizer: PreTrainedTokenizerFast, **settings: object) -> Path:
+    """A model folder whose model has an embedding for each of its tokenizer's tokens."""
+    make_model(vocab_size=len(tokenizer), **settings).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -243,9 +247,7 @@ def test_a_device_that_cannot_run_it_is_named(folder: Path, kind: Any) -> None:
 
 
 def test_a_shape_that_cpus_compute_wrongly_is_refused(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    sizes = {"vocab_size": len(tiny_tokenizer), "hidden_size": 64, "intermediate_size": 96}
-    make_model(**sizes).save_pretrained(tmp_path)
-    tiny_tokenizer.save_pretrained(tmp_path)
+    save_base(tmp_path, tiny_tokenizer, hidden_size=64, intermediate_size=96)
     with pytest.raises(ValueError, match=r"down_proj has 96 columns"):
         load(tmp_path, "nf4")
     with pytest.raises(ValueError, match="96 columns"):
