@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,37 +12,23 @@ import torch
 import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from t2.svf.basis import Basis, Side, narrow_side, scaled_weight
 from t2.svf.config import SvfConfig
+from t2.svf.freshness import MANY_TOKENS, Copy, Trace
 from t2.svf.functional import FoldedLinear, add_scaled
+
+_log = logging.getLogger(__name__)
 
 SMALLEST_FOLDED = 1e-3
 """The gradient of a folded weight divides by z; a layer with a smaller |z_i| runs factored."""
 
 
 class _Folded(NamedTuple):
-    """A weight that holds z, and what tells whether the parameter has changed since it was built."""
+    """A weight that holds z (None: the layer must run factored), and the parameter that it was built from."""
 
-    parameter: Tensor
-    version: int
-    steps: int
+    parameter: Copy
     weight: Tensor | None
-
-
-class _Steps:
-    """Counts optimiser steps: fused optimisers change parameters without raising their version."""
-
-    def __init__(self) -> None:
-        self.taken = 0
-        register_optimizer_step_post_hook(self._count)
-
-    def _count(self, *_: Any) -> None:
-        self.taken += 1
-
-
-_steps = _Steps()
 
 
 class SvfLinear(nn.Module, BaseTunerLayer):
@@ -52,14 +39,15 @@ class SvfLinear(nn.Module, BaseTunerLayer):
     one): the base layer runs as it is, and its input (tall) or output (wide) is scaled along Q. W is never
     written to, and z = 1 gives the base layer's output bit for bit.
 
-    W' is built anew after an optimiser step and after a write to the parameter that raises its version
-    counter. A write through ``.data`` does not: write in place under ``torch.no_grad()``.
+    W' is built anew whenever the parameter holds other numbers, whoever wrote them. Where the base weight does, its
+    basis is computed anew, with a warning, or refused if it comes from a cache; see :meth:`refresh`.
 
     Attributes:
         key: The module's name in the base model.
         rank: r = min(m, n).
         side: Which singular vectors Q holds, see :class:`t2.svf.basis.Basis`.
         svf_z: The learned numbers (r,) by adapter: z, or what a sigmoid is taken of.
+        rebased: Whether the base weight has changed since the layer was made.
     """
 
     adapter_layer_names = ("svf_z",)
@@ -88,6 +76,8 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         # Q is neither parameter nor buffer: it is in no state dict, and model.half() must not round it.
         self._load_basis = load_basis
         self._basis: Basis | None = None
+        self._trace: Trace | None = None
+        self.rebased = False
 
     # Adapters
 
@@ -131,12 +121,36 @@ class SvfLinear(nn.Module, BaseTunerLayer):
 
     def basis(self) -> Basis:
         """σ (r,), Q (r, r) and the side, on the base layer's device; read or computed on first use."""
+        self.refresh()
+        return self._loaded()
+
+    def refresh(self, tokens: int | None = None) -> None:
+        """Notices that the base weight holds other values than those that its basis and W' were made from.
+
+        Quantised and offloaded weights are not looked at.
+
+        Args:
+            tokens: How many a pass has. With few, or on an accelerator, reading all of the weight would be felt: see
+                :meth:`t2.svf.freshness.Trace.is_of` for what goes unnoticed then. None: read all of it.
+        """
+        if self._trace is None or not self._is_plain():
+            return
+        weight = self.base_layer.weight
+        thoroughly = tokens is None or (tokens >= MANY_TOKENS and weight.is_cpu)
+        if not self._trace.is_of(weight, thoroughly=thoroughly):
+            _log.warning("the base weight of %s has changed, and its basis with it", self.key)
+            self._basis = self._folded = self._shared_fold = self._trace = None
+            self.rebased = True
+
+    def _loaded(self) -> Basis:
+        """The basis, for a pass that has called :meth:`refresh`."""
         device = self.base_layer.weight.device
         if self._basis is None or self._basis.q.device != device:
             # Made inside torch.inference_mode, Q could not take part in training afterwards.
             with torch.inference_mode(False), torch.no_grad():
                 sigma, q, side = self._basis or self._load_basis()
                 self._basis = Basis(sigma.to(device), q.to(device), side)
+                self._trace = Trace(self.base_layer.weight) if self._is_plain() else None
         return self._basis
 
     def z(self, adapter_name: str, parameter: Tensor | None = None) -> Tensor:
@@ -147,13 +161,13 @@ class SvfLinear(nn.Module, BaseTunerLayer):
             parameter: Computes it from these numbers (r,) instead of the adapter's own.
         """
         if adapter_name not in self.svf_z:
-            return torch.ones_like(self.basis().sigma)
+            return torch.ones_like(self._loaded().sigma)
         config = self._configs[adapter_name]
         z = self.svf_z[adapter_name] if parameter is None else parameter
         if config.parametrisation == "sigmoid":
             z = torch.sigmoid(z) * config.max_mult
         if config.renormalise:
-            sigma = self.basis().sigma
+            sigma = self._loaded().sigma
             z = z * (sigma.sum() / (sigma * z).sum())
         return z
 
@@ -204,44 +218,39 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         """The scaled layer's output (..., m) for x (..., n); per-sample z needs x of shape (B, ..., n)."""
         if self._disable_adapters:
             return self.base_layer(x, *args, **kwargs)
-        if self._by_row:
-            if self._row_changes is None:
-                return self.base_layer(x, *args, **kwargs)
+        active = self._active
+        if self._row_changes is None if self._by_row else active is None:
+            return self.base_layer(x, *args, **kwargs)
+        self.refresh(x.numel() // self.in_features)
+        if self._by_row or active is None:
             changes = self._rows_like(x)
             weight = self._shared_weight(x)
             if weight is None:
                 return self._factored(x, changes, *args, **kwargs)
             return F.linear(x, weight, self.base_layer.bias)
-        if self._active is None:
-            return self.base_layer(x, *args, **kwargs)
-        parameter = self.svf_z[self._active]
+        parameter = self.svf_z[active]
         folded = self._folded
-        if (
-            folded is None
-            or folded.version != parameter._version
-            or folded.steps != _steps.taken
-            or folded.parameter is not parameter
-        ):
-            folded = self._folded = self._build(self._active, parameter)
+        if folded is None or not folded.parameter.is_of(parameter):
+            folded = self._folded = self._build(active, parameter)
         if folded.weight is None:
-            return self._factored(x, self.z(self._active) - 1, *args, **kwargs)
+            return self._factored(x, self.z(active) - 1, *args, **kwargs)
         if parameter.requires_grad and torch.is_grad_enabled():
-            _, q, side = self.basis()
-            return FoldedLinear.apply(x, self.z(self._active), folded.weight, self.base_layer.bias, q, side)
+            _, q, side = self._loaded()
+            return FoldedLinear.apply(x, self.z(active), folded.weight, self.base_layer.bias, q, side)
         return F.linear(x, folded.weight, self.base_layer.bias)
 
     def _build(self, adapter_name: str, parameter: Tensor) -> _Folded:
         """The adapter's fold at the present value of its parameter."""
+        self.refresh()
         with torch.inference_mode(False), torch.no_grad():
-            weight = self._fold(self.z(adapter_name))
-        return _Folded(parameter, parameter._version, _steps.taken, weight)
+            return _Folded(Copy(parameter), self._fold(self.z(adapter_name)))
 
     def _fold(self, z: Tensor) -> Tensor | None:
         """W' for z (r,), or None for a layer that must run factored."""
         if not self._folds or not self._is_plain():
             return None
         with torch.inference_mode(False), torch.no_grad():
-            _, q, side = self.basis()
+            _, q, side = self._loaded()
             smallest, change = torch.stack([z.abs().min(), (z - 1).abs().max()]).tolist()
             if change == 0:
                 # The base weight itself: an equal copy, aligned otherwise, may give other last bits.
@@ -271,7 +280,7 @@ class SvfLinear(nn.Module, BaseTunerLayer):
 
     def _factored(self, x: Tensor, change: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Scales along Q in float32 at least; ``change`` is z − 1, broadcast against x."""
-        q = self.basis().q
+        q = self._loaded().q
         if self.side == "right":
             return self.base_layer(add_scaled(x, x, q, change), *args, **kwargs)
         y = self.base_layer(x, *args, **kwargs)
@@ -289,9 +298,11 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         return changes.reshape(len(x), *[1] * (x.ndim - 2), self.rank)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SvfLinear:
-        # Moving or casting a module replaces values without a new version.
+        # Moving or casting replaces values and keeps what they mean: the basis stays that of the weight before.
+        self.refresh()
         self._folded = None
         super()._apply(fn, recurse)
+        self._trace = Trace(self.base_layer.weight) if self._trace is not None and self._is_plain() else None
         return self
 
     def merged_copy(self, adapter_name: str) -> nn.Module:

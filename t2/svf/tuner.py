@@ -111,13 +111,12 @@ class SvfModel(BaseTuner):
     def _settle_fingerprint(self, adapter_name: str, config: SvfConfig) -> None:
         """Fills in the hash over the adapted base weights, or compares it with the one that is given."""
         layers = {name: layer for name, layer in self.svf_layers().items() if adapter_name in layer.svf_z}
-        if not self._matrices.keys() >= layers.keys():
+        matrices = self.matrices()
+        if not matrices.keys() >= layers.keys():
             return
-        quantised = next(filter(None, (quantisation_of(layer.base_layer) for layer in layers.values())), None)
-        found = Origin.of({name: self._matrices[name] for name in layers}, quantised)
+        found = _origin(layers, matrices)
         found.check(vars(config), f"adapter {adapter_name!r}", "this model")
-        for key, value in asdict(found).items():
-            setattr(config, key, value)
+        _note(found, config)
 
     # What is attached
 
@@ -128,16 +127,21 @@ class SvfModel(BaseTuner):
     def z(self, adapter_name: str | None = None) -> dict[str, Tensor]:
         """An adapter's effective scales, float32 (r,) on the CPU, by module name; None: of the active one."""
         adapter = self.active_adapters[0] if adapter_name is None else adapter_name
+        layers = self.svf_layers()
+        for layer in layers.values():
+            layer.refresh()
         with torch.no_grad():
             return {
                 name: layer.z(adapter).to("cpu", torch.float32, copy=True)
-                for name, layer in self.svf_layers().items()
+                for name, layer in layers.items()
                 if adapter in layer.svf_z
             }
 
     def matrices(self) -> dict[str, Matrix]:
         """What is known of the adapted base weights, by module name."""
-        return {name: self._matrices[name] for name in self.svf_layers() if name in self._matrices}
+        layers = self.svf_layers().items()
+        rebased = {name: Matrix.of(layer.base_layer.weight, name) for name, layer in layers if layer.rebased}
+        return {name: self._matrices[name] for name, _ in layers if name in self._matrices} | rebased
 
     def sigmas(self) -> dict[str, Tensor]:
         """The base weights' singular values, float32 (r,) on the CPU, by module name."""
@@ -270,13 +274,19 @@ class SvfModel(BaseTuner):
     ) -> dict[str, Tensor]:
         selected = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
         z: dict[str, Tensor] = {}
+        layers: dict[str, SvfLinear] = {}
         for name, layer in model.named_modules():
             key = f"{name}.svf_z.{adapter_name}"
             if isinstance(layer, SvfLinear) and key in selected:
+                layer.refresh()
+                layers[layer.key] = layer
                 with torch.no_grad():
                     z[layer.key] = selected[key] = layer.z(adapter_name, selected[key])
         # PEFT writes the configuration after the tensors.
         config.checksum = checksum(z)
+        if any(layer.rebased for layer in layers.values()):
+            weights = {name: _weight(layer.base_layer) for name, layer in layers.items()}
+            _note(_origin(layers, {name: Matrix.of(w, name) for name, w in weights.items() if w is not None}), config)
         return selected
 
     @classmethod
@@ -318,6 +328,17 @@ def attach(model: nn.Module, config: SvfConfig) -> PeftModel:
     config.parametrisation, config.init_mean, config.init_std, config.renormalise = "direct", 1.0, 0.0, False
     config.inference_mode = True
     return get_peft_model(model, config).eval()
+
+
+def _origin(layers: Mapping[str, SvfLinear], matrices: Mapping[str, Matrix]) -> Origin:
+    """The base weights that an adapter of these layers scales."""
+    quantised = next(filter(None, (quantisation_of(layer.base_layer) for layer in layers.values())), None)
+    return Origin.of({name: matrices[name] for name in layers}, quantised)
+
+
+def _note(origin: Origin, config: SvfConfig) -> None:
+    for key, value in asdict(origin).items():
+        setattr(config, key, value)
 
 
 def _computed_basis(target: nn.Linear, name: str) -> Basis:
