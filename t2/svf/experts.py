@@ -117,11 +117,16 @@ def load_expert(folder: str | Path, base: Mapping[str, Matrix] | None = None) ->
     config = read_object(config_file)
     if config.get("peft_type") != "SVF":
         raise ValueError(f"{folder} holds a {config.get('peft_type')} adapter, not an SVF expert")
+    if config.get("modules_to_save"):
+        raise ValueError(
+            f"{folder} holds modules beside its z ({', '.join(config['modules_to_save'])}), without which z is not "
+            "what was trained; run it with PeftModel.from_pretrained, which loads both"
+        )
     # PEFT adds base matrices where embeddings were resized or the output layer is a target.
     z = {
         key.removeprefix(_PREFIX).removesuffix(_SUFFIX): tensor
         for key, tensor in read_tensors(tensor_file).items()
-        if key.endswith(_SUFFIX)
+        if key.startswith(_PREFIX) and key.endswith(_SUFFIX)
     }
     if not z:
         raise ValueError(f"{tensor_file} holds no z; train or copy the expert again")

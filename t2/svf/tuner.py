@@ -32,6 +32,9 @@ _log = logging.getLogger(__name__)
 BASE = "__base__"
 """The adapter name that means the base model in a batch of mixed adapters, as in PEFT's LoRA."""
 
+PARAMETER = "parameter."
+"""What the key of a learned number begins with in a file where the key itself holds the z that it means."""
+
 
 class SvfModel(BaseTuner):
     """A model whose targeted linear layers are :class:`SvfLinear`; PEFT makes it.
@@ -273,6 +276,7 @@ class SvfModel(BaseTuner):
         unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
         selected = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        keeps_parameters = not config.is_direct and config.resumable
         z: dict[str, Tensor] = {}
         layers: dict[str, SvfLinear] = {}
         for name, layer in model.named_modules():
@@ -280,6 +284,8 @@ class SvfModel(BaseTuner):
             if isinstance(layer, SvfLinear) and key in selected:
                 layer.refresh()
                 layers[layer.key] = layer
+                if keeps_parameters and layer.svf_z[adapter_name].requires_grad:
+                    selected[PARAMETER + key] = selected[key]
                 with torch.no_grad():
                     z[layer.key] = selected[key] = layer.z(adapter_name, selected[key])
         # PEFT writes the configuration after the tensors.
@@ -293,27 +299,33 @@ class SvfModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(  # type: ignore[override]
         cls, model: nn.Module, config: SvfConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        if config.parametrisation != "direct" or config.renormalise:
-            raise ValueError(
-                "adapter files hold the effective z and load as parametrisation 'direct' and no renormalise, "
-                f"not as {config.parametrisation!r} with renormalise={config.renormalise}; to go on training "
-                "in that form, load the parameters of a training checkpoint"
-            )
-        z = {
-            key.removesuffix(f".{cls.prefix}z").removeprefix("base_model.model."): value
-            for key, value in state_dict.items()
-            if key.endswith(f".{cls.prefix}z")
+        parameters = {
+            key.removeprefix(PARAMETER): value for key, value in state_dict.items() if key.startswith(PARAMETER)
         }
-        wanted = {
-            layer.key for layer in model.modules() if isinstance(layer, SvfLinear) and adapter_name in layer.svf_z
+        state_dict = {key: value for key, value in state_dict.items() if not key.startswith(PARAMETER)}
+        z = {key: value for key, value in state_dict.items() if key.endswith(f".{cls.prefix}z")}
+        layers = {
+            layer.key: layer
+            for layer in model.modules()
+            if isinstance(layer, SvfLinear) and adapter_name in layer.svf_z
         }
-        if z.keys() != wanted:
-            differing = sorted(z.keys() ^ wanted)
+        if {_module_of(key) for key in z} != layers.keys():
+            differing = sorted({_module_of(key) for key in z} ^ layers.keys())
             raise ValueError(
                 f"the adapter's file and its configuration do not adapt the same modules of this model: "
                 f"{differing[:3]} differ, of {len(differing)}; use the base model that it was made for"
             )
-        check_finite(z)
+        check_finite({_module_of(key): value for key, value in z.items()})
+        if not config.is_direct:
+            if parameters.keys() != z.keys():
+                raise ValueError(
+                    "the adapter's file holds the effective z alone, and loads as parametrisation 'direct' and no "
+                    f"renormalise, not as {config.parametrisation!r} with renormalise={config.renormalise}; to go on "
+                    "training in that form, load what was saved of an adapter in training with SvfConfig.resumable"
+                )
+            for key, value in z.items():
+                _check_parameter(layers[_module_of(key)], adapter_name, parameters[key], value)
+            state_dict |= parameters
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
 
@@ -339,6 +351,24 @@ def _origin(layers: Mapping[str, SvfLinear], matrices: Mapping[str, Matrix]) -> 
 def _note(origin: Origin, config: SvfConfig) -> None:
     for key, value in asdict(origin).items():
         setattr(config, key, value)
+
+
+def _module_of(key: str) -> str:
+    """The module that a key of an adapter's file names."""
+    return key.removesuffix(".svf_z").removeprefix("base_model.model.")
+
+
+def _check_parameter(layer: SvfLinear, adapter_name: str, parameter: Tensor, z: Tensor) -> None:
+    """Whether a parameter means the z that it was saved with, in the adapter's form."""
+    layer.refresh()
+    with torch.no_grad():
+        # Not to the bit: they may have been saved on another device.
+        found = layer.z(adapter_name, parameter.to(layer.svf_z[adapter_name])).cpu()
+        if not torch.allclose(found.double(), z.cpu().double(), rtol=1e-4, atol=1e-5):
+            raise ValueError(
+                f"the adapter's file holds a z of {layer.key} that its parameters do not give here: it was saved with "
+                "another parametrisation, max_mult or renormalise; configure the adapter as it was"
+            )
 
 
 def _computed_basis(target: nn.Linear, name: str) -> Basis:
