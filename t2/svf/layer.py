@@ -131,13 +131,14 @@ class SvfLinear(nn.Module, BaseTunerLayer):
 
         Args:
             tokens: How many a pass has. With few, or on an accelerator, reading all of the weight would be felt: see
-                :meth:`t2.svf.freshness.Trace.is_of` for what goes unnoticed then. None: read all of it.
+                :meth:`t2.svf.freshness.Trace.seems_of` for what goes unnoticed then. None: read all of it.
         """
-        if self._trace is None or not self._is_plain():
+        if self._trace is None:
             return
         weight = self.base_layer.weight
-        thoroughly = tokens is None or (tokens >= MANY_TOKENS and weight.is_cpu)
-        if not self._trace.is_of(weight, thoroughly=thoroughly):
+        if tokens is not None and (tokens < MANY_TOKENS or not weight.is_cpu) and self._trace.seems_of(weight):
+            return
+        if self._is_plain() and not self._trace.is_of(weight):
             _log.warning("the base weight of %s has changed, and its basis with it", self.key)
             self._basis = self._folded = self._shared_fold = self._trace = None
             self.rebased = True

@@ -164,10 +164,10 @@ def test_equal_values_are_no_change(adapted: PeftModel, tokens: Tensor, caplog: 
 def test_the_last_bit_of_one_number_shows_when_all_of_the_weight_is_read(dtype: torch.dtype, columns: int) -> None:
     weight = torch.randn(301, columns, generator=torch.Generator().manual_seed(0)).to(dtype)
     trace = Trace(weight)
-    assert trace.is_of(weight, thoroughly=True) and trace.is_of(weight.clone(), thoroughly=False)
+    assert trace.seems_of(weight) and trace.is_of(weight) and trace.is_of(weight.clone())
     bits = weight.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()])
     bits.data[-1, -1] ^= 1
-    assert not trace.is_of(weight, thoroughly=True)
+    assert not trace.is_of(weight)
 
 
 def test_a_single_number_written_behind_the_counter_shows_in_a_pass_of_many_tokens(
