@@ -114,20 +114,23 @@ class SvfConfig(PeftConfig):
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values; names are sorted, since PEFT keeps them in sets of no fixed order."""
         fields: dict[str, Any] = super().to_dict()
+        for name in ("target_modules", "exclude_modules", "layers_to_transform", "modules_to_save"):
+            if isinstance(fields[name], (list, set, tuple)):
+                fields[name] = sorted(fields[name])
         del fields["resumable"]
         if fields["modules_to_save"] is None:
             del fields["modules_to_save"]
-        for name in ("target_modules", "exclude_modules", "layers_to_transform"):
-            if isinstance(fields[name], (list, set, tuple)):
-                fields[name] = sorted(fields[name])
         return fields
+
+    def effective(self) -> SvfConfig:
+        """A copy for an adapter whose parameters are the z that this one's mean."""
+        copied = copy.copy(self)
+        copied.parametrisation, copied.init_mean, copied.init_std, copied.renormalise = "direct", 1.0, 0.0, False
+        return copied
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Writes ``adapter_config.json`` for an adapter that holds the effective z."""
-        stored = copy.copy(self)
-        stored.parametrisation, stored.init_mean, stored.init_std = "direct", 1.0, 0.0
-        stored.renormalise = False
-        super(SvfConfig, stored).save_pretrained(save_directory, **kwargs)
+        super(SvfConfig, self.effective()).save_pretrained(save_directory, **kwargs)
 
 
 def layer_indices(layers: Literal["all", "half"] | list[int], depth: int) -> list[int] | None:

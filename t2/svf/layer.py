@@ -31,6 +31,16 @@ class _Folded(NamedTuple):
     weight: Tensor | None
 
 
+class Batch:
+    """What a model with a z for each sample was given: its layers may see tokens without their samples.
+
+    Attributes:
+        shape: (B, T), samples and tokens of each; None: not known.
+    """
+
+    shape: tuple[int, int] | None = None
+
+
 class SvfLinear(nn.Module, BaseTunerLayer):
     """A linear layer with one z vector an adapter.
 
@@ -73,6 +83,8 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         self._row_changes: Tensor | None = None
         self._shared_row: int | None = None
         self._shared_fold: tuple[int, Tensor | None] | None = None
+        self._batch: Batch = Batch()
+        self._multiplies: bool | None = None
         # Q is neither parameter nor buffer: it is in no state dict, and model.half() must not round it.
         self._load_basis = load_basis
         self._basis: Basis | None = None
@@ -184,10 +196,16 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         """Whether each sample runs under its own z."""
         return self._by_row
 
-    def set_table(self, table: Tensor | None) -> None:
-        """From now on each sample has its own row of ``table`` (E, r); None: every sample is the base."""
+    def set_table(self, table: Tensor | None, batch: Batch | None = None) -> None:
+        """From now on each sample has its own row of ``table`` (E, r); None: every sample is the base.
+
+        Args:
+            table: z of E experts.
+            batch: What the whole model is given, kept up to date, where this layer is part of one.
+        """
         self.clear_table()
         self._by_row = True
+        self._batch = batch or Batch()
         if table is not None:
             q = self.basis().q
             # A last row of z − 1 = 0 is the base, where row index −1 points to.
@@ -216,7 +234,10 @@ class SvfLinear(nn.Module, BaseTunerLayer):
     # Forward
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The scaled layer's output (..., m) for x (..., n); per-sample z needs x of shape (B, ..., n)."""
+        """The scaled layer's output (..., m) for x (..., n).
+
+        Per-sample z needs x of shape (B, ..., n), or (B · T, n) where the model was given B samples of T tokens.
+        """
         if self._disable_adapters:
             return self.base_layer(x, *args, **kwargs)
         active = self._active
@@ -233,9 +254,11 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         folded = self._folded
         if folded is None or not folded.parameter.is_of(parameter):
             folded = self._folded = self._build(active, parameter)
-        if folded.weight is None:
+        trains = parameter.requires_grad and torch.is_grad_enabled()
+        # Models with linear layers of their own, as Falcon, write into their outputs, which a folded one keeps.
+        if folded.weight is None or (trains and not _is_stock(self.base_layer)):
             return self._factored(x, self.z(active) - 1, *args, **kwargs)
-        if parameter.requires_grad and torch.is_grad_enabled():
+        if trains:
             _, q, side = self._loaded()
             return FoldedLinear.apply(x, self.z(active), folded.weight, self.base_layer.bias, q, side)
         return F.linear(x, folded.weight, self.base_layer.bias)
@@ -254,8 +277,9 @@ class SvfLinear(nn.Module, BaseTunerLayer):
             _, q, side = self._loaded()
             smallest, change = torch.stack([z.abs().min(), (z - 1).abs().max()]).tolist()
             if change == 0:
-                # The base weight itself: an equal copy, aligned otherwise, may give other last bits.
-                return self.base_layer.weight
+                # The base weight itself: an equal copy, aligned otherwise, may give other last bits. So may another
+                # way to multiply by it: a layer of its own kind runs factored, which is its own way.
+                return self.base_layer.weight if _is_stock(self.base_layer) else None
             return None if smallest < SMALLEST_FOLDED else scaled_weight(self.base_layer.weight, q, z, side)
 
     def _shared_weight(self, x: Tensor) -> Tensor | None:
@@ -274,10 +298,24 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         base = self.base_layer
         return (
             isinstance(base, nn.Linear)
-            and type(base).forward is nn.Linear.forward
             and "forward" not in vars(base)  # accelerate's hooks replace it on the instance
             and plain_weight(base) is not None
+            and (_is_stock(base) or self._only_multiplies())
         )
+
+    def _only_multiplies(self) -> bool:
+        """Whether a subclass of ``nn.Linear`` computes W x + b in words of its own, as Falcon's does; tried once."""
+        if self._multiplies is None:
+            base = self.base_layer
+            with torch.no_grad():
+                x = torch.linspace(-1, 1, 2 * self.in_features).view(2, -1).to(base.weight)
+                own, plain = type(base).forward(base, x), F.linear(x, base.weight, base.bias)
+                close = own.shape == plain.shape and torch.allclose(
+                    own, plain, rtol=0, atol=1e-2 * float(plain.abs().max())
+                )
+            names = {name for name, _ in [*base.named_parameters(), *base.named_buffers()]}
+            self._multiplies = close and names <= {"weight", "bias"} and not list(base.children())
+        return self._multiplies
 
     def _factored(self, x: Tensor, change: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Scales along Q in float32 at least; ``change`` is z − 1, broadcast against x."""
@@ -290,8 +328,10 @@ class SvfLinear(nn.Module, BaseTunerLayer):
 
     def _rows_like(self, x: Tensor) -> Tensor:
         changes = self._row_changes
+        rows = 0 if changes is None else len(changes)
+        if changes is not None and x.ndim == 2 and self._batch.shape == (rows, len(x) // rows):
+            changes = changes.repeat_interleave(len(x) // rows, dim=0)  # OPT has flattened its tokens
         if changes is None or len(changes) != len(x):
-            rows = 0 if changes is None else len(changes)
             raise ValueError(
                 f"{self.key} got a batch of {len(x)} samples while {rows} rows are set; call set_rows "
                 "with one row a sample when the batch changes"
@@ -305,6 +345,20 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         super()._apply(fn, recurse)
         self._trace = Trace(self.base_layer.weight) if self._trace is not None and self._is_plain() else None
         return self
+
+    # PEFT's conversion to LoRA
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Whether W' − W can be told; PEFT asks."""
+        return self._is_plain()
+
+    def get_delta_weight(self, adapter_name: str) -> Tensor:
+        """W' − W (m, n) in float32 at least, which LoRA approximates; PEFT decomposes it."""
+        with torch.no_grad():
+            _, q, side = self.basis()
+            weight = self.base_layer.weight.to(q.dtype)
+            change = (q * (self.z(adapter_name).to(q.dtype) - 1)) @ q.T
+            return weight @ change if side == "right" else change @ weight
 
     def merged_copy(self, adapter_name: str) -> nn.Module:
         """A plain copy of the base layer that holds the adapter's W', or W where the adapter is not.
@@ -325,6 +379,10 @@ class SvfLinear(nn.Module, BaseTunerLayer):
                 weight = scaled_weight(self.base_layer.weight, q, self.z(adapter_name), side)
             layer.weight = nn.Parameter(weight, requires_grad=False)
         return layer
+
+
+def _is_stock(layer: nn.Module) -> bool:
+    return type(layer).forward is nn.Linear.forward
 
 
 def plain_weight(layer: nn.Linear) -> Tensor | None:
