@@ -34,7 +34,7 @@ class SvfConfig(PeftConfig):
     """How z vectors are attached to a model (paper, section 3.2; its table 6 lists the settings).
 
     A saved configuration describes the effective z: its parametrisation is ``direct``, whatever z was trained
-    with. The parameters behind a ``sigmoid`` live in training checkpoints only.
+    with.
 
     Attributes:
         target_modules: Module names, a regular expression or ``"all-linear"``, as in PEFT's LoRA.
@@ -58,6 +58,9 @@ class SvfConfig(PeftConfig):
         checksum: The hash over z as the adapter's file holds it, filled in when it is saved; None: not checked.
         task: What the expert was trained on.
         seed: The seed it was trained with.
+        modules_to_save: Names of modules that are trained and saved whole beside z, as in PEFT's LoRA.
+        resumable: Whether an adapter that is trained as more than z itself is saved with the parameters behind its z
+            too, from which ``load_adapter`` and thereby transformers' Trainer go on to the bit. Not saved itself.
     """
 
     target_modules: list[str] | str | None = None
@@ -78,6 +81,8 @@ class SvfConfig(PeftConfig):
     checksum: str | None = None
     task: str | None = None
     seed: int | None = None
+    modules_to_save: list[str] | None = None
+    resumable: bool = True
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -101,20 +106,31 @@ class SvfConfig(PeftConfig):
                 "write the layers into the regular expression, or list the names"
             )
 
+    @property
+    def is_direct(self) -> bool:
+        """Whether the parameters are z itself."""
+        return self.parametrisation == "direct" and not self.renormalise
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values; names are sorted, since PEFT keeps them in sets of no fixed order."""
         fields: dict[str, Any] = super().to_dict()
-        for name in ("target_modules", "exclude_modules", "layers_to_transform"):
+        for name in ("target_modules", "exclude_modules", "layers_to_transform", "modules_to_save"):
             if isinstance(fields[name], (list, set, tuple)):
                 fields[name] = sorted(fields[name])
+        del fields["resumable"]
+        if fields["modules_to_save"] is None:
+            del fields["modules_to_save"]
         return fields
+
+    def effective(self) -> SvfConfig:
+        """A copy for an adapter whose parameters are the z that this one's mean."""
+        copied = copy.copy(self)
+        copied.parametrisation, copied.init_mean, copied.init_std, copied.renormalise = "direct", 1.0, 0.0, False
+        return copied
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Writes ``adapter_config.json`` for an adapter that holds the effective z."""
-        stored = copy.copy(self)
-        stored.parametrisation, stored.init_mean, stored.init_std = "direct", 1.0, 0.0
-        stored.renormalise = False
-        super(SvfConfig, stored).save_pretrained(save_directory, **kwargs)
+        super(SvfConfig, self.effective()).save_pretrained(save_directory, **kwargs)
 
 
 def layer_indices(layers: Literal["all", "half"] | list[int], depth: int) -> list[int] | None:

@@ -22,6 +22,9 @@ from t2.svf.reading import read_object, read_tensors
 
 Z = dict[str, Tensor]
 
+PARAMETER = "parameter."
+"""What a key begins with that holds the learned number behind a z, beside the key of that z."""
+
 _PREFIX = "base_model.model."
 _SUFFIX = ".svf_z"
 _PROVENANCE = (
@@ -84,6 +87,18 @@ class Expert:
         Origin.of({name: base[name] for name in self.z}, quantisation).check(self.provenance, what, where)
 
 
+def scaled_module(key: str) -> str | None:
+    """The module whose z a key of an adapter's file holds; None: it holds something else."""
+    name = key.removeprefix(_PREFIX)
+    return None if name.startswith(PARAMETER) or not name.endswith(_SUFFIX) else name.removesuffix(_SUFFIX)
+
+
+def trained_module(key: str) -> str | None:
+    """The module whose learned numbers a key holds beside its z; None: it holds something else."""
+    name = key.removeprefix(_PREFIX)  # transformers puts it before whatever it saves
+    return scaled_module(name.removeprefix(PARAMETER)) if name.startswith(PARAMETER) else None
+
+
 def check_finite(z: Mapping[str, Tensor]) -> None:
     """Raises ValueError, naming the matrix, unless each z is a vector of finite numbers."""
     for name, values in z.items():
@@ -117,12 +132,13 @@ def load_expert(folder: str | Path, base: Mapping[str, Matrix] | None = None) ->
     config = read_object(config_file)
     if config.get("peft_type") != "SVF":
         raise ValueError(f"{folder} holds a {config.get('peft_type')} adapter, not an SVF expert")
+    if config.get("modules_to_save"):
+        raise ValueError(
+            f"{folder} holds modules beside its z ({', '.join(config['modules_to_save'])}), without which z is not "
+            "what was trained; run it with PeftModel.from_pretrained, which loads both"
+        )
     # PEFT adds base matrices where embeddings were resized or the output layer is a target.
-    z = {
-        key.removeprefix(_PREFIX).removesuffix(_SUFFIX): tensor
-        for key, tensor in read_tensors(tensor_file).items()
-        if key.endswith(_SUFFIX)
-    }
+    z = {name: tensor for key, tensor in read_tensors(tensor_file).items() if (name := scaled_module(key)) is not None}
     if not z:
         raise ValueError(f"{tensor_file} holds no z; train or copy the expert again")
     if config.get("checksum") not in (None, checksum(z)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,37 +12,33 @@ import torch
 import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from t2.svf.basis import Basis, Side, narrow_side, scaled_weight
 from t2.svf.config import SvfConfig
+from t2.svf.freshness import MANY_TOKENS, Copy, Trace
 from t2.svf.functional import FoldedLinear, add_scaled
+
+_log = logging.getLogger(__name__)
 
 SMALLEST_FOLDED = 1e-3
 """The gradient of a folded weight divides by z; a layer with a smaller |z_i| runs factored."""
 
 
 class _Folded(NamedTuple):
-    """A weight that holds z, and what tells whether the parameter has changed since it was built."""
+    """A weight that holds z (None: the layer must run factored), and the parameter that it was built from."""
 
-    parameter: Tensor
-    version: int
-    steps: int
+    parameter: Copy
     weight: Tensor | None
 
 
-class _Steps:
-    """Counts optimiser steps: fused optimisers change parameters without raising their version."""
+class Batch:
+    """What a model with a z for each sample was given: its layers may see tokens without their samples.
 
-    def __init__(self) -> None:
-        self.taken = 0
-        register_optimizer_step_post_hook(self._count)
+    Attributes:
+        shape: (B, T), samples and tokens of each; None: not known.
+    """
 
-    def _count(self, *_: Any) -> None:
-        self.taken += 1
-
-
-_steps = _Steps()
+    shape: tuple[int, int] | None = None
 
 
 class SvfLinear(nn.Module, BaseTunerLayer):
@@ -52,14 +49,15 @@ class SvfLinear(nn.Module, BaseTunerLayer):
     one): the base layer runs as it is, and its input (tall) or output (wide) is scaled along Q. W is never
     written to, and z = 1 gives the base layer's output bit for bit.
 
-    W' is built anew after an optimiser step and after a write to the parameter that raises its version
-    counter. A write through ``.data`` does not: write in place under ``torch.no_grad()``.
+    W' is built anew whenever the parameter holds other numbers, whoever wrote them. Where the base weight does, its
+    basis is computed anew, with a warning, or refused if it comes from a cache; see :meth:`refresh`.
 
     Attributes:
         key: The module's name in the base model.
         rank: r = min(m, n).
         side: Which singular vectors Q holds, see :class:`t2.svf.basis.Basis`.
         svf_z: The learned numbers (r,) by adapter: z, or what a sigmoid is taken of.
+        rebased: Whether the base weight has changed since the layer was made.
     """
 
     adapter_layer_names = ("svf_z",)
@@ -85,9 +83,13 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         self._row_changes: Tensor | None = None
         self._shared_row: int | None = None
         self._shared_fold: tuple[int, Tensor | None] | None = None
+        self._batch: Batch = Batch()
+        self._multiplies: bool | None = None
         # Q is neither parameter nor buffer: it is in no state dict, and model.half() must not round it.
         self._load_basis = load_basis
         self._basis: Basis | None = None
+        self._trace: Trace | None = None
+        self.rebased = False
 
     # Adapters
 
@@ -131,12 +133,37 @@ class SvfLinear(nn.Module, BaseTunerLayer):
 
     def basis(self) -> Basis:
         """σ (r,), Q (r, r) and the side, on the base layer's device; read or computed on first use."""
+        self.refresh()
+        return self._loaded()
+
+    def refresh(self, tokens: int | None = None) -> None:
+        """Notices that the base weight holds other values than those that its basis and W' were made from.
+
+        Quantised and offloaded weights are not looked at.
+
+        Args:
+            tokens: How many a pass has. With few, or on an accelerator, reading all of the weight would be felt: see
+                :meth:`t2.svf.freshness.Trace.seems_of` for what goes unnoticed then. None: read all of it.
+        """
+        if self._trace is None:
+            return
+        weight = self.base_layer.weight
+        if tokens is not None and (tokens < MANY_TOKENS or not weight.is_cpu) and self._trace.seems_of(weight):
+            return
+        if self._is_plain() and not self._trace.is_of(weight):
+            _log.warning("the base weight of %s has changed, and its basis with it", self.key)
+            self._basis = self._folded = self._shared_fold = self._trace = None
+            self.rebased = True
+
+    def _loaded(self) -> Basis:
+        """The basis, for a pass that has called :meth:`refresh`."""
         device = self.base_layer.weight.device
         if self._basis is None or self._basis.q.device != device:
             # Made inside torch.inference_mode, Q could not take part in training afterwards.
             with torch.inference_mode(False), torch.no_grad():
                 sigma, q, side = self._basis or self._load_basis()
                 self._basis = Basis(sigma.to(device), q.to(device), side)
+                self._trace = Trace(self.base_layer.weight) if self._is_plain() else None
         return self._basis
 
     def z(self, adapter_name: str, parameter: Tensor | None = None) -> Tensor:
@@ -147,13 +174,13 @@ class SvfLinear(nn.Module, BaseTunerLayer):
             parameter: Computes it from these numbers (r,) instead of the adapter's own.
         """
         if adapter_name not in self.svf_z:
-            return torch.ones_like(self.basis().sigma)
+            return torch.ones_like(self._loaded().sigma)
         config = self._configs[adapter_name]
         z = self.svf_z[adapter_name] if parameter is None else parameter
         if config.parametrisation == "sigmoid":
             z = torch.sigmoid(z) * config.max_mult
         if config.renormalise:
-            sigma = self.basis().sigma
+            sigma = self._loaded().sigma
             z = z * (sigma.sum() / (sigma * z).sum())
         return z
 
@@ -169,10 +196,16 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         """Whether each sample runs under its own z."""
         return self._by_row
 
-    def set_table(self, table: Tensor | None) -> None:
-        """From now on each sample has its own row of ``table`` (E, r); None: every sample is the base."""
+    def set_table(self, table: Tensor | None, batch: Batch | None = None) -> None:
+        """From now on each sample has its own row of ``table`` (E, r); None: every sample is the base.
+
+        Args:
+            table: z of E experts.
+            batch: What the whole model is given, kept up to date, where this layer is part of one.
+        """
         self.clear_table()
         self._by_row = True
+        self._batch = batch or Batch()
         if table is not None:
             q = self.basis().q
             # A last row of z − 1 = 0 is the base, where row index −1 points to.
@@ -201,51 +234,52 @@ class SvfLinear(nn.Module, BaseTunerLayer):
     # Forward
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The scaled layer's output (..., m) for x (..., n); per-sample z needs x of shape (B, ..., n)."""
+        """The scaled layer's output (..., m) for x (..., n).
+
+        Per-sample z needs x of shape (B, ..., n), or (B · T, n) where the model was given B samples of T tokens.
+        """
         if self._disable_adapters:
             return self.base_layer(x, *args, **kwargs)
-        if self._by_row:
-            if self._row_changes is None:
-                return self.base_layer(x, *args, **kwargs)
+        active = self._active
+        if self._row_changes is None if self._by_row else active is None:
+            return self.base_layer(x, *args, **kwargs)
+        self.refresh(x.numel() // self.in_features)
+        if self._by_row or active is None:
             changes = self._rows_like(x)
             weight = self._shared_weight(x)
             if weight is None:
                 return self._factored(x, changes, *args, **kwargs)
             return F.linear(x, weight, self.base_layer.bias)
-        if self._active is None:
-            return self.base_layer(x, *args, **kwargs)
-        parameter = self.svf_z[self._active]
+        parameter = self.svf_z[active]
         folded = self._folded
-        if (
-            folded is None
-            or folded.version != parameter._version
-            or folded.steps != _steps.taken
-            or folded.parameter is not parameter
-        ):
-            folded = self._folded = self._build(self._active, parameter)
-        if folded.weight is None:
-            return self._factored(x, self.z(self._active) - 1, *args, **kwargs)
-        if parameter.requires_grad and torch.is_grad_enabled():
-            _, q, side = self.basis()
-            return FoldedLinear.apply(x, self.z(self._active), folded.weight, self.base_layer.bias, q, side)
+        if folded is None or not folded.parameter.is_of(parameter):
+            folded = self._folded = self._build(active, parameter)
+        trains = parameter.requires_grad and torch.is_grad_enabled()
+        # Models with linear layers of their own, as Falcon, write into their outputs, which a folded one keeps.
+        if folded.weight is None or (trains and not _is_stock(self.base_layer)):
+            return self._factored(x, self.z(active) - 1, *args, **kwargs)
+        if trains:
+            _, q, side = self._loaded()
+            return FoldedLinear.apply(x, self.z(active), folded.weight, self.base_layer.bias, q, side)
         return F.linear(x, folded.weight, self.base_layer.bias)
 
     def _build(self, adapter_name: str, parameter: Tensor) -> _Folded:
         """The adapter's fold at the present value of its parameter."""
+        self.refresh()
         with torch.inference_mode(False), torch.no_grad():
-            weight = self._fold(self.z(adapter_name))
-        return _Folded(parameter, parameter._version, _steps.taken, weight)
+            return _Folded(Copy(parameter), self._fold(self.z(adapter_name)))
 
     def _fold(self, z: Tensor) -> Tensor | None:
         """W' for z (r,), or None for a layer that must run factored."""
         if not self._folds or not self._is_plain():
             return None
         with torch.inference_mode(False), torch.no_grad():
-            _, q, side = self.basis()
+            _, q, side = self._loaded()
             smallest, change = torch.stack([z.abs().min(), (z - 1).abs().max()]).tolist()
             if change == 0:
-                # The base weight itself: an equal copy, aligned otherwise, may give other last bits.
-                return self.base_layer.weight
+                # The base weight itself: an equal copy, aligned otherwise, may give other last bits. So may another
+                # way to multiply by it: a layer of its own kind runs factored, which is its own way.
+                return self.base_layer.weight if _is_stock(self.base_layer) else None
             return None if smallest < SMALLEST_FOLDED else scaled_weight(self.base_layer.weight, q, z, side)
 
     def _shared_weight(self, x: Tensor) -> Tensor | None:
@@ -264,14 +298,28 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         base = self.base_layer
         return (
             isinstance(base, nn.Linear)
-            and type(base).forward is nn.Linear.forward
             and "forward" not in vars(base)  # accelerate's hooks replace it on the instance
             and plain_weight(base) is not None
+            and (_is_stock(base) or self._only_multiplies())
         )
+
+    def _only_multiplies(self) -> bool:
+        """Whether a subclass of ``nn.Linear`` computes W x + b in words of its own, as Falcon's does; tried once."""
+        if self._multiplies is None:
+            base = self.base_layer
+            with torch.no_grad():
+                x = torch.linspace(-1, 1, 2 * self.in_features).view(2, -1).to(base.weight)
+                own, plain = type(base).forward(base, x), F.linear(x, base.weight, base.bias)
+                close = own.shape == plain.shape and torch.allclose(
+                    own, plain, rtol=0, atol=1e-2 * float(plain.abs().max())
+                )
+            names = {name for name, _ in [*base.named_parameters(), *base.named_buffers()]}
+            self._multiplies = close and names <= {"weight", "bias"} and not list(base.children())
+        return self._multiplies
 
     def _factored(self, x: Tensor, change: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Scales along Q in float32 at least; ``change`` is z − 1, broadcast against x."""
-        q = self.basis().q
+        q = self._loaded().q
         if self.side == "right":
             return self.base_layer(add_scaled(x, x, q, change), *args, **kwargs)
         y = self.base_layer(x, *args, **kwargs)
@@ -280,8 +328,10 @@ class SvfLinear(nn.Module, BaseTunerLayer):
 
     def _rows_like(self, x: Tensor) -> Tensor:
         changes = self._row_changes
+        rows = 0 if changes is None else len(changes)
+        if changes is not None and x.ndim == 2 and self._batch.shape == (rows, len(x) // rows):
+            changes = changes.repeat_interleave(len(x) // rows, dim=0)  # OPT has flattened its tokens
         if changes is None or len(changes) != len(x):
-            rows = 0 if changes is None else len(changes)
             raise ValueError(
                 f"{self.key} got a batch of {len(x)} samples while {rows} rows are set; call set_rows "
                 "with one row a sample when the batch changes"
@@ -289,10 +339,26 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         return changes.reshape(len(x), *[1] * (x.ndim - 2), self.rank)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SvfLinear:
-        # Moving or casting a module replaces values without a new version.
+        # Moving or casting replaces values and keeps what they mean: the basis stays that of the weight before.
+        self.refresh()
         self._folded = None
         super()._apply(fn, recurse)
+        self._trace = Trace(self.base_layer.weight) if self._trace is not None and self._is_plain() else None
         return self
+
+    # PEFT's conversion to LoRA
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Whether W' − W can be told; PEFT asks."""
+        return self._is_plain()
+
+    def get_delta_weight(self, adapter_name: str) -> Tensor:
+        """W' − W (m, n) in float32 at least, which LoRA approximates; PEFT decomposes it."""
+        with torch.no_grad():
+            _, q, side = self.basis()
+            weight = self.base_layer.weight.to(q.dtype)
+            change = (q * (self.z(adapter_name).to(q.dtype) - 1)) @ q.T
+            return weight @ change if side == "right" else change @ weight
 
     def merged_copy(self, adapter_name: str) -> nn.Module:
         """A plain copy of the base layer that holds the adapter's W', or W where the adapter is not.
@@ -313,6 +379,10 @@ class SvfLinear(nn.Module, BaseTunerLayer):
                 weight = scaled_weight(self.base_layer.weight, q, self.z(adapter_name), side)
             layer.weight = nn.Parameter(weight, requires_grad=False)
         return layer
+
+
+def _is_stock(layer: nn.Module) -> bool:
+    return type(layer).forward is nn.Linear.forward
 
 
 def plain_weight(layer: nn.Linear) -> Tensor | None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import ModulesToSaveWrapper
 from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -21,9 +22,10 @@ from transformers.pytorch_utils import Conv1D
 from t2.svf.basis import Basis, check_matrix, narrow_basis
 from t2.svf.cache import BasisCache
 from t2.svf.config import SvfConfig
-from t2.svf.experts import check_finite
+from t2.svf.experts import PARAMETER, check_finite, scaled_module, trained_module
 from t2.svf.identity import Matrix, Origin, checksum
-from t2.svf.layer import SvfLinear, plain_weight
+from t2.svf.layer import Batch, SvfLinear, plain_weight
+from t2.svf.mixture import Form, mix
 from t2.svf.quantised import layer_weight, quantisation_of
 from t2.svf.targets import targeted_modules
 
@@ -82,7 +84,13 @@ class SvfModel(BaseTuner):
             target.update_layer(adapter_name, peft_config)
             target.svf_z[adapter_name].requires_grad_(adapter_name in self.active_adapters)
             return
-        if isinstance(target, Conv1D) or not _is_linear(target):
+        if isinstance(target, Conv1D):
+            raise TypeError(
+                f"{current_key} is a Conv1D, which holds its weight transposed; SVF adapts torch.nn.Linear: put one "
+                "with Conv1D's weight.T and bias in its place before (the model computes the same), or leave it out of "
+                "target_modules"
+            )
+        if not _is_linear(target):
             raise TypeError(
                 f"{current_key} is a {type(target).__name__}; SVF adapts linear layers with in_features and "
                 "out_features (torch.nn.Linear and quantised forms of it): leave it out of target_modules"
@@ -111,13 +119,12 @@ class SvfModel(BaseTuner):
     def _settle_fingerprint(self, adapter_name: str, config: SvfConfig) -> None:
         """Fills in the hash over the adapted base weights, or compares it with the one that is given."""
         layers = {name: layer for name, layer in self.svf_layers().items() if adapter_name in layer.svf_z}
-        if not self._matrices.keys() >= layers.keys():
+        matrices = self.matrices()
+        if not matrices.keys() >= layers.keys():
             return
-        quantised = next(filter(None, (quantisation_of(layer.base_layer) for layer in layers.values())), None)
-        found = Origin.of({name: self._matrices[name] for name in layers}, quantised)
+        found = _origin(layers, matrices)
         found.check(vars(config), f"adapter {adapter_name!r}", "this model")
-        for key, value in asdict(found).items():
-            setattr(config, key, value)
+        _note(found, config)
 
     # What is attached
 
@@ -128,16 +135,21 @@ class SvfModel(BaseTuner):
     def z(self, adapter_name: str | None = None) -> dict[str, Tensor]:
         """An adapter's effective scales, float32 (r,) on the CPU, by module name; None: of the active one."""
         adapter = self.active_adapters[0] if adapter_name is None else adapter_name
+        layers = self.svf_layers()
+        for layer in layers.values():
+            layer.refresh()
         with torch.no_grad():
             return {
                 name: layer.z(adapter).to("cpu", torch.float32, copy=True)
-                for name, layer in self.svf_layers().items()
+                for name, layer in layers.items()
                 if adapter in layer.svf_z
             }
 
     def matrices(self) -> dict[str, Matrix]:
         """What is known of the adapted base weights, by module name."""
-        return {name: self._matrices[name] for name in self.svf_layers() if name in self._matrices}
+        layers = self.svf_layers().items()
+        rebased = {name: Matrix.of(layer.base_layer.weight, name) for name, layer in layers if layer.rebased}
+        return {name: self._matrices[name] for name, _ in layers if name in self._matrices} | rebased
 
     def sigmas(self) -> dict[str, Tensor]:
         """The base weights' singular values, float32 (r,) on the CPU, by module name."""
@@ -170,13 +182,21 @@ class SvfModel(BaseTuner):
         layers = self.svf_layers()
         if any(layer.has_table for layer in layers.values()):
             raise RuntimeError("per_sample is open already; close it, or change the rows with set_rows")
+        if saved := [name for name, module in self.model.named_modules() if isinstance(module, ModulesToSaveWrapper)]:
+            raise ValueError(
+                f"{saved[0]} is trained whole by an adapter's modules_to_save and is one for all samples, which z is "
+                "not; run one adapter at a time with set_adapter"
+            )
         self._experts = _check_tables(tables, layers)
+        batch = Batch()
+        watch = self.model.register_forward_pre_hook(partial(_note_shape, batch), with_kwargs=True)
         try:
             for name, layer in layers.items():
-                layer.set_table(tables.get(name))
+                layer.set_table(tables.get(name), batch)
             self.set_rows(rows)
             yield self
         finally:
+            watch.remove()
             for layer in layers.values():
                 layer.clear_table()
 
@@ -210,10 +230,59 @@ class SvfModel(BaseTuner):
             raise ValueError(f"unknown adapters {unknown}; this model has {sorted(self.peft_config)} and {BASE!r}")
         layers = self.svf_layers().items() if adapters else ()
         tables = {name: torch.stack([layer.z(a) for a in adapters]) for name, layer in layers}
-        repeat = kwargs.get("num_beams") or 1
+        repeat = _copies(kwargs)
         rows = [adapters.index(name) if name != BASE else -1 for name in names for _ in range(repeat)]
         with self.per_sample(tables, rows):
             yield
+
+    # Mixing
+
+    def add_weighted_adapter(
+        self,
+        adapters: Sequence[str],
+        weights: Sequence[float] | Tensor,
+        adapter_name: str,
+        combination_type: Form = "normalised",
+        renormalise: bool = True,
+    ) -> None:
+        """Adds the mixture of some adapters as one more, frozen and not active.
+
+        Args:
+            adapters: The names of K of this model's adapters.
+            weights: α, (K,) or (G, K) with a row a layer or matrix.
+            adapter_name: What the mixture is called.
+            combination_type: The form of the mixture, see :func:`t2.svf.mix`; ``"normalised"`` or ``"free"``.
+            renormalise: Whether the free form is rescaled.
+
+        Raises:
+            ValueError: An adapter is unknown, the new name is taken, they do not adapt the same matrices or train
+                whole modules, or the weights do not fit.
+        """
+        unknown = [name for name in adapters if name not in self.peft_config]
+        if unknown or not adapters or adapter_name in self.peft_config:
+            raise ValueError(
+                f"add_weighted_adapter takes names of {sorted(self.peft_config)} and a new one for the mixture; got "
+                f"{list(adapters)} and {adapter_name!r}"
+            )
+        if whole := [name for name in adapters if getattr(self.peft_config[name], "modules_to_save", None)]:
+            raise ValueError(f"{whole} train modules whole (modules_to_save), which cannot be mixed; mix others")
+        experts = [self.z(name) for name in adapters]
+        alpha = torch.as_tensor(weights, dtype=torch.float32)
+        mixed = mix(
+            experts, alpha, combination_type, self.sigmas() if combination_type == "free" else None, renormalise
+        )
+        first: Any = self.peft_config[adapters[0]]
+        config = first.effective()
+        config.target_modules, config.exclude_modules, config.layers_to_transform = sorted(mixed), None, None
+        config.task = config.seed = config.checksum = None
+        config.inference_mode = True
+        self.peft_config[adapter_name] = config
+        self.inject_adapter(self.model, adapter_name)
+        layers = self.svf_layers()
+        with torch.no_grad():
+            for name, z in mixed.items():
+                layers[name].svf_z[adapter_name].copy_(z)
+        self.set_requires_grad(adapter_name, requires_grad=False)
 
     # Merging
 
@@ -227,6 +296,14 @@ class SvfModel(BaseTuner):
             "merge_adapter would write into the base weights; merge_and_unload() returns a plain merged copy "
             "of the model and leaves this one as it is"
         )
+
+    def unmerge_adapter(self) -> None:
+        """Refused: nothing is ever merged.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError("nothing is merged: base weights are never written to; see merge_and_unload()")
 
     def merge_and_unload(
         self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
@@ -253,6 +330,10 @@ class SvfModel(BaseTuner):
                 check_matrix(layer.weight, "a merged weight")
         # deepcopy takes what its memo holds instead of copying, which puts the merged layers in place.
         model: nn.Module = copy.deepcopy(self.model, merged)
+        for name, module in list(model.named_modules()):
+            if isinstance(module, ModulesToSaveWrapper):
+                trained = dict(module.modules_to_save.items())
+                model.set_submodule(name, trained.get(names[0], module.original_module))
         if hasattr(model, "peft_config"):
             del model.peft_config
         return model
@@ -269,41 +350,55 @@ class SvfModel(BaseTuner):
         unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
         selected = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        keeps_parameters = not config.is_direct and config.resumable
         z: dict[str, Tensor] = {}
+        layers: dict[str, SvfLinear] = {}
         for name, layer in model.named_modules():
             key = f"{name}.svf_z.{adapter_name}"
             if isinstance(layer, SvfLinear) and key in selected:
+                layer.refresh()
+                layers[layer.key] = layer
+                if keeps_parameters and layer.svf_z[adapter_name].requires_grad:
+                    selected[PARAMETER + key] = selected[key]
                 with torch.no_grad():
                     z[layer.key] = selected[key] = layer.z(adapter_name, selected[key])
         # PEFT writes the configuration after the tensors.
         config.checksum = checksum(z)
+        if any(layer.rebased for layer in layers.values()):
+            weights = {name: _weight(layer.base_layer) for name, layer in layers.items()}
+            _note(_origin(layers, {name: Matrix.of(w, name) for name, w in weights.items() if w is not None}), config)
         return selected
 
     @classmethod
     def _remap_adapter_state_dict_for_load(  # type: ignore[override]
         cls, model: nn.Module, config: SvfConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        if config.parametrisation != "direct" or config.renormalise:
-            raise ValueError(
-                "adapter files hold the effective z and load as parametrisation 'direct' and no renormalise, "
-                f"not as {config.parametrisation!r} with renormalise={config.renormalise}; to go on training "
-                "in that form, load the parameters of a training checkpoint"
-            )
-        z = {
-            key.removesuffix(f".{cls.prefix}z").removeprefix("base_model.model."): value
-            for key, value in state_dict.items()
-            if key.endswith(f".{cls.prefix}z")
+        scaled = {name: key for key in state_dict if (name := scaled_module(key)) is not None}
+        trained = {name: key for key in state_dict if (name := trained_module(key)) is not None}
+        layers = {
+            layer.key: layer
+            for layer in model.modules()
+            if isinstance(layer, SvfLinear) and adapter_name in layer.svf_z
         }
-        wanted = {
-            layer.key for layer in model.modules() if isinstance(layer, SvfLinear) and adapter_name in layer.svf_z
-        }
-        if z.keys() != wanted:
-            differing = sorted(z.keys() ^ wanted)
+        if scaled.keys() != layers.keys():
+            differing = sorted(scaled.keys() ^ layers.keys())
             raise ValueError(
                 f"the adapter's file and its configuration do not adapt the same modules of this model: "
                 f"{differing[:3]} differ, of {len(differing)}; use the base model that it was made for"
             )
-        check_finite(z)
+        check_finite({name: state_dict[key] for name, key in scaled.items()})
+        chosen = {key: value for key, value in state_dict.items() if key not in trained.values()}
+        if not config.is_direct:
+            if trained.keys() != scaled.keys():
+                raise ValueError(
+                    "the adapter's file holds the effective z alone, and loads as parametrisation 'direct' and no "
+                    f"renormalise, not as {config.parametrisation!r} with renormalise={config.renormalise}; to go on "
+                    "training in that form, load what was saved of an adapter in training with SvfConfig.resumable"
+                )
+            for name, key in scaled.items():
+                chosen[key] = state_dict[trained[name]]
+                _check_parameter(layers[name], adapter_name, chosen[key], state_dict[key])
+        state_dict = chosen
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
 
@@ -314,10 +409,47 @@ def attach(model: nn.Module, config: SvfConfig) -> PeftModel:
         model: The base model; its targeted layers are wrapped in place.
         config: Where to put z; what it says about initial values and parametrisation is not used.
     """
-    config = copy.copy(config)
-    config.parametrisation, config.init_mean, config.init_std, config.renormalise = "direct", 1.0, 0.0, False
+    config = config.effective()
     config.inference_mode = True
     return get_peft_model(model, config).eval()
+
+
+def _note_shape(batch: Batch, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Notes samples and tokens of what a model is given: ids (B, T), or embeddings (B, T, n)."""
+    given = [*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+    first = next((value for value in given if isinstance(value, Tensor)), None)
+    batch.shape = None if first is None or first.ndim < 2 else (first.shape[0], first.shape[1])
+
+
+def _copies(arguments: Mapping[str, Any]) -> int:
+    """How many rows a generation makes of each prompt."""
+    settings = arguments.get("generation_config")
+    names = ("num_beams", "num_return_sequences")
+    return max(arguments.get(name) or getattr(settings, name, None) or 1 for name in names)
+
+
+def _origin(layers: Mapping[str, SvfLinear], matrices: Mapping[str, Matrix]) -> Origin:
+    """The base weights that an adapter of these layers scales."""
+    quantised = next(filter(None, (quantisation_of(layer.base_layer) for layer in layers.values())), None)
+    return Origin.of({name: matrices[name] for name in layers}, quantised)
+
+
+def _note(origin: Origin, config: SvfConfig) -> None:
+    for key, value in asdict(origin).items():
+        setattr(config, key, value)
+
+
+def _check_parameter(layer: SvfLinear, adapter_name: str, parameter: Tensor, z: Tensor) -> None:
+    """Whether a parameter means the z that it was saved with, in the adapter's form."""
+    layer.refresh()
+    with torch.no_grad():
+        # Not to the bit: they may have been saved on another device.
+        found = layer.z(adapter_name, parameter.to(layer.svf_z[adapter_name])).cpu()
+        if not torch.allclose(found.double(), z.cpu().double(), rtol=1e-4, atol=1e-5):
+            raise ValueError(
+                f"the adapter's file holds a z of {layer.key} that its parameters do not give here: it was saved with "
+                "another parametrisation, max_mult or renormalise; configure the adapter as it was"
+            )
 
 
 def _computed_basis(target: nn.Linear, name: str) -> Basis:

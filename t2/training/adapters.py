@@ -46,6 +46,7 @@ def build_adapter(
             config.init_seed = derive(seed, "svf")
             config.basis = None if basis is None else str(basis)
             config.task, config.seed = task, seed
+            config.resumable = False  # checkpoints of the training hold its parameters
         check_targets(model, config)
         adapted = get_peft_model(model, config, revision=revision)
     attached: Any = adapted.peft_config["default"]
