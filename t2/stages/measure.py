@@ -34,7 +34,7 @@ from t2.svf.experts import Z
 from t2.svf.mixture import Mixture
 from t2.svf.pretrained import load_adapter
 from t2.tasks.dispatch import categories_of
-from t2.tasks.grading import GRADERS, grade
+from t2.tasks.grading import GRADERS, grade, limits_of
 from t2.tasks.item import Item, read_items
 from t2.tasks.sandbox import Sandbox
 
@@ -320,7 +320,7 @@ class _Worker:
     def _grades(self, each: Plan, key: str, items: Sequence[Item], sandbox: Sandbox) -> str:
         reward = self.params.tasks[each.task].reward
         kind = reward.kind if reward else ""
-        limits = self.params.sandbox.model_dump() if kind == "code" else None
+        limits = limits_of(kind, self.params.sandbox)
         own = {name: value for name, value in each.graders.items() if _is_grader(name, kind)}
         grades = digest({"replies": key, "code": own, "kind": kind, "sandbox": limits})[:32]
         if not cells.grades_file(grades).exists():

@@ -21,6 +21,7 @@ LIMITS = config.rows.Sandbox(
     file_mb=2,
     processes=8,
     output_kb=64,
+    symbolic_seconds=5,
     allow_unsafe=False,
 )
 HONEST = Program("def f(x):\n    return x + 1\n", "assert f(1) == 2\n")
