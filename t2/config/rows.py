@@ -469,7 +469,11 @@ class Publish(Section):
 
 
 class Sandbox(Section):
-    """Limits of the processes in which generated code runs."""
+    """Limits of the processes in which generated code runs, and answers are compared by computer algebra.
+
+    Attributes:
+        symbolic_seconds: Processor time of one such comparison; what takes longer counts as wrong.
+    """
 
     cpu_seconds: PositiveFloat
     wall_seconds: PositiveFloat
@@ -477,6 +481,7 @@ class Sandbox(Section):
     file_mb: PositiveInt
     processes: PositiveInt
     output_kb: PositiveInt
+    symbolic_seconds: PositiveInt
     allow_unsafe: bool
 
 

@@ -88,6 +88,11 @@ def timings_file(cell: Cell) -> Path:
     return paths.TIMINGS / f"{digest([cell.categories, cell.replies])[:32]}.json"
 
 
+def isolation_file(grades: str) -> Path:
+    """Where the walls stand behind which programs were graded: apart too, or other walls would be other grades."""
+    return paths.TIMINGS / f"isolation-{grades}.json"
+
+
 def write_replies(key: str, replies: Iterable[Reply]) -> None:
     """Writes a file of replies as a whole."""
     text = "".join(json.dumps(asdict(reply), ensure_ascii=False) + "\n" for reply in replies)

@@ -34,7 +34,7 @@ from t2.svf.experts import Z
 from t2.svf.mixture import Mixture
 from t2.svf.pretrained import load_adapter
 from t2.tasks.dispatch import categories_of
-from t2.tasks.grading import GRADERS, grade
+from t2.tasks.grading import GRADERS, grade, limits_of
 from t2.tasks.item import Item, read_items
 from t2.tasks.sandbox import Sandbox
 
@@ -59,7 +59,10 @@ def main() -> None:
         found = {(cell.system, cell.task, cell.seed, cell.draw): cell for of_job in results.values() for cell in of_job}
         ordered = [found[each.system, each.task, each.seed, each.draw] for each in plans]
         cells.write_index(ordered)
-        cells.drop_others(paths.TIMINGS, {cells.timings_file(cell) for cell in ordered})
+        walls = {cells.isolation_file(key) for cell in ordered for key in cell.grades}
+        cells.drop_others(paths.TIMINGS, {cells.timings_file(cell) for cell in ordered} | walls)
+        for path in filter(Path.exists, walls):
+            stage.note_isolation(cells.read_values(path))
         stage.run.log_params({"measure": params.measure.model_dump(), "cells": len(ordered)})
 
 
@@ -320,13 +323,15 @@ class _Worker:
     def _grades(self, each: Plan, key: str, items: Sequence[Item], sandbox: Sandbox) -> str:
         reward = self.params.tasks[each.task].reward
         kind = reward.kind if reward else ""
-        limits = self.params.sandbox.model_dump() if kind == "code" else None
+        limits = limits_of(kind, self.params.sandbox)
         own = {name: value for name, value in each.graders.items() if _is_grader(name, kind)}
         grades = digest({"replies": key, "code": own, "kind": kind, "sandbox": limits})[:32]
         if not cells.grades_file(grades).exists():
             asked, replies = {item.id: item for item in items}, cells.read_replies(key)
             right = grade(kind, [asked[reply.id] for reply in replies], [reply.text for reply in replies], sandbox)
             verdicts = [bool(good) and not reply.too_long for good, reply in zip(right, replies, strict=True)]
+            if kind == "code":  # first, or a kill in between would leave grades without it
+                cells.write_values(cells.isolation_file(grades), sandbox.isolation)
             cells.write_values(cells.grades_file(grades), verdicts)
             self.made += 1
         return grades

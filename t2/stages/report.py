@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,7 +31,8 @@ def main() -> None:
             read_csv(paths.SCORES / f"{name}.csv") for name in ("scores", "comparisons", "confusions")
         )
         metrics = json.loads((paths.REPORTS / "metrics.json").read_text())
-        runs, timings = _runs(), _timings(params)
+        records = [json.loads(path.read_text()) for path in sorted(paths.RUNS.glob("*.json"))]
+        runs, timings = _runs(records), _timings(params)
         write_csv(paths.REPORTS / "runs.csv", runs)
         write_csv(paths.REPORTS / "timings.csv", timings)
         inputs = ReportInputs(
@@ -43,7 +45,7 @@ def main() -> None:
             confusions=confusions,
             alphas=_alphas(params),
             runs=runs,
-            notes=[*notes(params), too_long(params, metrics)],
+            notes=[*notes(params), too_long(params, metrics), *isolation(records)],
         )
         write_report(inputs, paths.REPORTS)
         # A clean clone holds reports/ in git; this copy, which it does not hold, makes DVC run the stage there.
@@ -68,9 +70,22 @@ def too_long(params: Params, metrics: dict[str, Any]) -> str:
     return f"Test prompts too long for the context of the base model, scored as wrong: {', '.join(found)}."
 
 
-def _runs() -> pd.DataFrame:
+def isolation(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Behind which walls each stage's programs were graded, in a paragraph; none where no program was.
+
+    Args:
+        records: The stages' run files.
+    """
+    stages: dict[str, list[str]] = {}
+    for record in records:
+        for walls in record.get("isolation", []):  # stages that are not due keep run files of earlier versions
+            stages.setdefault(walls, []).append(record["stage"])
+    told = "; ".join(f"`{walls}` in {', '.join(names)}" for walls, names in sorted(stages.items()))
+    return [f"Generated programs were graded behind these walls of the sandbox: {told}."] if told else []
+
+
+def _runs(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Run ids and seconds of all stages but this."""
-    records = [json.loads(path.read_text()) for path in sorted(paths.RUNS.glob("*.json"))]
     rows = [[record["stage"], record["run_id"], record["seconds"]["stage"]] for record in records]
     return pd.DataFrame(rows, columns=["stage", "run_id", "seconds"])
 

@@ -103,6 +103,8 @@ def _search(stage: Stage, name: str, seed: int, draw: int, report: Report) -> tu
         report({"best": state.accuracy, "mean": state.history[-1].mean_accuracy})
 
     with Sandbox(params.sandbox) as sandbox:
+        if reward.kind == "code":
+            stage.note_isolation(sandbox.isolation)
         evaluate = shot_evaluator(
             svf_engine(
                 params.bases[row.base],

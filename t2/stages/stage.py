@@ -17,6 +17,8 @@ from t2.stages import paths, scratch
 from t2.stages.fingerprint import fingerprint
 from t2.stages.guard import close_standard_input, exclusive
 
+_ISOLATION = "isolation"
+
 
 @dataclass
 class Stage:
@@ -35,6 +37,19 @@ class Stage:
     fingerprint: str
     scratch: Path
     run: tracking.StageRun
+
+    def note_isolation(self, walls: str) -> None:
+        """Keeps for the run file behind which walls programs are graded; workers may call it side by side.
+
+        The note outlives a killed stage, as does the work that it is about.
+        """
+        with open(self.scratch / _ISOLATION, "a", encoding="utf-8") as file:
+            file.write(f"{walls}\n")
+
+    def isolation(self) -> list[str]:
+        """All walls that were noted; none where no program was graded."""
+        path = self.scratch / _ISOLATION
+        return sorted(set(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
 
 
 def project_root() -> Path:
@@ -87,8 +102,14 @@ def open_stage(name: str) -> Iterator[Stage]:
             run_id=known,
         ) as run:
             replace_file(note, json.dumps({"run_id": run.run_id}))
-            yield Stage(name, params, digest, work, run)
-        record = {"stage": name, "run_id": run.run_id, "seconds": {"stage": time.perf_counter() - start}}
+            stage = Stage(name, params, digest, work, run)
+            yield stage
+        record = {
+            "stage": name,
+            "run_id": run.run_id,
+            "seconds": {"stage": time.perf_counter() - start},
+            "isolation": stage.isolation(),
+        }
         replace_file(paths.run(name), json.dumps(record, indent=1, sort_keys=True) + "\n")
         if run.whole:  # else the next run of the stage finds here what MLflow lacks
             scratch.finish(work)

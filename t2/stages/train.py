@@ -87,6 +87,8 @@ def _train(stage: Stage, name: str, seed: int, report: Report) -> Result:
     folder = stage.scratch / name / f"seed-{seed}"
     model, engine = _attached(params, name, seed)
     with Sandbox(params.sandbox) as sandbox:
+        if reward.kind == "code":
+            stage.note_isolation(sandbox.isolation)
         result = train(
             model,
             engine,

@@ -29,10 +29,16 @@ def last_box(reply: str) -> str | None:
     return group[1:-1].strip() if group.startswith("{") else group.rstrip(".,;:").strip()
 
 
-def correct(answer: str, reply: str) -> bool:
-    """Whether the reply's last box means the same as the answer; a reply without a box is wrong."""
+def correct(answer: str, reply: str, seconds: int) -> bool:
+    """Whether the reply's last box means the same as the answer; a reply without a box is wrong.
+
+    Args:
+        answer: The right expression.
+        reply: What is graded.
+        seconds: Of processor time for comparing both by computer algebra.
+    """
     written = last_box(reply)
-    return bool(written) and equivalent(answer, str(written))
+    return bool(written) and equivalent(answer, str(written), seconds)
 
 
 def _end_of_group(text: str, start: int) -> int | None:

@@ -48,14 +48,14 @@ _SIGNS = {"degree": _DEGREE, "dollar": re.compile(r"\\?\$"), "percent": re.compi
 _UPRIGHT = re.compile(r"\\text\{\s*([A-Za-z])\s*\}")
 
 
-def equivalent(answer: str, written: str) -> bool:
+def equivalent(answer: str, written: str, seconds: int) -> bool:
     r"""Compares an answer with what a reply has in its box, both LaTeX without delimiters.
 
     Right are other spellings (``\dfrac``, ``\left(``, ``10,\!080``), other forms of the same value or expression
     (``0.5``, ``x(x+1)``; decimals to six places), an equation for its value (``x=5``), a missing unit or base, an
     option without its parentheses, a list in another order, a word in other case. Wrong are tuples and intervals
     with other brackets or in another order, other bases, other units, other names (``X`` for ``x``), words that are
-    no units and stand on one side only, and whatever cannot be read.
+    no units and stand on one side only, and whatever cannot be read, or not compared in ``seconds`` of processor time.
     """
     if max(len(answer), len(written)) > _LONGEST:
         return answer == written
@@ -81,7 +81,7 @@ def equivalent(answer: str, written: str) -> bool:
     kinds = _kind(expected), _kind(given)
     if None not in kinds and kinds[0] != kinds[1]:
         return False
-    return symbolic.equal(expected, given)
+    return symbolic.equal(expected, given, seconds)
 
 
 def _tidied(text: str) -> tuple[str, units.Unit]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from t2.config.rows import Sandbox as Limits
 from t2.tasks import boxed, choice, code, dispatch, math
 from t2.tasks.item import Item
 from t2.tasks.prompt import opening
@@ -19,6 +21,16 @@ GRADERS = {
 """The files that decide about grades alone, by kind, as dependencies of stages name them; this one is everybody's."""
 KINDS = tuple(GRADERS)
 
+COMPARING = frozenset({"symbolic_seconds"})
+"""The limits of comparisons; all others are those of programs."""
+
+
+def limits_of(kind: str, limits: Limits) -> dict[str, Any] | None:
+    """The limits that grades of a kind hang on; None where no limit decides."""
+    if kind == "code":
+        return limits.model_dump(exclude=set(COMPARING))
+    return limits.model_dump(include=set(COMPARING)) if kind == "boxed" else None
+
 
 def grade(kind: str, items: Sequence[Item], replies: Sequence[str], sandbox: Sandbox | None = None) -> list[bool]:
     r"""Decides which replies are right. A reply whose answer cannot be read is wrong.
@@ -29,13 +41,14 @@ def grade(kind: str, items: Sequence[Item], replies: Sequence[str], sandbox: San
             ``\boxed{}``. ``code``: the program passes the item's unit tests.
         items: The problems.
         replies: One reply per item; what the prompt opened it with is put before it.
-        sandbox: Where programs run; needed for ``code`` only.
+        sandbox: Where programs run, and the limits of comparisons; needed for ``code`` and ``boxed``, which does not
+            need it open.
 
     Returns:
         One truth value an item.
 
     Raises:
-        ValueError: An unknown kind, a reply too many or too few, or code without a sandbox.
+        ValueError: An unknown kind, a reply too many or too few, or code or expressions without a sandbox.
     """
     if len(items) != len(replies):
         raise ValueError(f"one reply an item: got {len(items)} items and {len(replies)} replies")
@@ -48,7 +61,9 @@ def grade(kind: str, items: Sequence[Item], replies: Sequence[str], sandbox: San
     if kind == "math":
         return [math.correct(item.answer, reply) for item, reply in pairs]
     if kind == "boxed":
-        return [boxed.correct(item.answer, reply) for item, reply in pairs]
+        if sandbox is None:
+            raise ValueError("comparing expressions has a limit: pass the `sandbox` that says it")
+        return [boxed.correct(item.answer, reply, sandbox.limits.symbolic_seconds) for item, reply in pairs]
     if kind == "choice":
         return [choice.correct(item.answer, reply) for item, reply in pairs]
     if kind == "dispatch":

@@ -17,8 +17,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-_SECONDS = 5
-"""Processor time for one comparison; what takes longer counts as different."""
 _REMEMBERED = 50_000
 _PROGRAM = Path(__file__).with_name("algebra.py")
 
@@ -27,18 +25,26 @@ _worker: _Worker | None = None
 
 
 @lru_cache(_REMEMBERED)
-def equal(answer: str, written: str) -> bool:
+def equal(answer: str, written: str, seconds: int) -> bool:
     """Whether two LaTeX expressions, both without delimiters, have the same meaning.
 
     What cannot be read, or decided within the limits, is not equal.
+
+    Args:
+        answer: One expression.
+        written: The other.
+        seconds: Of processor time for the comparison; what takes longer counts as different.
 
     Raises:
         RuntimeError: The worker does not start.
     """
     global _worker
     with _lock:
+        if _worker is not None and _worker.seconds != seconds:
+            _worker.close()
+            _worker = None
         if _worker is None or _worker.owner != os.getpid():  # a forked child must not share its parent's pipes
-            _worker = _Worker()
+            _worker = _Worker(seconds)
         verdict = None
         try:
             verdict = _worker.ask(answer, written)
@@ -52,10 +58,10 @@ def equal(answer: str, written: str) -> bool:
 class _Worker:
     """The caller's end of a worker process."""
 
-    def __init__(self) -> None:
-        self.owner = os.getpid()
+    def __init__(self, seconds: int) -> None:
+        self.owner, self.seconds = os.getpid(), seconds
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(_PROGRAM), str(_SECONDS)],  # -P: beside it lies a `math.py`
+            [sys.executable, "-P", str(_PROGRAM), str(seconds)],  # -P: beside it lies a `math.py`
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -24,6 +24,7 @@ from t2.report.page import ReportInputs, html, outline, write_report
 from t2.report.render import to_html, to_markdown, to_text
 from t2.report.systems import System, label_of, systems_of
 from t2.report.tables import Cell, Table, difference_table, runs_table, score_table, timing_table, transfer_table
+from t2.stages.report import isolation
 
 REPOSITORY = Path(__file__).parents[2]
 MINI = [replace(system, base="mini") for system in SYSTEMS if system.base == "miniature"]
@@ -409,3 +410,15 @@ def test_terminal_summary_with_broken_parameters_says_what_is_wrong(inputs, tmp_
     assert done.returncode == 1
     assert "params.yaml" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_report_names_the_walls_behind_which_programs_were_graded() -> None:
+    records = [
+        {"stage": "measure", "isolation": ["namespaces"]},
+        {"stage": "search@code_hard", "isolation": ["landlock", "namespaces"]},
+        {"stage": "train@svf-math", "isolation": []},
+        {"stage": "basis@main"},
+    ]
+    (told,) = isolation(records)
+    assert told.endswith("sandbox: `landlock` in search@code_hard; `namespaces` in measure, search@code_hard.")
+    assert isolation(records[2:]) == []

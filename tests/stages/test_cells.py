@@ -12,6 +12,7 @@ from t2.stages import cells, members, paths
 from t2.stages.cells import Cell, Reply
 from t2.stages.measure import Plan, _runs, _Worker, refuse_seen
 from t2.tasks.item import Item
+from t2.tasks.sandbox import Sandbox
 
 PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
 
@@ -87,6 +88,18 @@ def test_a_prompt_that_was_too_long_is_wrong_whatever_the_reply_says():
     each = Plan("base", "reasoning", None, None, False, inputs={}, graders={})
     grades = _Worker(PARAMS)._grades(each, "r", items, sandbox=None)
     assert cells.read_values(cells.grades_file(grades)) == [True, False, False]
+
+
+def test_grades_of_programs_name_the_walls_and_are_the_same_behind_all():
+    items = [Item("q", "Write f.", "assert f(1) == 2")]
+    cells.write_replies("r", [reply("q", "def f(x): return x + 1")])
+    each = Plan("base", "code", None, None, False, inputs={}, graders={})
+    with Sandbox(PARAMS.sandbox) as sandbox:
+        grades = _Worker(PARAMS)._grades(each, "r", items, sandbox)
+        assert cells.read_values(cells.isolation_file(grades)) == sandbox.isolation
+    assert cells.read_values(cells.grades_file(grades)) == [True]
+    other = Plan("base", "reasoning", None, None, False, inputs={}, graders={})
+    assert not cells.isolation_file(_Worker(PARAMS)._grades(other, "r", items, sandbox=None)).exists()
 
 
 @pytest.mark.parametrize("system", ["prompt", "classifier"])

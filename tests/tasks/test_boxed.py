@@ -3,18 +3,25 @@ r"""Answers in ``\boxed{}``: what the last box holds, and which answers mean the
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tasks.sandboxes import LIMITS
 
-from t2.tasks import boxed, symbolic
-from t2.tasks.equivalence import equivalent
+from t2.tasks import boxed, equivalence, symbolic
 from t2.tasks.grading import grade
 from t2.tasks.item import Item
+from t2.tasks.sandbox import Sandbox
+
+
+def equivalent(answer: str, written: str, seconds: int = LIMITS.symbolic_seconds) -> bool:
+    return equivalence.equivalent(answer, written, seconds)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +328,7 @@ def test_what_means_something_else_is_wrong(answer: str, written: str) -> None:
 
 @pytest.mark.parametrize(("answer", "written", "why"), SAME)
 def test_other_forms_of_the_same_answer_are_right(answer: str, written: str, why: str) -> None:
-    assert grade("boxed", [Item("m", "?", answer)], [f"So $\\boxed{{{written}}}$."]) == [True], why
+    assert grade("boxed", [Item("m", "?", answer)], [f"So $\\boxed{{{written}}}$."], Sandbox(LIMITS)) == [True], why
 
 
 @pytest.mark.parametrize(("answer", "written", "why"), DIFFERENT)
@@ -331,7 +338,7 @@ def test_other_answers_are_wrong(answer: str, written: str, why: str) -> None:
 
 @pytest.mark.parametrize("reply", ["", "5", "The answer is 5", r"\boxed{", r"\boxed{}", r"\boxed{\text{}}", "#### 5"])
 def test_a_reply_without_an_answer_in_a_box_is_wrong(reply: str) -> None:
-    assert grade("boxed", [Item("m", "?", "5")], [reply]) == [False]
+    assert grade("boxed", [Item("m", "?", "5")], [reply], Sandbox(LIMITS)) == [False]
 
 
 @given(st.fractions(max_denominator=50, min_value=-1000, max_value=1000))
@@ -344,8 +351,8 @@ def test_a_fraction_equals_itself_however_it_is_written(value) -> None:
 
 @pytest.fixture
 def fresh_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker of the test's own, with one second for a comparison."""
-    monkeypatch.setattr(symbolic, "_SECONDS", 1)
+    """A worker of the test's own, with one second for a comparison unless asked for more."""
+    monkeypatch.setattr(f"{__name__}.equivalent", partial(equivalence.equivalent, seconds=1))
     monkeypatch.setattr(symbolic, "_worker", None)
     symbolic.equal.cache_clear()
 
@@ -355,6 +362,22 @@ def test_an_endless_expression_is_different_and_the_next_one_is_compared() -> No
     assert not equivalent("5", r"\int_0^1 e^{x^x^x} dx")
     assert symbolic._worker is None  # the kernel ended it
     assert equivalent("x+1", "1+x")
+    symbolic._worker.close()
+
+
+@pytest.mark.usefixtures("fresh_worker")
+def test_the_limit_is_the_callers() -> None:
+    spent = []
+    for seconds in (1, 3):
+        before = os.times()
+        assert not equivalence.equivalent("5", r"\int_0^1 e^{x^x^x} dx", seconds)
+        after = os.times()
+        spent.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert 1 <= spent[0] < spent[1] and spent[1] >= 3  # beside what starting a worker takes
+    assert equivalence.equivalent("x+1", "1+x", 1)
+    assert symbolic._worker.seconds == 1
+    assert equivalence.equivalent("x+2", "2+x", 2)
+    assert symbolic._worker.seconds == 2
     symbolic._worker.close()
 
 

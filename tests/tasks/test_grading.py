@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from t2 import config
 from t2.tasks import choice, code, math
-from t2.tasks.grading import KINDS, grade
+from t2.tasks.grading import KINDS, grade, limits_of
 from t2.tasks.item import Item
 from t2.tasks.sandbox import Program, Sandbox, Verdict
 
@@ -291,7 +291,18 @@ def test_a_pair_of_program_and_tests_runs_once(monkeypatch: pytest.MonkeyPatch) 
 def test_what_cannot_be_graded_says_why() -> None:
     with pytest.raises(ValueError, match="pass the `sandbox`"):
         grade("code", [item("")], [""])
+    with pytest.raises(ValueError, match="has a limit"):
+        grade("boxed", [item("")], [""])
     with pytest.raises(ValueError, match="1 items and 2 replies"):
         grade("math", [item("1")], ["", ""])
     with pytest.raises(ValueError, match=f"{', '.join(KINDS)}; got 'poetry'"):
         grade("poetry", [item("1")], [""])
+
+
+def test_a_limit_is_what_grades_hang_on_whose_kind_it_limits() -> None:
+    """Else another limit of comparisons would have programs run again."""
+    limits = config.load(ROOT / "params.yaml").sandbox
+    longer = limits.model_copy(update={"symbolic_seconds": limits.symbolic_seconds + 1})
+    other = limits.model_copy(update={"cpu_seconds": limits.cpu_seconds + 1})
+    assert {kind for kind in KINDS if limits_of(kind, limits) != limits_of(kind, longer)} == {"boxed"}
+    assert {kind for kind in KINDS if limits_of(kind, limits) != limits_of(kind, other)} == {"code"}

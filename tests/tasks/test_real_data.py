@@ -83,16 +83,16 @@ def test_arc_as_llm_adapters_words_it() -> None:
     assert not any("Answer1" in item.prompt for item in items)
 
 
-def test_math_500_references_are_right_and_other_answers_wrong() -> None:
+def test_math_500_references_are_right_and_other_answers_wrong(sandbox: Sandbox) -> None:
     items = load("math", DATA / "math500/test.jsonl")
     assert len(items) == 500
-    assert all(grade("boxed", items, [item.reply for item in items]))
+    assert all(grade("boxed", items, [item.reply for item in items], sandbox))
     # What the file says the answer is, is what the solution's last box holds.
     assert [boxed.last_box(item.reply) for item in items] == [item.answer for item in items]
-    assert not any(grade("boxed", items, [item.answer for item in items]))  # no box
-    right = grade("boxed", items, [r"\boxed{5}"] * len(items))
+    assert not any(grade("boxed", items, [item.answer for item in items], sandbox))  # no box
+    right = grade("boxed", items, [r"\boxed{5}"] * len(items), sandbox)
     assert {item.answer for item, passed in zip(items, right, strict=True) if passed} == {"5", "x=5"}
-    assert not any(grade("boxed", items[::4], [f"\\boxed{{{item.answer} + 1}}" for item in items[::4]]))
+    assert not any(grade("boxed", items[::4], [f"\\boxed{{{item.answer} + 1}}" for item in items[::4]], sandbox))
 
 
 def mbpp(file: str) -> list[Item]:

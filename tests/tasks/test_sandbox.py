@@ -5,31 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tasks.sandboxes import HONEST, LIMITS, REPOSITORY, below, eventually, gone
 
-from t2 import config
-from t2.tasks.sandbox import Program, Sandbox, SandboxError, Verdict, isolation
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-LIMITS = config.rows.Sandbox(
-    cpu_seconds=1.0,
-    wall_seconds=1.2,
-    memory_mb=256,
-    file_mb=2,
-    processes=8,
-    output_kb=64,
-    allow_unsafe=False,
-)
-HONEST = Program("def f(x):\n    return x + 1\n", "assert f(1) == 2\n")
+from t2.tasks.sandbox import Program, Sandbox, SandboxError, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -43,32 +29,10 @@ def run(sandbox: Sandbox, code: str, tests: str) -> Verdict:
     return sandbox.run([Program(textwrap.dedent(code), textwrap.dedent(tests))])[0]
 
 
-def below(pid: int | str = "self") -> list[int]:
-    """Descendants of ``pid``; of this process, those of its sandboxes."""
-    proc = os.open("/proc", os.O_RDONLY)
-    try:
-        return [int(child) for child in isolation.descendants(proc, str(pid))]
-    finally:
-        os.close(proc)
-
-
 def processes(sandbox: Sandbox) -> list[int]:
     """Warden, server, referee and player of each worker."""
     wardens = [server._process.pid for server in sandbox._servers]
     return [pid for warden in wardens for pid in (warden, *below(warden))]
-
-
-def gone(pids: list[int]) -> bool:
-    return not any(os.path.exists(f"/proc/{pid}") for pid in pids)
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def assert_clean(sandbox: Sandbox) -> None:
@@ -984,156 +948,6 @@ def test_a_closed_sandbox_says_so() -> None:
         Sandbox(LIMITS).run([HONEST])
     with pytest.raises(ValueError, match="at least 1 worker, got 0"):
         Sandbox(LIMITS, workers=0)
-
-
-# ---- other callers: each runs in a process of its own, which may first give up some rights ----
-
-PREAMBLE = f"""
-import errno, logging, os, sys
-from pathlib import Path
-from t2 import config
-from t2.tasks.sandbox import Program, Sandbox, SandboxError, isolation, seccomp, syscalls
-from t2.tasks.sandbox.seccomp import _EQUAL, _FAIL, _LOAD, _RETURN, _ALLOW, _instruction
-
-logging.basicConfig(format="%(message)s")
-LIMITS = config.rows.Sandbox(**{LIMITS.model_dump()!r})
-HONEST = Program({HONEST.code!r}, {HONEST.tests!r})
-
-def refuse(*numbers):
-    code = _instruction(_LOAD, 0)
-    for number in numbers:
-        code += _instruction(_EQUAL, number, 0, 1) + _instruction(_RETURN, _FAIL | errno.EPERM)
-    seccomp.install(code + _instruction(_RETURN, _ALLOW))
-
-def become_ordinary():
-    if os.getuid() != 0:
-        return
-    # What the interpreter needs may lie in root's home: show it in a private view of the files.
-    syscalls.unshare(syscalls.CLONE_NEWNS)
-    syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
-    folders = {{path: os.open(path, os.O_PATH) for path in (sys.base_prefix, sys.prefix, os.getcwd())}}
-    closed = {{str(p) for path in folders for p in Path(path).parents if not p.stat().st_mode & 1}}
-    for top in sorted(closed, key=len)[:1]:
-        syscalls.mount("tmpfs", top, "tmpfs", 0, "mode=755")
-        for path, fd in folders.items():
-            if path.startswith(top + "/"):
-                os.makedirs(path, exist_ok=True)
-                syscalls.mount(f"/proc/self/fd/{{fd}}", path, "", syscalls.MS_BIND | syscalls.MS_REC)
-    os.setgroups([])
-    os.setresgid(65534, 65534, 65534)
-    os.setresuid(65534, 65534, 65534)
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
-
-UNSHARE, LANDLOCK = seccomp._DENIED["unshare"][os.uname().machine == "aarch64"], 444
-"""
-
-
-def script(body: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", PREAMBLE + textwrap.dedent(body)],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def outcome(body: str) -> tuple[str, str]:
-    process = script(body)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    return out, err
-
-
-def test_an_ordinary_user_gets_the_same_walls() -> None:
-    out, err = outcome("""
-        become_ordinary()
-        bomb = Program(
-            "import os, time\\nn = 1\\nwhile True:\\n"
-            "    try: os.fork() or time.sleep(9)\\n    except BlockingIOError: break\\n    n += 1",
-            "assert n == 8",
-        )
-        killer = Program("import os\\ndef f(): os.kill(0, 9)", "f()\\nassert 0")
-        with Sandbox(LIMITS) as sandbox:
-            for verdict in sandbox.run([HONEST, bomb, killer]):
-                print(verdict.passed, verdict.isolation)
-    """)
-    assert out.splitlines() == ["True namespaces", "True namespaces", "False namespaces"]
-    assert not err
-
-
-REDUCED = """
-    outside = "/var/tmp/t2-escape" if os.path.isdir("/var/tmp") else "/t2-escape"
-    hostile = [
-        "import os\\nos.fork()",
-        "import os\\nos.kill(os.getppid(), 0)",
-        "import os\\nos.kill(-1, 0)",
-        "import os\\nos.setsid()",
-        "import socket\\nsocket.socket()",
-        "import os\\nos.execv('/bin/true', ['true'])",
-        f"open({outside!r}, 'w')",
-        f"open({sys.executable!r}, 'rb').read(1); open('/etc/passwd').read()",
-        "open('/proc/self/environ').read()",
-        "import os\\nos.chmod('.', 0)",
-        "import os, resource\\nresource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1))",
-        "import os\\nwhile True: os.mkdir('d', 0); os.chdir('d')",
-        "while True: pass",
-    ]
-    left = Program("import os\\nopen('kept', 'w').write('x')", "assert os.listdir('.') == ['kept']")
-    empty = Program("import os", "assert os.listdir('.') == []")
-    with Sandbox(LIMITS) as sandbox:
-        print([v.passed for v in sandbox.run([Program(code, "") for code in hostile])])
-        print([v.passed for v in sandbox.run([HONEST, left, empty])], sandbox.isolation)
-        print(os.path.exists(outside))
-    print([name for name in os.listdir("/tmp") if name.startswith("t2-sandbox-")])
-"""
-
-
-@pytest.mark.parametrize("ordinary", [True, False])
-def test_landlock_where_namespaces_are_refused(ordinary: bool) -> None:
-    out, err = outcome(("\n    become_ordinary()" if ordinary else "") + "\n    refuse(UNSHARE)" + REDUCED)
-    hostile, honest, escaped, left = out.splitlines()
-    assert hostile == str([False] * 13)
-    assert honest == "[True, True, True] landlock"
-    assert escaped == "False"
-    assert left == "[]"
-    assert "reduced isolation of generated code: landlock (namespaces: " in err
-
-
-def test_no_isolation_at_all_needs_consent() -> None:
-    out, err = outcome("""
-        become_ordinary()
-        refuse(UNSHARE, LANDLOCK)
-        try:
-            Sandbox(LIMITS).__enter__()
-        except SandboxError as error:
-            print(error)
-        with Sandbox(LIMITS.model_copy(update={"allow_unsafe": True})) as sandbox:
-            print([(v.passed, v.isolation) for v in sandbox.run([HONEST, Program("while True: pass", "")])])
-    """)
-    refusal, verdicts = out.splitlines()
-    assert "sandbox.allow_unsafe" in refusal and "namespaces: " in refusal and "landlock: " in refusal
-    assert verdicts == "[(True, 'none'), (False, 'none')]"
-    assert "reduced isolation of generated code: none" in err
-
-
-@pytest.mark.parametrize("walls", ["", "refuse(UNSHARE)"])
-def test_everything_ends_with_a_killed_caller(walls: str) -> None:
-    caller = script(f"""
-        {walls}
-        patient = LIMITS.model_copy(update={{"cpu_seconds": 60, "wall_seconds": 60}})
-        with Sandbox(patient, workers=2) as sandbox:
-            print("open", flush=True)
-            sandbox.run([Program("while True: pass", "")] * 2)
-    """)
-    assert caller.stdout and caller.stdout.readline() == "open\n"
-    time.sleep(0.3)
-    started = below(caller.pid)
-    assert len(started) == 8  # two of warden, server, referee, player
-    caller.kill()
-    caller.wait()
-    assert eventually(lambda: gone(started))
-    assert eventually(lambda: not [name for name in os.listdir("/tmp") if name.startswith("t2-sandbox-")])
 
 
 def test_full_isolation_is_no_news(caplog: pytest.LogCaptureFixture) -> None:

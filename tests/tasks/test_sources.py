@@ -154,7 +154,8 @@ def test_math_as_rows_and_as_a_file_a_problem(tmp_path: Path) -> None:
     assert (first.id, second.id) == ("math-test/algebra/7", "math-test/geometry/12")
     assert first == known
     assert row.answer == known.answer == r"\frac{1}{2}"
-    assert grade("boxed", [row, known], [row.reply, r"\boxed{0.5}"]) == [True, True]
+    limits = Sandbox(config.load(Path(__file__).parents[2] / "params.yaml").sandbox)
+    assert grade("boxed", [row, known], [row.reply, r"\boxed{0.5}"], limits) == [True, True]
 
 
 def test_humaneval_puts_the_beginning_into_the_prompt(tmp_path: Path, sandbox: Sandbox) -> None:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from t2.config.rows import Sandbox as Limits
-from t2.tasks.sandbox import isolation, wire
+from t2.tasks.sandbox import isolation, scratch, wire
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +33,10 @@ _LIMITS = set(isolation.Limits.__annotations__)
 
 class SandboxError(RuntimeError):
     """The sandbox itself failed; says nothing about a program."""
+
+
+class _Refused(SandboxError):
+    """This machine does not give the walls that were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,11 @@ class Sandbox:
 
     Args:
         limits: what each program may use, all of its processes together; ``allow_unsafe`` permits running
-            without any isolation where the kernel offers none.
+            without any isolation where the kernel offers none, and with less than it offers where servers die.
         workers: programs that run at once.
+
+    Attributes:
+        isolation: Once open, the walls, a key of :data:`t2.tasks.sandbox.isolation.MODES`, and what is missing of them.
 
     Raises:
         ValueError: ``workers`` is not positive.
@@ -85,8 +92,9 @@ class Sandbox:
 
     def __enter__(self) -> Self:
         try:
-            first = self._start_best()
-            self._servers = [first, *(_Server(self._mode, self.limits) for _ in range(self.workers - 1))]
+            self._servers = [self._start_best()]
+            while len(self._servers) < self.workers:
+                self._servers.append(self._start_equal())
         except BaseException:
             self.close()
             raise
@@ -155,10 +163,13 @@ class Sandbox:
 
     def _replace(self, worker: int) -> None:
         self._servers[worker].close()
-        self._servers[worker] = _Server(self._mode, self.limits)
+        self._servers[worker] = self._start_equal()
 
     def _start_best(self) -> _Server:
-        """A server behind the best walls that this machine lets it build."""
+        """A server behind the best walls that this machine lets it build.
+
+        Only a machine's refusal leads to lesser ones unasked: a death, as where memory is short, says nothing of walls.
+        """
         refused: list[str] = []
         for mode in isolation.MODES:
             if mode == "none" and not self.limits.allow_unsafe:
@@ -168,26 +179,66 @@ class Sandbox:
                     + ". Allow user namespaces or Landlock, or set sandbox.allow_unsafe to run it anyway."
                 )
             try:
-                server = _Server(mode, self.limits)
+                server = _start(mode, self.limits)
             except SandboxError as error:
+                if not (isinstance(error, _Refused) or self.limits.allow_unsafe):
+                    raise
                 refused.append(f"{mode}: {error}")
                 continue
-            self._mode = mode
-            self.isolation = f"{mode}, {server.missing}" if server.missing else mode
+            self._mode, self.isolation = mode, server.isolation
             if refused or server.missing:
                 _log.warning(
-                    "reduced isolation of generated code: %s (%s)",
+                    "reduced isolation of generated code: %s (%s)%s",
                     self.isolation,
                     "; ".join(refused) or "partial",
+                    isolation.MODES[mode] and f": {isolation.MODES[mode]}",
                 )
             return server
         raise SandboxError("no sandbox server starts on this machine: " + "; ".join(refused))
 
+    def _start_equal(self) -> _Server:
+        """A server behind the walls that the first one has."""
+        server = _start(self._mode, self.limits)
+        if server.isolation != self.isolation:
+            server.close()
+            raise SandboxError(f"the walls changed: {self.isolation} at first, now {server.isolation}")
+        return server
+
+
+def _start(mode: str, limits: Limits) -> _Server:
+    """A server; where one dies at its start, another.
+
+    Raises:
+        _Refused: This machine does not give these walls.
+        SandboxError: Server after server died.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return _Server(mode, limits)
+        except _Refused:
+            raise
+        except SandboxError as error:
+            if attempt == _ATTEMPTS:
+                raise SandboxError(
+                    f"generated code is not run: servers of the sandbox behind {mode} died at their start, "
+                    f"{_ATTEMPTS} in a row ({error}). See whether memory or processes are short; "
+                    "sandbox.allow_unsafe lets programs run behind lesser walls."
+                ) from None
+            _log.warning("a sandbox server died at its start (%s); starting another", error)
+    raise AssertionError("unreachable")
+
 
 class _Server:
-    """A running server. ``missing`` names what its walls lack."""
+    """A running server. ``missing`` names what its walls lack.
+
+    Raises:
+        _Refused: This machine does not give the walls of ``mode``.
+        SandboxError: It did not start.
+    """
 
     def __init__(self, mode: str, limits: Limits) -> None:
+        # Here, not in the server: whoever kills that leaves the folder to us.
+        self._scratch = "" if mode == "namespaces" else scratch.make()
         folder = os.path.dirname(os.path.abspath(__file__))
         # -S, -s, -P: nothing but the standard library can be imported. One hash seed: the same order of a
         # set's items in every run.
@@ -201,6 +252,7 @@ class _Server:
                 folder,
                 mode,
                 json.dumps(limits.model_dump(include=_LIMITS)),
+                self._scratch,
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -215,11 +267,12 @@ class _Server:
                 raise EOFError
             hello = wire.receive(self.verdicts)
         except EOFError:
-            hello = {"error": "its server did not start"}
+            hello = {"error": "it said nothing", "refused": False}
         if "error" in hello:
             self.close()
-            raise SandboxError(hello["error"])
+            raise (_Refused if hello["refused"] else SandboxError)(hello["error"])
         self.missing: str = hello["missing"]
+        self.isolation = f"{mode}, {self.missing}" if self.missing else mode
 
     def send(self, program: Program) -> None:
         """Hand over one program."""
@@ -235,3 +288,5 @@ class _Server:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+        if self._scratch:
+            scratch.remove(self._scratch)

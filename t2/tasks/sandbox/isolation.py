@@ -1,25 +1,45 @@
-"""The walls around a program, built by the process that is going to live inside.
+"""The walls around a program and its tests, built by the processes that are going to live inside.
 
 Two kinds of walls. ``namespaces``: :func:`enter_namespaces` gives the server a root folder that holds the
 standard library and nothing else; :func:`enter_jail` gives a program namespaces of its own within, which end
 with it. ``landlock``, where namespaces are refused: file rights alone, with the strict system-call filter for
-the rest. A third, ``none``, has only the limits and whatever filter the kernel takes.
+the rest. A third, ``none``, has only the limits and whatever filter the kernel takes. :data:`MODES` says what
+each of them lacks.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import math
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from typing import TypedDict
 
 from . import syscalls
 from .syscalls import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER
 
-MODES = ("namespaces", "landlock", "none")
+MODES = {
+    "namespaces": "",
+    "landlock": (
+        "programs see which files and processes exist, and how large and old they are; files all together reach their "
+        "limit a moment late; a program fails that starts a process, sends a signal, opens a socket, changes "
+        "permissions or times of files, or writes to /tmp by that name"
+    ),
+    "none": "programs and tests read and write whatever files the user may; the same programs fail as with landlock",
+}
+"""The walls, best first: what they let through, and which honest programs fail behind them alone."""
+
+MOST_FILES = 1024
+"""Files and folders of one program."""
+
+SHORTAGE = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+"""Errors of a machine that is short of something now: they say nothing about the walls that it has."""
 
 _NOBODY = 65534
+_FIRST_FD = 40  # out of the way of pipes
 # Far above the users that a system knows, so that no process of anyone else has the same one.
 _FIRST_UID = 1_800_000_000
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo")
@@ -49,6 +69,38 @@ def libraries() -> list[str]:
     folders = {os.path.realpath(folder) for folder in (os.path.dirname(os.__file__), *_LIBRARIES)}
     folders = {folder for folder in folders if os.path.isdir(folder)}
     return sorted(f for f in folders if not any(f.startswith(other + "/") for other in folders))
+
+
+def hold_libraries() -> dict[str, int]:
+    """A descriptor of each of :func:`libraries`, for :func:`reach_libraries`."""
+    held = {}
+    for folder in libraries():
+        low = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+        held[folder] = fcntl.fcntl(low, fcntl.F_DUPFD, _FIRST_FD)
+        os.close(low)
+    return held
+
+
+def reach_libraries(held: dict[str, int]) -> dict[str, int | None]:
+    """Has this process import by descriptor what it cannot by name, now that it is no longer root.
+
+    An interpreter may lie in root's home, which nobody else may enter; a descriptor leads there still.
+
+    Args:
+        held: What :func:`hold_libraries` gave to root.
+
+    Returns:
+        The paths where libraries can be read, each with the descriptor that has to stay open for it.
+    """
+    found: dict[str, int | None] = {}
+    for folder, fd in held.items():
+        if os.access(folder, os.R_OK | os.X_OK):
+            found[folder] = None
+            continue
+        way = f"/proc/self/fd/{fd}"
+        found[way] = fd
+        sys.path[:] = [way + path[len(folder) :] if f"{path}/".startswith(f"{folder}/") else path for path in sys.path]
+    return found
 
 
 def drop_root(proc: int, folder: str | None = None) -> None:
@@ -121,10 +173,9 @@ def enter_jail(proc: int, limits: Limits) -> None:
     """Give this process namespaces of its own and an empty /tmp; pid: its next child is the first in it."""
     _new_user_namespace(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC, proc)
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
-    options = f"size={limits['file_mb']}m,nr_inodes=1k,mode=700"
+    options = f"size={limits['file_mb']}m,nr_inodes={MOST_FILES},mode=700"
     syscalls.mount("tmpfs", "/tmp", "tmpfs", flags, options)
     os.chdir("/tmp")
-    syscalls.drop_capabilities()
 
 
 def restrict_files(readable: list[str], writable: str) -> None:
@@ -137,7 +188,7 @@ def restrict_files(readable: list[str], writable: str) -> None:
     files = (1 << 13) - 1
     files |= (_REFER if abi >= 2 else 0) | (_TRUNCATE if abi >= 3 else 0) | (_IOCTL if abi >= 5 else 0)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-    rules = [(folder, _READ_FILE | _READ_FOLDER) for folder in readable if os.access(folder, os.R_OK)]
+    rules = [(folder, _READ_FILE | _READ_FOLDER) for folder in readable]
     null = _READ_FILE | _WRITE_FILE | (files & _TRUNCATE)
     rules += [("/dev/null", null), (writable, files)]
     syscalls.landlock(files, rules, network=3 if abi >= 4 else 0, scoped=3 if abi >= 6 else 0)

@@ -186,6 +186,25 @@ def receive(fd: int, limit: int = 2**32) -> Any:
         raise Malformed("a message that is not JSON") from error
 
 
+def receive_at_once(fd: int) -> Any:
+    """Reads a message that its sender wrote at once, as a pipe does with 4096 bytes; never waits for the rest of one.
+
+    Raises:
+        EOFError: The other end is closed.
+        Malformed: What is there is no message, or more than one.
+    """
+    data = os.read(fd, select.PIPE_BUF + 1)
+    if not data:
+        raise EOFError
+    try:
+        (length,) = _HEADER.unpack_from(data)
+        if length != len(data) - _HEADER.size:
+            raise Malformed("a message that is not whole")
+        return json.loads(data[_HEADER.size :])
+    except (struct.error, ValueError, RecursionError) as error:
+        raise Malformed("a message that is not JSON") from error
+
+
 def forward(source: int, target: int) -> None:
     """Pass one message on without its text ever entering this process.
 
