@@ -74,10 +74,10 @@ def find(name: str) -> Entry:
     if (Path(name) / "adapter_config.json").is_file():
         return Entry(name, Path(name))
     known = ", ".join(entry.name for entry in entries)
-    raise ValueError(
-        f"there is no expert {name!r}: it is no adapter folder, and "
-        + (f"this project has {known}" if known else f"{paths.data()} holds none; `make repro` trains them")
+    there = (
+        f"this project has {known}" if known else f"{paths.data() / 'adapters'} holds none; `make repro` trains them"
     )
+    raise ValueError(f"there is no expert {name!r}: it is no adapter folder, and {there}")
 
 
 def found(search: str, seed: int | None = None) -> Path:
