@@ -334,6 +334,7 @@ def stage_run(
     root: Path,
     fingerprint: str,
     base_model: str,
+    folder: str | None = None,
     seed: int | None = None,
     params: Mapping[str, Any] | None = None,
     run_id: str | None = None,
@@ -350,6 +351,7 @@ def stage_run(
         root: The main checkout: where the default store and the lock lie.
         fingerprint: Digest of the stage's inputs.
         base_model: The base model's name or path.
+        folder: The experiment folder that the stage is of; its runs bear it as the tag ``t2.folder``.
         seed: The stage's seed; stages with several use :meth:`StageRun.child`.
         params: Logged as parameters.
         run_id: The run that an earlier, killed process of this stage had; begun anew if the store lost it.
@@ -359,6 +361,7 @@ def stage_run(
     """
     tags = {
         "t2.stage": stage,
+        "t2.folder": folder,
         "t2.fingerprint": fingerprint,
         "t2.base_model": base_model,
         "t2.experiment": os.environ.get("DVC_EXP_NAME"),
@@ -368,12 +371,13 @@ def stage_run(
         "mlflow.source.git.commit": _git_commit(),
     }
     labels = {key: str(value) for key, value in tags.items() if value is not None}
-    labels[_NOTE_TAG] = _description(stage, labels)
+    address = stage if folder is None else f"{folder}/dvc.yaml:{stage}"
+    labels[_NOTE_TAG] = _description(address, labels)
     with _locked(root):
         client, experiment_id = _open(settings, root)
         parent = _parent(client, experiment_id)
         known = run_id if run_id is not None and _exists(client, run_id) else None
-        store = _Store(client, experiment_id, f"`dvc repro -s -f {stage}` logs the rest when it answers again")
+        store = _Store(client, experiment_id, f"`dvc repro -s -f {address}` logs the rest when it answers again")
         run = StageRun(store, stage, parent, labels, known)
     if params:
         run.log_params(params)

@@ -65,7 +65,7 @@ def list_experts(as_json: Json = False) -> None:
         for entry in library.finished()
     ]
     if not rows and not as_json:
-        raise ValueError(f"{paths.ADAPTERS} holds no experts; `make repro` trains them")
+        raise ValueError(f"{paths.data() / 'adapters'} holds no experts; `make repro` trains them")
     _print(rows, "Experts", as_json)
 
 

@@ -49,7 +49,7 @@ def finished() -> list[Entry]:
     params = config.load()
     entries = []
     for name, row in params.adapters.items():
-        if params.recipes[row.recipe].method == "svf" and (paths.ADAPTERS / name).is_dir():
+        if params.recipes[row.recipe].method == "svf" and paths.adapters(name).is_dir():
             member = members.read(name)
             for seed, score in member.valid_scores.items():
                 folder = paths.adapter(name, seed)
@@ -74,10 +74,10 @@ def find(name: str) -> Entry:
     if (Path(name) / "adapter_config.json").is_file():
         return Entry(name, Path(name))
     known = ", ".join(entry.name for entry in entries)
-    raise ValueError(
-        f"there is no expert {name!r}: it is no adapter folder, and "
-        + (f"this project has {known}" if known else f"{paths.ADAPTERS} holds none; `make repro` trains them")
+    there = (
+        f"this project has {known}" if known else f"{paths.data() / 'adapters'} holds none; `make repro` trains them"
     )
+    raise ValueError(f"there is no expert {name!r}: it is no adapter folder, and {there}")
 
 
 def found(search: str, seed: int | None = None) -> Path:
@@ -91,7 +91,7 @@ def found(search: str, seed: int | None = None) -> Path:
         ValueError: There is none.
     """
     rows = config.load().searches
-    done = [name for name in rows if (paths.SEARCHES / name).is_dir()]
+    done = [name for name in rows if paths.searches(name).is_dir()]
     if search not in done:
         there = f"there is one of {', '.join(done)}" if done else "`make repro` searches them"
         raise ValueError(f"no mix was found by search {search!r}; {there}")

@@ -13,7 +13,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml.error import YAMLError
 
-from t2.config import roundtrip
+from t2.config import folder, roundtrip
 from t2.config.checks import relations
 from t2.config.rows import Params
 
@@ -45,14 +45,15 @@ class ConfigError(ValueError):
         )
 
 
-def load(path: str | Path = "params.yaml") -> Params:
+def load(path: str | Path = "params.yaml", main: str | Path | None = None) -> Params:
     """Reads and validates a parameter file.
 
     Args:
         path: The YAML file.
+        main: The main run's file, where ``path`` is that of an experiment folder, which may take rows from it.
 
     Returns:
-        The typed parameters.
+        The typed parameters; those of a folder hold the rows that it takes, see :attr:`t2.config.rows.Params.taken`.
 
     Raises:
         ConfigError: Lists every unknown key, missing key, bad value and broken relation at once.
@@ -63,10 +64,10 @@ def load(path: str | Path = "params.yaml") -> Params:
         raise ConfigError(str(path), [f"no such file; run from the project's root (here: {os.getcwd()})"]) from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"not YAML: {error}"]) from None
-    return parse(raw, source=str(path))
+    return parse(raw, source=str(path), main=None if main is None else load(main))
 
 
-def parse(raw: Any, *, source: str = "params") -> Params:
+def parse(raw: Any, *, source: str = "params", main: Params | None = None) -> Params:
     """Validates parameters that are already in memory; see :func:`load`."""
     if not isinstance(raw, dict):
         raise ConfigError(source, [f"expected a mapping of sections, got {type(raw).__name__}"])
@@ -75,6 +76,10 @@ def parse(raw: Any, *, source: str = "params") -> Params:
         raise ConfigError(source, [_convert(former)])
     unknown = raw.keys() - Params.model_fields.keys()
     problems = [f"{name}: unknown section; remove it or correct its spelling" for name in unknown]
+    taken: frozenset[str] = frozenset()
+    if main is not None:
+        raw, taken, refused = folder.resolve(raw, dump(main))
+        problems += refused
     valid: dict[str, Any] = {}
     for name, field in Params.model_fields.items():
         if name not in raw:
@@ -84,15 +89,15 @@ def parse(raw: Any, *, source: str = "params") -> Params:
             valid[name] = TypeAdapter(cast(Any, field.rebuild_annotation())).validate_python(raw[name])
         except ValidationError as error:
             problems += [_describe(name, entry) for entry in error.errors()]
-    problems += relations(valid)
+    problems += relations(valid, None if main is None else taken)
     if problems:
         raise ConfigError(source, sorted(problems))
-    return Params(**valid)
+    return Params(**valid).with_taken(taken)
 
 
 def dump(params: Params) -> dict[str, Any]:
     """Parameters as plain values, equal to those that they were read from."""
-    return params.model_dump()
+    return folder.unresolve(params.model_dump(), params.taken)
 
 
 def _describe(section: str, entry: Any) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from t2.config.folder import ROWS
 from t2.config.peft_keys import GIVEN, config_keys
 from t2.config.rows import OTHER, Adapter, Base, Classified, Dispatching, Found, Prompted, Recipe, System, Task
 
@@ -41,15 +42,20 @@ SVF = "svf"
 """The method whose adapters can be mixed, chosen prompt by prompt, and moved to another base."""
 
 
-def relations(valid: Mapping[str, Any]) -> Iterator[str]:
+def relations(valid: Mapping[str, Any], taken: frozenset[str] | None = None) -> Iterator[str]:
     """Checks across sections, over those sections that are valid by themselves.
 
     Args:
         valid: Typed sections by name.
+        taken: What an experiment folder takes from the main run; None: this is the main run.
 
     Yields:
         A sentence per problem: where it is, what is wrong, what to do.
     """
+    if taken is not None:
+        yield from _folder(valid, taken)
+        # What is published is the main run's, whose systems need not be here.
+        valid = {name: section for name, section in valid.items() if (name, name in taken) != ("publish", True)}
     yield from _references(valid)
     yield from _bases(valid.get("bases", {}))
     yield from _tasks(valid.get("tasks", {}))
@@ -63,6 +69,29 @@ def relations(valid: Mapping[str, Any]) -> Iterator[str]:
     if "training" in valid and valid["training"].micro_batch > valid["training"].batch:
         training = valid["training"]
         yield f"training.micro_batch: {training.micro_batch} is more than training.batch = {training.batch}"
+
+
+def _folder(valid: Mapping[str, Any], taken: frozenset[str]) -> Iterator[str]:
+    """Rows of an experiment folder and rows that it takes from the main run, whose outcome is there already."""
+    own = [f"{section}.{name}" for section in ROWS for name in valid.get(section, {})]
+    if taken.issuperset(own):
+        yield "systems: every row is taken from the main run; a folder has a row of its own, else it has nothing to run"
+    for section, fields in [*REFERENCES.items(), *REFERENCE_LISTS.items()]:
+        for name, row in valid.get(section, {}).items():
+            for field, target in fields.items() if f"{section}.{name}" in taken else ():
+                named = getattr(row, field, None)
+                for other in named if isinstance(named, list) else [named]:
+                    if other in valid.get(target, {}) and f"{target}.{other}" not in taken:
+                        yield (
+                            f"{target}.{other}: the folder's own, while {section}.{name} is the main run's, which was "
+                            "made with the one there; rename it, or take that one, {from: main}"
+                        )
+    for name in valid.get("tasks", {}):
+        if f"tasks.{name}" not in taken:
+            yield (
+                f"tasks.{name}: the folder's own; splits are disjoint where they are drawn together, so add the row to "
+                "the main run's tasks, and take it, {from: main}"
+            )
 
 
 def _references(valid: Mapping[str, Any]) -> Iterator[str]:

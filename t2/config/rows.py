@@ -10,7 +10,17 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    Tag,
+    model_validator,
+)
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -577,6 +587,18 @@ class Params(Section):
     execution: Execution
     tracking: Tracking
     plan: Plan
+    _taken: frozenset[str] = PrivateAttr(frozenset())
+
+    def with_taken(self, taken: frozenset[str]) -> Params:
+        """The same parameters, as those of an experiment folder; see :attr:`taken`."""
+        copy = self.model_copy()
+        copy._taken = taken
+        return copy
+
+    @property
+    def taken(self) -> frozenset[str]:
+        """What an experiment folder takes from the main run: ``adapters.svf-math``, ``training``."""
+        return self._taken
 
     def key_of(self, name: str) -> tuple[str, str, str]:
         """Method, strategy and variant of a system: what score files know it by.

@@ -42,7 +42,6 @@ def main(name: str) -> None:
         cache = build_cache(weights, folder, partial(_advance, progress), device)
         replace_file(folder / MANIFEST, manifest(base))
         stage.run.log_dataset(f"basis {name}", cache.fingerprint, len(weights))
-        paths.BASIS.mkdir(parents=True, exist_ok=True)
         shutil.copytree(folder, paths.basis(name))
 
 

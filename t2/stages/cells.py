@@ -12,7 +12,7 @@ present parameters names is dropped.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from t2.files import replace_file
 from t2.stages import paths
 from t2.stages.fingerprint import digest
 
-INDEX = paths.PREDICTIONS / "cells.json"
+Place = tuple[str, str, int | None, int | None]
+"""System, task, seed and draw."""
 
 
 @dataclass(frozen=True)
@@ -67,30 +68,45 @@ class Cell:
     rows: tuple[int, ...] | None = None
     categories: str | None = None
 
+    @property
+    def place(self) -> Place:
+        """What no other cell of the index has."""
+        return self.system, self.task, self.seed, self.draw
+
+
+def index_file() -> Path:
+    """Where the index lies."""
+    return paths.predictions() / "cells.json"
+
 
 def replies_file(key: str) -> Path:
     """Where replies lie."""
-    return paths.PREDICTIONS / "replies" / f"{key}.jsonl"
+    return paths.predictions() / "replies" / f"{key}.jsonl"
 
 
 def grades_file(key: str) -> Path:
     """Where grades lie."""
-    return paths.PREDICTIONS / "grades" / f"{key}.json"
+    return paths.predictions() / "grades" / f"{key}.json"
 
 
 def categories_file(key: str) -> Path:
     """Where the answers of a first pass lie."""
-    return paths.PREDICTIONS / "categories" / f"{key}.json"
+    return paths.predictions() / "categories" / f"{key}.json"
 
 
 def timings_file(cell: Cell) -> Path:
     """Where the seconds of both passes over a cell's items lie: apart, since only the report may depend on them."""
-    return paths.TIMINGS / f"{digest([cell.categories, cell.replies])[:32]}.json"
+    return paths.timings() / f"{digest([cell.categories, cell.replies])[:32]}.json"
 
 
 def isolation_file(grades: str) -> Path:
     """Where the walls stand behind which programs were graded: apart too, or other walls would be other grades."""
-    return paths.TIMINGS / f"isolation-{grades}.json"
+    return paths.timings() / f"isolation-{grades}.json"
+
+
+def beside(cell: Cell) -> list[Path]:
+    """What is known of a cell that no score may depend on: its seconds, and the walls of its grades."""
+    return [timings_file(cell), *map(isolation_file, cell.grades)]
 
 
 def write_replies(key: str, replies: Iterable[Reply]) -> None:
@@ -131,18 +147,40 @@ def read_values(path: Path) -> Any:
 def write_index(cells: Sequence[Cell]) -> None:
     """Writes the index, and drops every file that no cell names."""
     rows = ",\n".join(json.dumps(asdict(cell)) for cell in cells)
-    replace_file(INDEX, f"[\n{rows}\n]\n")
-    named = {INDEX}
-    for cell in cells:
-        named |= {replies_file(key) for key in cell.replies} | {grades_file(key) for key in cell.grades}
-        if cell.categories is not None:
-            named.add(categories_file(cell.categories))
-    drop_others(paths.PREDICTIONS, named)
+    replace_file(index_file(), f"[\n{rows}\n]\n")
+    drop_others(paths.predictions(), {index_file()}.union(*map(_files, cells)))
 
 
 def read_index() -> list[Cell]:
     """The cells that were measured, in the order of the systems and tasks."""
-    return [Cell(**{**row, **_tuples(row)}) for row in json.loads(INDEX.read_text())]
+    return [Cell(**{**row, **_tuples(row)}) for row in json.loads(index_file().read_text())]
+
+
+def take(places: Collection[Place]) -> list[Cell]:
+    """Brings cells of the main run, by name, to where those of an experiment folder lie.
+
+    Raises:
+        ValueError: The main run has not measured them.
+    """
+    with paths.within(Path(), frozenset()):
+        there = {cell.place: (cell, [*_files(cell), *beside(cell)]) for cell in read_index()} if places else {}
+    if missing := [place for place in places if place not in there]:
+        system, task, *_ = missing[0]
+        raise ValueError(
+            f"the main run has not measured {system} on {task} ({len(missing)} such cells); `dvc repro measure` does, "
+            f"or give the folder a system of its own in place of `{system}: {{from: main}}`"
+        )
+    for cell, files in (there[place] for place in places):
+        for file, own in zip(files, [*_files(cell), *beside(cell)], strict=True):
+            if file.exists():
+                replace_file(own, file.read_bytes())
+    return [there[place][0] for place in places]
+
+
+def _files(cell: Cell) -> list[Path]:
+    """What a cell names."""
+    of_categories = [] if cell.categories is None else [categories_file(cell.categories)]
+    return [*map(replies_file, cell.replies), *map(grades_file, cell.grades), *of_categories]
 
 
 def drop_others(folder: Path, named: set[Path]) -> None:

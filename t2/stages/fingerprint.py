@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from typing import Any
 
 
@@ -11,7 +12,7 @@ def fingerprint(stage: str) -> str:
     """Digests the declared inputs of a DVC stage of the project in the working directory, as they are now.
 
     Args:
-        stage: The stage's name, for example ``train@svf-math``.
+        stage: The stage as DVC addresses it, ``train@svf-math`` or ``reports/x/dvc.yaml:train@svf-math``.
 
     Returns:
         64 hex digits; equal exactly where DVC would call the stage unchanged.
@@ -24,6 +25,8 @@ def fingerprint(stage: str) -> str:
 
 def declared(stage: str) -> dict[str, Any]:
     """The declared inputs of a stage as they are now: its command, the hash of each dependency, its parameters.
+
+    Paths are relative to the project's root.
 
     Raises:
         ValueError: ``dvc.yaml`` has no such stage.
@@ -40,10 +43,11 @@ def declared(stage: str) -> dict[str, Any]:
             raise ValueError(f"no stage {stage!r} in dvc.yaml; `dvc stage list` names them ({error})") from None
         inputs: dict[str, Any] = {"cmd": found.cmd}
         for dependency in found.deps:
+            path = os.path.relpath(dependency.fs_path, repo.root_dir)
             if isinstance(dependency, ParamsDependency):
-                inputs[f"params {dependency.def_path}"] = dependency.read_params()
+                inputs[f"params {path}"] = dependency.read_params()
             else:
-                inputs[str(dependency.def_path)] = dependency.get_hash().value
+                inputs[path] = dependency.get_hash().value
     return inputs
 
 

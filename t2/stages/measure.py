@@ -23,7 +23,7 @@ from t2.engine.base import Engine, Generation, Sampling
 from t2.engine.hf import HfEngine
 from t2.engine.select import load, svf_engine
 from t2.stages import cells, members, paths
-from t2.stages.cells import Cell, Reply
+from t2.stages.cells import Cell, Place, Reply
 from t2.stages.fingerprint import declared, digest
 from t2.stages.members import Member
 from t2.stages.progress import Progress
@@ -46,22 +46,25 @@ def main() -> None:
     """Measures what is not there yet, and writes the index of all cells."""
     with open_stage("measure") as stage:
         params = stage.params
-        plans = plan(params, declared("measure"))
-        tasks = list(dict.fromkeys(each.task for each in plans))
+        plans = plan(params, declared(stage.address))
+        of_main = [each.place for each in plans if f"systems.{each.system}" in params.taken]
+        found = {cell.place: cell for cell in cells.take(of_main)}
+        own = [each for each in plans if each.place not in found]
+        tasks = list(dict.fromkeys(each.task for each in own))
         # One process loads a base once for all tasks; several share the tasks.
         jobs = {task: [task] for task in tasks} if params.execution.workers > 1 else {"all": tasks}
-        progress = Progress("measure", len(plans))
+        progress = Progress("measure", len(own))
         results: dict[str, list[Cell]] = run_jobs(
-            {job: partial(_measure, params, [each for each in plans if each.task in own]) for job, own in jobs.items()},
+            {job: partial(_measure, params, [each for each in own if each.task in of]) for job, of in jobs.items()},
             at_once=params.execution.workers,
             on_report=lambda job, row: progress.advance(job, made=row["made"]),
         )
-        found = {(cell.system, cell.task, cell.seed, cell.draw): cell for of_job in results.values() for cell in of_job}
-        ordered = [found[each.system, each.task, each.seed, each.draw] for each in plans]
+        found |= {cell.place: cell for of_job in results.values() for cell in of_job}
+        ordered = [found[each.place] for each in plans]
         cells.write_index(ordered)
-        walls = {cells.isolation_file(key) for cell in ordered for key in cell.grades}
-        cells.drop_others(paths.TIMINGS, {cells.timings_file(cell) for cell in ordered} | walls)
-        for path in filter(Path.exists, walls):
+        paths.timings().mkdir(parents=True, exist_ok=True)  # an out, also where no system has two passes
+        cells.drop_others(paths.timings(), {file for cell in ordered for file in cells.beside(cell)})
+        for path in filter(Path.exists, {cells.isolation_file(key) for cell in ordered for key in cell.grades}):
             stage.note_isolation(cells.read_values(path))
         stage.run.log_params({"measure": params.measure.model_dump(), "cells": len(ordered)})
 
@@ -87,6 +90,11 @@ class Plan:
     timed: bool
     inputs: Mapping[str, Any]
     graders: Mapping[str, Any]
+
+    @property
+    def place(self) -> Place:
+        """Where its cell stands in the index."""
+        return self.system, self.task, self.seed, self.draw
 
 
 def plan(params: Params, inputs: Mapping[str, Any]) -> list[Plan]:

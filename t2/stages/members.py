@@ -42,21 +42,21 @@ def write(name: str, params: Params, valid_scores: dict[int, float]) -> None:
     recipe, family = params.recipes[row.recipe], params.tasks[row.task].family
     scores = {seed: round(score, 6) for seed, score in valid_scores.items()}
     about = Member(name, row.base, recipe.method, row.task, family, scores)
-    replace_file(paths.ADAPTERS / name / _ABOUT, json.dumps(asdict(about), indent=1) + "\n")
+    replace_file(paths.adapters(name) / _ABOUT, json.dumps(asdict(about), indent=1) + "\n")
 
 
-def read(name: str, folder: Path = paths.ADAPTERS) -> Member:
+def read(name: str) -> Member:
     """What a trained adapter is.
 
     Raises:
         FileNotFoundError: It was not trained; says what trains it.
     """
-    return _read(folder / name / _ABOUT, f"dvc repro train@{name}")
+    return _read(paths.adapters(name), f"dvc repro train@{name}")
 
 
 def write_set(name: str, names: list[str]) -> None:
     """Says beside the set's folder which members it has, in their order."""
-    replace_file(paths.SETS / name / _MEMBERS, json.dumps(names) + "\n")
+    replace_file(paths.members(name) / _MEMBERS, json.dumps(names) + "\n")
 
 
 def read_set(name: str) -> list[Member]:
@@ -65,10 +65,10 @@ def read_set(name: str) -> list[Member]:
     Raises:
         FileNotFoundError: It was not made; says what makes it.
     """
-    path = paths.SETS / name / _MEMBERS
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no set {name!r} in {paths.SETS}; `dvc repro set@{name}` makes it")
-    return [read(member, paths.SETS / name) for member in json.loads(path.read_text())]
+    folder, command = paths.members(name), f"dvc repro set@{name}"
+    if not (folder / _MEMBERS).is_file():
+        raise FileNotFoundError(f"there is no set {name!r} in {folder.parent}; `{command}` makes it")
+    return [_read(folder / member, command) for member in json.loads((folder / _MEMBERS).read_text())]
 
 
 def chosen_seed(members: list[Member]) -> int:
@@ -80,10 +80,10 @@ def chosen_seed(members: list[Member]) -> int:
     return max(seeds, key=lambda seed: statistics.fmean(member.valid_scores[seed] for member in members))
 
 
-def _read(path: Path, command: str) -> Member:
+def _read(folder: Path, command: str) -> Member:
     try:
-        about = json.loads(path.read_text())
+        about = json.loads((folder / _ABOUT).read_text())
     except FileNotFoundError:
-        raise FileNotFoundError(f"there is no {path}; `{command}` makes it") from None
+        raise FileNotFoundError(f"there is no {folder / _ABOUT}; `{command}` makes it") from None
     about["valid_scores"] = {int(seed): score for seed, score in about["valid_scores"].items()}
     return Member(**about)

@@ -41,7 +41,7 @@ def main() -> None:
         parts = [*(folder / "adapter_model.safetensors" for folder in adapters.values()), *found.values()]
         content = {str(path): sha256(path.read_bytes()).hexdigest() for path in parts}
         record = {"model": params.publish.model, "seed": seed, "content": content}
-        paths.PUBLISHED.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        paths.published().write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

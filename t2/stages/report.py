@@ -28,13 +28,13 @@ def main() -> None:
     with open_stage("report") as stage:
         params = stage.params
         scores, comparisons, confusions = (
-            read_csv(paths.SCORES / f"{name}.csv") for name in ("scores", "comparisons", "confusions")
+            read_csv(paths.scores() / f"{name}.csv") for name in ("scores", "comparisons", "confusions")
         )
-        metrics = json.loads((paths.REPORTS / "metrics.json").read_text())
-        records = [json.loads(path.read_text()) for path in sorted(paths.RUNS.glob("*.json"))]
+        metrics = json.loads((paths.reports() / "metrics.json").read_text())
+        records = [json.loads(path.read_text()) for path in sorted(paths.runs().glob("*.json"))]
         runs, timings = _runs(records), _timings(params)
-        write_csv(paths.REPORTS / "runs.csv", runs)
-        write_csv(paths.REPORTS / "timings.csv", timings)
+        write_csv(paths.reports() / "runs.csv", runs)
+        write_csv(paths.reports() / "timings.csv", timings)
         inputs = ReportInputs(
             base=next(iter(params.bases.values())).label,
             systems=systems_of(params),
@@ -47,12 +47,12 @@ def main() -> None:
             runs=runs,
             notes=[*notes(params), too_long(params, metrics), *isolation(records)],
         )
-        write_report(inputs, paths.REPORTS)
+        write_report(inputs, paths.reports())
         # A clean clone holds reports/ in git; this copy, which it does not hold, makes DVC run the stage there.
-        paths.REPORT.mkdir(parents=True, exist_ok=True)
-        shutil.copy(paths.REPORTS / "report.html", paths.REPORT)
+        paths.report().mkdir(parents=True, exist_ok=True)
+        shutil.copy(paths.reports() / "report.html", paths.report())
         stage.run.log_table(scores, "scores")
-        stage.run.log_files([paths.REPORTS / "report.html", paths.REPORTS / "report.md"])
+        stage.run.log_files([paths.reports() / "report.html", paths.reports() / "report.md"])
 
 
 def notes(params: Params) -> list[str]:

@@ -30,15 +30,15 @@ def main() -> None:
             "comparisons": compare(measured, contrasts=pairs, resamples=params.score.resamples, seed=params.score.seed),
             "confusions": confusion(measured, _categories(params)),
         }
-        paths.SCORES.mkdir(parents=True, exist_ok=True)
+        paths.scores().mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():
             # A clean clone holds reports/ in git; the copies make DVC run the stage there.
-            write_csv(paths.REPORTS / f"{name}.csv", table)
-            write_csv(paths.SCORES / f"{name}.csv", table)
+            write_csv(paths.reports() / f"{name}.csv", table)
+            write_csv(paths.scores() / f"{name}.csv", table)
             stage.run.log_table(table, name)
         summary = _means(tables["scores"], tables["confusions"])
         metrics = {**summary, "too_long": too_long(params, measured)}
-        (paths.REPORTS / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        (paths.reports() / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
         stage.run.log_params({"score": params.score.model_dump()})
         for base, of_base in summary.items():
             dispatched = of_base.get("dispatch", {})

@@ -6,6 +6,7 @@ A finished stage leaves its folder: if it is killed before DVC has recorded its 
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ import yaml
 from t2.stages.fingerprint import digest
 
 _DONE = "done"
-_LOCK = Path("dvc.lock")
 
 
 def folder(root: Path, stage: str, fingerprint: str) -> Path:
@@ -23,10 +23,10 @@ def folder(root: Path, stage: str, fingerprint: str) -> Path:
 
     Args:
         root: The main checkout.
-        stage: Its name.
+        stage: As DVC addresses it, see :func:`t2.stages.fingerprint.fingerprint`.
         fingerprint: Of its inputs.
     """
-    return root / ".t2" / "scratch" / stage / fingerprint[:16]
+    return root / ".t2" / "scratch" / _name(stage) / fingerprint[:16]
 
 
 def finish(scratch: Path) -> None:
@@ -37,7 +37,8 @@ def finish(scratch: Path) -> None:
 def tidy(root: Path, stage: str, fingerprint: str) -> None:
     """Removes the folders of finished stages whose results DVC has recorded, and this stage's of other inputs.
 
-    Call it before the stage takes its folder: what is recorded and runs all the same is to run from the beginning.
+    Of an experiment folder, those of the same folder's stages. Call it before the stage takes its folder: what is
+    recorded and runs all the same is to run from the beginning.
 
     Args:
         root: The main checkout.
@@ -45,25 +46,34 @@ def tidy(root: Path, stage: str, fingerprint: str) -> None:
         fingerprint: Of its inputs.
     """
     finished = [done.parent for done in (root / ".t2" / "scratch").glob(f"*/*/{_DONE}")]
-    recorded = _recorded() if finished else {}
+    recorded = _recorded(stage.rpartition(":")[0] or "dvc.yaml") if finished else {}
     for found in finished:
         name, inputs = found.parts[-2:]
-        elsewhere = name == stage and inputs != fingerprint[:16]
+        elsewhere = name == _name(stage) and inputs != fingerprint[:16]
         if elsewhere or recorded.get(name, "")[:16] == inputs:
             shutil.rmtree(found)
 
 
-def _recorded() -> dict[str, str]:
-    """The fingerprint of what each stage in ``dvc.lock`` ran on."""
-    if not _LOCK.is_file():
+def _name(stage: str) -> str:
+    return stage.replace("/", "-")
+
+
+def _recorded(file: str) -> dict[str, str]:
+    """The fingerprint of what each stage of a ``dvc.yaml`` ran on, as the ``dvc.lock`` beside it says."""
+    lock = Path(file).with_name("dvc.lock")
+    if not lock.is_file():
         return {}
-    with open(_LOCK, "rb") as file:
-        stages = (yaml.load(file, yaml.CSafeLoader) or {}).get("stages", {})
-    return {name: digest(_inputs(entry)) for name, entry in stages.items()}
+    stages = (yaml.load(lock.read_bytes(), yaml.CSafeLoader) or {}).get("stages", {})
+    folder, prefix = lock.parent, f"{file}:" if lock.parent.parts else ""
+    return {_name(f"{prefix}{name}"): digest(_inputs(entry, folder)) for name, entry in stages.items()}
 
 
-def _inputs(entry: dict[str, Any]) -> dict[str, Any]:
+def _inputs(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What :func:`t2.stages.fingerprint.declared` gave when the stage ran."""
-    hashes = {dependency["path"]: dependency.get("md5") for dependency in entry.get("deps", [])}
-    params = {f"params {file}": values for file, values in entry.get("params", {}).items()}
+
+    def from_root(path: str) -> str:
+        return os.path.normpath(folder / path)
+
+    hashes = {from_root(dependency["path"]): dependency.get("md5") for dependency in entry.get("deps", [])}
+    params = {f"params {from_root(file)}": values for file, values in entry.get("params", {}).items()}
     return {"cmd": entry["cmd"], **hashes, **params}

@@ -14,7 +14,7 @@ def main(name: str) -> None:
     with open_stage(f"set@{name}") as stage:
         names = stage.params.sets[name].members
         for member in names:
-            shutil.copytree(paths.ADAPTERS / member, paths.SETS / name / member)
+            shutil.copytree(paths.adapters(member), paths.members(name) / member)
         members.write_set(name, names)
         stage.run.log_params({"members": ", ".join(names)})
 

@@ -10,7 +10,7 @@ from typing import Any
 from t2.config.rows import Files, Generated, Hub, Params, Task
 from t2.miniature.corpus import read_prompts
 from t2.miniature.problems import generate
-from t2.stages.paths import SPLITS
+from t2.stages import paths
 from t2.stages.stage import open_stage
 from t2.tasks import sources, splits
 from t2.tasks.item import Item
@@ -24,7 +24,7 @@ _SPARE = 20
 def main() -> None:
     """Draws and writes the splits of ``params.yaml`` and logs the files' hashes."""
     with open_stage("split") as stage:
-        manifest = make_splits(stage.params, SPLITS)
+        manifest = make_splits(stage.params, paths.data() / "splits")
         for name, file in manifest["files"].items():
             if file["n"]:
                 split = Path(name).stem

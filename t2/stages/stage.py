@@ -25,14 +25,16 @@ class Stage:
     """An executing stage.
 
     Attributes:
-        name: As DVC calls it, for example ``train@svf-math``.
-        params: The validated parameters.
+        name: As its ``dvc.yaml`` calls it, for example ``train@svf-math``.
+        address: As DVC addresses it from the root: in an experiment folder ``reports/x/dvc.yaml:train@svf-math``.
+        params: The validated parameters; in an experiment folder, with the rows that it takes from the main run.
         fingerprint: Digest of the declared inputs; scratch work of other inputs is never picked up.
         scratch: Folder of work in progress, see :mod:`t2.stages.scratch`.
         run: The stage's MLflow run; a resumed stage continues the run that it had.
     """
 
     name: str
+    address: str
     params: Params
     fingerprint: str
     scratch: Path
@@ -57,6 +59,15 @@ def project_root() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
+def _enter() -> Path:
+    """Goes to the project's root, where the paths that rows name begin; the folder that the program was started in."""
+    started = Path.cwd()
+    # Not DVC_ROOT: an experiment that runs in a temporary folder works on the copy there.
+    root = next((folder for folder in (started, *started.parents) if (folder / ".dvc").is_dir()), started)
+    os.chdir(root)
+    return started.relative_to(root)
+
+
 def _base_model(params: Params, name: str) -> str:
     """Path of the base model that a stage works on; those of all bases where it works on none, or several."""
     kind, _, key = name.partition("@")
@@ -76,25 +87,33 @@ def _base_model(params: Params, name: str) -> str:
 def open_stage(name: str) -> Iterator[Stage]:
     """Validates, locks, opens the MLflow run; on success writes its run file and cleans up.
 
+    A program that is started in an experiment folder works at the project's root, as any other; see
+    :mod:`t2.stages.paths` for where its files lie.
+
     Args:
-        name: As DVC calls the stage.
+        name: As the ``dvc.yaml`` in the working directory calls the stage.
 
     Raises:
         ConfigError: ``params.yaml`` is not valid.
         Busy: Another process executes this stage on the same inputs.
     """
     close_standard_input()
-    params = config.load()
-    digest = fingerprint(name)
-    work = scratch.folder(project_root(), name, digest)
-    with exclusive(work, patience=20.0):
-        scratch.tidy(project_root(), name, digest)
+    folder = _enter()
+    if folder.parts:
+        params, address = config.load(folder / "params.yaml", main="params.yaml"), f"{folder}/dvc.yaml:{name}"
+    else:
+        params, address = config.load(), name
+    digest = fingerprint(address)
+    work = scratch.folder(project_root(), address, digest)
+    with exclusive(work, patience=20.0), paths.within(folder, params.taken):
+        scratch.tidy(project_root(), address, digest)
         work.mkdir(exist_ok=True)
         note = work / "run.json"
         known = json.loads(note.read_text())["run_id"] if note.exists() else None
         start = time.perf_counter()
         with tracking.stage_run(
             name,
+            folder=str(folder) if folder.parts else None,
             settings=params.tracking,
             root=project_root(),
             fingerprint=digest,
@@ -102,7 +121,7 @@ def open_stage(name: str) -> Iterator[Stage]:
             run_id=known,
         ) as run:
             replace_file(note, json.dumps({"run_id": run.run_id}))
-            stage = Stage(name, params, digest, work, run)
+            stage = Stage(name, address, params, digest, work, run)
             yield stage
         record = {
             "stage": name,

@@ -132,7 +132,7 @@ def _write_means(name: str, results: Mapping[str, Result]) -> None:
     }
     rows = pd.concat([pd.DataFrame(result.history) for result in found])
     means = rows.astype(float).groupby("step", as_index=False)[["valid_score", "reward", "kl"]].mean()
-    folder = paths.REPORTS / "training"
+    folder = paths.reports() / "training"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(scores, indent=1) + "\n")
     write_csv(folder / f"{name}.csv", means.dropna(subset="valid_score"))

@@ -58,13 +58,13 @@ def test_the_index_gives_back_the_cells_and_drops_files_that_none_names():
         cells.write_values(path, [])
     cells.write_index(measured)
     assert cells.read_index() == measured
-    assert {path for path in paths.PREDICTIONS.rglob("*") if path.is_file()} == {*named, cells.INDEX}
+    assert {path for path in paths.predictions().rglob("*") if path.is_file()} == {*named, cells.index_file()}
 
 
 def test_seconds_lie_under_what_was_called_and_said_whoever_said_it():
     cell = Cell("prompt", "math", seed=0, replies=("r", "s"), grades=("g", "h"), categories="c")
     file = cells.timings_file(cell)
-    assert file.parent == paths.TIMINGS
+    assert file.parent == paths.timings()
     assert file == cells.timings_file(Cell("renamed", "math", replies=("r", "s"), categories="c"))
     assert file != cells.timings_file(Cell("prompt", "math", replies=("r", "t"), categories="c"))
     assert file != cells.timings_file(Cell("prompt", "math", replies=("r", "s"), categories="d"))

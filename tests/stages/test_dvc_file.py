@@ -68,9 +68,10 @@ def closure(path: str) -> set[str]:
 
 
 def files(dependency: str) -> set[str]:
-    """The modules that a dependency on code stands for."""
+    """The modules and style sheets that a dependency on code stands for."""
     path = ROOT / dependency
-    return {found.relative_to(ROOT).as_posix() for found in ([path] if path.is_file() else path.rglob("*.py"))}
+    listed = [path] if path.is_file() else [*path.rglob("*.py"), *path.rglob("*.css")]
+    return {found.relative_to(ROOT).as_posix() for found in listed}
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -68,7 +68,7 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
     "a strategy": (appended("t2/adaptation/strategies.py"), {"measure", "publish"}),
     "a grader": (
         appended("t2/tasks/choice.py"),
-        {"measure", "publish", "search@reasoning_hard", "split", *TRAINED},
+        {"measure", "search@reasoning_hard", "split", *TRAINED},
     ),
     "the splits' code": (appended("t2/tasks/splits.py"), {"split"}),
     "where seeds come from": (appended("t2/seeds.py"), {"search@reasoning_hard", *TRAINED}),
@@ -129,8 +129,9 @@ def cells(folder: Path) -> dict[str, int]:
     predictions = folder / "data" / "predictions"
     return {
         path.relative_to(predictions).as_posix(): path.stat().st_mtime_ns
+        # What is written just now has another name until it is whole, and is gone then.
         for path in predictions.rglob("*")
-        if path.is_file() and path.name != "cells.json"
+        if path.is_file() and path.name != "cells.json" and path.suffix != ".tmp"
     }
 
 

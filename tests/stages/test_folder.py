@@ -1,0 +1,214 @@
+"""An experiment folder: rows of its own beside rows of the main run, and the same programs, which leave that alone."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from small_pipeline import ROOT, copy_project, run, small
+from test_dvc_file import AROUND, closure, files
+
+from t2 import config
+from t2.stages import paths
+from t2.stages.stage import _enter
+
+HERE = Path("reports/slow")
+ROWS, STAGES = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "folders.md").read_text(), re.DOTALL)
+"""The example that the documentation gives."""
+SMALL = {"seeds: [0, 1, 2]": "seeds: [0]", "steps: 30": "steps: 2", "resamples: 2000": "resamples: 50"}
+
+
+def smaller(rows: str) -> str:
+    """The rows as the small pipeline has them, which knows of reasoning only."""
+    for value, less in SMALL.items():
+        rows = rows.replace(value, less)
+    return re.sub(r"  (svf-)?(math|code): {from: main}\n", "", rows)
+
+
+@pytest.fixture
+def main() -> config.Params:
+    return config.parse(small(yaml.safe_load((ROOT / "params.yaml").read_text())))
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    return config.roundtrip.values(smaller(ROWS))
+
+
+def test_the_documented_folder_is_valid_beside_the_committed_run() -> None:
+    params = config.parse(config.roundtrip.values(ROWS), main=config.load(ROOT / "params.yaml"))
+    assert params.recipes["slow"].seeds == params.recipes["svf"].seeds
+
+
+@pytest.mark.parametrize("stage", ["train", "measure", "score", "report"])
+def test_a_documented_stage_depends_on_the_code_that_it_imports(stage: str) -> None:
+    declared = yaml.safe_load(STAGES)["stages"][stage]
+    code = [path.removeprefix("../../") for path in declared.get("do", declared)["deps"] if "/t2/" in path]
+    assert closure(f"t2/stages/{stage}.py") - AROUND <= set().union(*map(files, code))
+
+
+def test_a_folder_holds_the_rows_that_it_takes_and_is_written_as_it_was_read(
+    main: config.Params, raw: dict[str, Any]
+) -> None:
+    params = config.parse(raw, main=main)
+    assert params.adapters["svf-reasoning"] == main.adapters["svf-reasoning"]
+    assert params.training == main.training
+    assert list(params.systems) == ["base", "svf", "slow", "pair"]
+    assert {"adapters.svf-reasoning", "training"} <= params.taken
+    assert not {"adapters.slow-reasoning", "score"} & params.taken
+    assert json.dumps(config.dump(params), sort_keys=True) == json.dumps(raw, sort_keys=True)
+
+
+REFUSED: list[tuple[Callable[[dict[str, Any]], object], str, str]] = [
+    (lambda raw: raw["sets"].update(lorry={"from": "main"}), "sets.lorry", "the main run has none of that name"),
+    (lambda raw: raw["sets"].update(svf={"from": "elsewhere"}), "sets.svf", "expected {from: main}"),
+    (lambda raw: raw["training"].update(batch=4), "training", "and nothing beside it"),
+    (lambda raw: raw.pop("training"), "training", "missing"),
+    (lambda raw: raw["sets"]["pair"].update(members=["svf-code"]), "sets.pair.members", "no row 'svf-code'"),
+    (lambda raw: raw["recipes"].update(svf=raw["recipes"]["slow"]), "recipes.svf", "rename it"),
+    (lambda raw: raw["recipes"].pop("svf"), "adapters.svf-reasoning.recipe", "there is no row 'svf'"),
+    (
+        lambda raw: raw["tasks"].update(own={"from": "main"}),
+        "tasks.own",
+        "it has reasoning, reasoning_hard, other, dispatch",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "where", "reason"), REFUSED)
+def test_what_a_folder_cannot_take_is_refused(
+    main: config.Params, raw: dict[str, Any], change: Callable[[dict[str, Any]], object], where: str, reason: str
+) -> None:
+    change(raw)
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse(raw, main=main)
+    assert any(problem.startswith(f"{where}: ") and reason in problem for problem in caught.value.problems)
+
+
+def test_all_that_is_wrong_with_a_folder_is_said_at_once(main: config.Params, raw: dict[str, Any]) -> None:
+    for change, _, _ in REFUSED[:3]:
+        change(raw)
+    raw["measure"] = {"batch": -1}
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse(raw, main=main)
+    assert {problem.split(":")[0] for problem in caught.value.problems} >= {"sets.lorry", "sets.svf", "measure.batch"}
+
+
+def test_a_folder_has_rows_of_its_own_and_takes_its_tasks(main: config.Params, raw: dict[str, Any]) -> None:
+    task = config.dump(main)["tasks"]["reasoning_hard"]
+    raw["tasks"]["reasoning_hard"] = task
+    with pytest.raises(config.ConfigError, match=r"tasks\.reasoning_hard: the folder's own; splits are disjoint"):
+        config.parse(raw, main=main)
+    taken = {name: {row: {"from": "main"} for row in raw[name]} for name in ("bases", "tasks")}
+    taken |= {name: {"svf": {"from": "main"}} for name in ("recipes", "sets", "systems")}
+    taken["adapters"] = {"svf-reasoning": {"from": "main"}}
+    score = {"contrasts": [], "resamples": 5, "seed": 0}
+    with pytest.raises(config.ConfigError, match="every row is taken from the main run"):
+        config.parse({**raw, **taken, "score": score}, main=main)
+
+
+def test_the_main_run_takes_no_rows(raw: dict[str, Any]) -> None:
+    with pytest.raises(config.ConfigError, match=r"adapters\.svf-reasoning\.from: unknown key"):
+        config.parse(raw)
+
+
+def test_files_of_own_rows_lie_in_the_folder_and_those_of_the_main_runs_rows_there(
+    main: config.Params, raw: dict[str, Any]
+) -> None:
+    with paths.within(HERE, config.parse(raw, main=main).taken):
+        assert paths.adapter("slow-reasoning", 0) == HERE / "data/adapters/slow-reasoning/seed-0"
+        assert paths.adapter("svf-reasoning", 0) == Path("data/adapters/svf-reasoning/seed-0")
+        assert paths.split("reasoning", "test") == Path("data/splits/reasoning/test.jsonl")
+        assert (paths.basis("main"), paths.members("pair")) == (Path("data/basis/main"), HERE / "data/sets/pair")
+        assert (paths.predictions(), paths.reports()) == (HERE / "data/predictions", HERE)
+    assert (paths.adapters("svf-reasoning"), paths.reports()) == (Path("data/adapters/svf-reasoning"), Path("reports"))
+
+
+def test_a_program_works_at_the_root_of_the_copy_that_it_is_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "copy" / HERE).mkdir(parents=True)
+    (tmp_path / "copy" / ".dvc").mkdir()
+    monkeypatch.chdir(tmp_path / "copy" / HERE)
+    assert _enter() == HERE
+    assert Path.cwd() == tmp_path / "copy"
+    assert _enter() == Path()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished small project with a folder that has not run."""
+    folder = copy_project(tmp_path_factory.mktemp("project"))
+    run(folder, "dvc", "repro", "-q")
+    (folder / HERE).mkdir(parents=True)
+    (folder / HERE / "params.yaml").write_text(smaller(ROWS))
+    (folder / HERE / "dvc.yaml").write_text(STAGES)
+    shutil.copy(ROOT / "Makefile", folder)
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "folder")
+    return folder
+
+
+def ran(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def of_main(folder: Path) -> dict[str, str]:
+    """The bytes of what the main run is made of and has made."""
+    listed = [path for name in ("data", "reports", "t2") for path in (folder / name).rglob("*")]
+    listed += [folder / name for name in ("dvc.yaml", "dvc.lock", "params.yaml")]
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in listed
+        if path.is_file() and folder / HERE not in path.parents and "__pycache__" not in path.parts
+    }
+
+
+def rows(path: Path) -> dict[str, list[dict[str, str]]]:
+    """The rows of a table of scores by the system's variant or, without one, its strategy."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in csv.DictReader(path.read_text().splitlines()):
+        found.setdefault(row["variant"] or row["strategy"], []).append(row)
+    return found
+
+
+@pytest.mark.slow
+def test_a_folder_runs_alone_beside_the_main_run_and_under_other_values(project: Path) -> None:
+    before = of_main(project)
+    here = [f"--old-file={made}" for made in (".venv/installed", "pyproject.toml", "constraints.txt")]
+    said = run(project, "make", *here, "table", "NAME=slow").stdout
+    assert f"the main run is up to date in all that {HERE}/dvc.yaml builds on" in said
+    stages = [f"{HERE}/dvc.yaml:{name}" for name in ("train@slow-reasoning", "measure", "score", "report")]
+    assert ran(said) == stages
+    assert of_main(project) == before
+    assert json.loads(run(project, "dvc", "status", "--json").stdout) == {}
+
+    own, there = rows(project / HERE / "scores.csv"), rows(project / "reports" / "scores.csv")
+    assert list(own) == ["none", "own", "slow", "pair"]
+    assert own["none"] == there["none"]
+    assert own["own"] == [row for row in there["own"] if row["method"] == "svf"]
+    assert "slow" in (project / HERE / "report.md").read_text()
+
+    override = f"{HERE}/params.yaml:recipes.slow.train.lr=0.02"
+    again = run(project, "dvc", "exp", "run", "--name", "faster", "-s", f"{HERE}/dvc.yaml", "-S", override).stdout
+    assert ran(again) == stages
+    assert of_main(project) == before
+    assert rows(project / HERE / "scores.csv")["own"] == own["own"]
+
+    with sqlite3.connect(project / "mlflow.db") as store:
+        tagged = store.execute("select run_uuid from tags where key = 't2.folder' and value = ?", [str(HERE)])
+        marked = {run_id for (run_id,) in tagged}
+        listed = store.execute("select run_uuid, name, experiment_id from runs").fetchall()
+    assert len({experiment for *_, experiment in listed}) == 1
+    names = [name for run_id, name, _ in listed if run_id in marked]
+    assert names.count("train@slow-reasoning") == names.count("slow-reasoning/seed-0") == 2
+    assert "split" not in names and names.count("measure") == 2
