@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -59,6 +60,28 @@ def encode_reply(tokenizer: PreTrainedTokenizerBase, reply: str) -> list[int]:
     if end is None:
         raise ValueError("neither chat template nor tokenizer names a token that ends a reply; set tokenizer.eos_token")
     return [*tokenizer.encode(reply, add_special_tokens=False), end]
+
+
+def parted(tokenizer: PreTrainedTokenizerBase, replies: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+    """What replies begin with, and how each goes on until it is told from all others.
+
+    Returns:
+        Token ids that all share, and those of each behind them, at least one; a single reply is there as a whole.
+
+    Raises:
+        ValueError: Two of them are one reply, or see :func:`encode_reply`.
+    """
+    if len(set(replies)) < len(replies) or not replies:
+        raise ValueError(f"there must be a choice, and none twice; got {list(replies)}")
+    whole = [encode_reply(tokenizer, reply) for reply in replies]
+    if len(whole) == 1:
+        return [], whole
+    opening = os.path.commonprefix(whole)
+    ends = [
+        ids[len(opening) : 1 + max(len(os.path.commonprefix([ids, other])) for other in whole if other is not ids)]
+        for ids in whole
+    ]
+    return opening, ends
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
