@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -76,12 +75,18 @@ def parted(tokenizer: PreTrainedTokenizerBase, replies: Sequence[str]) -> tuple[
     whole = [encode_reply(tokenizer, reply) for reply in replies]
     if len(whole) == 1:
         return [], whole
-    opening = os.path.commonprefix(whole)
+    opening = whole[0][: shared_beginning(whole)]
     ends = [
-        ids[len(opening) : 1 + max(len(os.path.commonprefix([ids, other])) for other in whole if other is not ids)]
+        ids[len(opening) : 1 + max(shared_beginning([ids, other]) for other in whole if other is not ids)]
         for ids in whole
     ]
     return opening, ends
+
+
+def shared_beginning(sequences: Sequence[Sequence[int]]) -> int:
+    """How many tokens all sequences begin with."""
+    columns = enumerate(zip(*sequences, strict=False))
+    return next((place for place, tokens in columns if len(set(tokens)) > 1), min(map(len, sequences)))
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+
+from t2.engine.chat import shared_beginning
 
 
 @torch.inference_mode()
@@ -72,8 +73,7 @@ def _shared(model: Any, prompts: Sequence[Sequence[int]]) -> int:
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     if window is not None and max(map(len, prompts)) >= window:
         return 0
-    begun = len(os.path.commonprefix([list(prompt) for prompt in prompts]))
-    return min(begun, min(map(len, prompts)) - 1)
+    return min(shared_beginning(prompts), min(map(len, prompts)) - 1)
 
 
 def _padded(prompts: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:

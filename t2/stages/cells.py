@@ -6,6 +6,7 @@ present parameters names is dropped.
 * ``replies/<key>.jsonl``: a row per prompt of a task's test split, or of some of them, under one mixture or adapter.
 * ``grades/<key>.json``: which of these rows are right; the key holds the grader's code, which that of replies does not.
 * ``categories/<key>.json``: what a first pass called each prompt of a test split, by the item's id.
+* ``logliks/<key>.json``: where it was read by likelihood, how likely each category was, in nats, under the same key.
 * ``cells.json``: which of these files make up each system on each task, with each seed and draw.
 """
 
@@ -83,6 +84,11 @@ def categories_file(key: str) -> Path:
     return paths.PREDICTIONS / "categories" / f"{key}.json"
 
 
+def logliks_file(key: str) -> Path:
+    """Where the log-likelihoods of a first pass lie."""
+    return paths.PREDICTIONS / "logliks" / f"{key}.json"
+
+
 def timings_file(cell: Cell) -> Path:
     """Where the seconds of both passes over a cell's items lie: apart, since only the report may depend on them."""
     return paths.TIMINGS / f"{digest([cell.categories, cell.replies])[:32]}.json"
@@ -131,7 +137,7 @@ def write_index(cells: Sequence[Cell]) -> None:
     for cell in cells:
         named |= {replies_file(key) for key in cell.replies} | {grades_file(key) for key in cell.grades}
         if cell.categories is not None:
-            named.add(categories_file(cell.categories))
+            named |= {categories_file(cell.categories), logliks_file(cell.categories)}
     drop_others(paths.PREDICTIONS, named)
 
 

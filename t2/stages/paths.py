@@ -43,6 +43,11 @@ def search(name: str, seed: int, draw: int) -> Path:
     return SEARCHES / name / f"seed-{seed}" / f"draw-{draw}"
 
 
+def temperature(name: str, seed: int) -> Path:
+    """The temperature of soft dispatch that was found for the adapters of one seed."""
+    return SEARCHES / name / f"seed-{seed}" / "temperature.json"
+
+
 def run(stage: str) -> Path:
     """The MLflow run id and the seconds of a stage.
 
