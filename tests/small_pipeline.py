@@ -52,10 +52,11 @@ def small(params: dict[str, Any]) -> dict[str, Any]:
     }
     params["budgets"]["cem"] |= {"shots": 3, "draws": 1, "population": 4, "generations": 2}
     params["searches"] = {"reasoning_hard": params["searches"]["reasoning_hard"]}
-    rows = ("base", "lora", "svf", "prompt", "classifier", "fewshot", "uniform")
+    rows = ("base", "lora", "svf", "prompt", "classifier", "soft", "fewshot", "uniform")
     params["systems"] = {name: systems[name] for name in rows}
+    params["temperatures"]["soft"] |= {"tasks": ["reasoning"], "values": [0.5, 4.0]}
     systems["fewshot"] |= {"searches": ["reasoning_hard"], "tasks": ["reasoning_hard"]}
-    contrasts = [["fewshot", "uniform"], ["classifier", "prompt"], ["svf", "lora"]]
+    contrasts = [["fewshot", "uniform"], ["classifier", "prompt"], ["soft", "prompt"], ["svf", "lora"]]
     params["score"] |= {"resamples": 50, "contrasts": contrasts}
     return params
 

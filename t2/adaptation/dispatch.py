@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from t2.config.rows import OTHER, Reading
@@ -25,8 +25,8 @@ class Ask:
         categories: What may be answered: the experts' families, and ``other``.
         max_new_tokens: The longest answer that is generated.
         reading: ``generation``: the model answers greedily. ``choice``: the same, and the engine holds it to the
-            categories' replies. ``likelihood``: the category whose reply is the likeliest, in one pass over prompts
-            and replies and without decoding.
+            categories' replies. ``likelihood``: the category whose reply is the likeliest, read from one pass over
+            the prompts, without decoding.
 
     Raises:
         ValueError: ``categories`` lacks ``other``.
@@ -65,31 +65,45 @@ def dispatch(
     Returns:
         One of the categories for each prompt; a generated answer that names none of them counts as ``other``.
     """
-    questions = [classification_prompt(ask.template, prompt, ask.categories) for prompt in prompts]
-    experts = {} if classifier is None else stack([classifier])
-    row = -1 if classifier is None else 0
     if ask.reading == "likelihood":
-        return _likeliest(engine, questions, ask.categories, experts, row, progress)
+        return likeliest(loglikelihoods(engine, prompts, ask, classifier=classifier, progress=progress), ask.categories)
+    experts, rows = _under(classifier, len(prompts))
     choices = tuple(map(classification_reply, ask.categories)) if ask.reading == "choice" else ()
     sampling = Sampling(ask.max_new_tokens, choices=choices)
-    answers = engine.generate(questions, sampling, experts=experts, rows=[row] * len(prompts), progress=progress)
+    answers = engine.generate(_questions(prompts, ask), sampling, experts=experts, rows=rows, progress=progress)
     return [category(answer.text, ask.categories) or OTHER for answer in answers]
 
 
-def _likeliest(
+def loglikelihoods(
     engine: Engine,
-    questions: Sequence[Prompt],
-    categories: Sequence[str],
-    experts: Mapping[str, Tensor],
-    row: int,
-    progress: Progress | None,
-) -> list[str]:
-    """The category with the likeliest reply to each question; ``other`` where none fits into the context."""
-    asked = [question for question in questions for _ in categories]
-    replies = [classification_reply(name) for name in categories] * len(questions)
-    scores = torch.tensor(engine.score(asked, replies, experts=experts, rows=[row] * len(asked)))
+    prompts: Sequence[Prompt],
+    ask: Ask,
+    *,
+    classifier: Mapping[str, Tensor] | None = None,
+    progress: Progress | None = None,
+) -> list[list[float]]:
+    """How likely the model is to name each category, for each prompt; arguments as of :func:`dispatch`.
+
+    Returns:
+        In nats, one for each category; all −∞ for a prompt that the context cannot hold.
+    """
+    experts, rows = _under(classifier, len(prompts))
+    choices = [classification_reply(name) for name in ask.categories]
+    found = engine.score(_questions(prompts, ask), choices, experts=experts, rows=rows)
     if progress:
-        progress(len(questions))
-    best = scores.reshape(len(questions), len(categories)).max(1)
-    pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    return [OTHER if value == -torch.inf else categories[index] for value, index in pairs]
+        progress(len(prompts))
+    return found
+
+
+def likeliest(logliks: Sequence[Sequence[float]], categories: Sequence[str]) -> list[str]:
+    """The category that a model is likeliest to name; ``other`` where none fits into the context."""
+    return [OTHER if max(row) == -math.inf else categories[row.index(max(row))] for row in logliks]
+
+
+def _questions(prompts: Sequence[Prompt], ask: Ask) -> list[Prompt]:
+    return [classification_prompt(ask.template, prompt, ask.categories) for prompt in prompts]
+
+
+def _under(classifier: Mapping[str, Tensor] | None, prompts: int) -> tuple[dict[str, Tensor], list[int]]:
+    """The experts of a first pass, and each prompt's."""
+    return ({}, [-1] * prompts) if classifier is None else (stack([classifier]), [0] * prompts)

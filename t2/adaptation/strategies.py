@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from t2.adaptation.dispatch import Ask, dispatch
+from t2.adaptation.dispatch import Ask, dispatch, likeliest, loglikelihoods
 from t2.engine.base import Engine
 from t2.svf.mixture import BASE, Mixture
 from t2.tasks.prompt import Prompt
@@ -55,6 +55,7 @@ class Setting:
         ask: How a first pass asks for a category.
         engine: Runs the first pass.
         classifier: z (r,) by module name that it runs under; None: the base model.
+        temperature: Of the categories' probabilities, where all members answer by them.
     """
 
     families: Mapping[str, str]
@@ -63,6 +64,7 @@ class Setting:
     ask: Ask | None = None
     engine: Engine | None = None
     classifier: Mapping[str, Tensor] | None = None
+    temperature: float | None = None
 
 
 Strategy = Callable[[Setting, Sequence[Prompt]], Choice]
@@ -81,6 +83,31 @@ def by_category(families: Mapping[str, str], categories: Sequence[str | None]) -
     distinct = list(dict.fromkeys(names))
     mixtures = tuple(Mixture({name: 1.0}) for name in distinct)
     return Choice(mixtures, tuple(distinct.index(name) for name in names), tuple(categories))
+
+
+def by_belief(
+    families: Mapping[str, str], categories: Sequence[str], logliks: Sequence[Sequence[float]], temperature: float
+) -> Choice:
+    """Soft dispatch: each member weighs what its category is believed in, and the base model what is left over.
+
+    Args:
+        families: The family of each member, by its name.
+        categories: What could be answered.
+        logliks: How likely each category was to be named, for each prompt, in nats; all −∞ where it could not be asked.
+        temperature: Near 0, the likeliest category takes all; at 1, categories weigh what the model gives them.
+    """
+    member = {family: name for name, family in families.items()}
+    mixtures = []
+    for row in torch.tensor(logliks, dtype=torch.float64).reshape(-1, len(categories)):
+        alpha = dict.fromkeys([*families, BASE], 0.0)
+        asked = bool(row.isfinite().any())
+        shares = (row / temperature).softmax(0).tolist() if asked else [0.0] * len(categories)
+        for category, share in zip(categories, shares, strict=True):
+            alpha[member.get(category, BASE)] += share
+        mixtures.append(Mixture(alpha if asked else {BASE: 1.0}))
+    distinct = {mixture: place for place, mixture in enumerate(dict.fromkeys(mixtures))}
+    rows = tuple(distinct[mixture] for mixture in mixtures)
+    return Choice(tuple(distinct), rows, tuple(likeliest(logliks, categories)))
 
 
 def _base(setting: Setting, prompts: Sequence[Prompt]) -> Choice:
@@ -115,6 +142,13 @@ def _dispatched(setting: Setting, prompts: Sequence[Prompt]) -> Choice:
     return by_category(setting.families, called)
 
 
+def _soft(setting: Setting, prompts: Sequence[Prompt]) -> Choice:
+    if setting.engine is None or setting.ask is None or setting.temperature is None:
+        raise ValueError("soft dispatch needs an engine, a way to ask and a temperature")
+    logliks = loglikelihoods(setting.engine, prompts, setting.ask, classifier=setting.classifier)
+    return by_belief(setting.families, setting.ask.categories, logliks, setting.temperature)
+
+
 STRATEGIES: dict[str, Strategy] = {
     "none": _base,
     "adapter": _single,
@@ -123,5 +157,6 @@ STRATEGIES: dict[str, Strategy] = {
     "fewshot": _found,
     "prompt": _dispatched,
     "classifier": _dispatched,
+    "soft": _soft,
 }
 """The registry: what the field ``strategy`` of a system means."""

@@ -11,7 +11,7 @@ from typing import Any
 from t2.adaptation.dispatch import Ask
 from t2.adaptation.strategies import STRATEGIES, Setting
 from t2.adaptation.two_pass import TwoPass, answer
-from t2.config.rows import Base, Classified, Found, Params, Prompted
+from t2.config.rows import Base, Classified, Dispatched, Found, Params, Soft
 from t2.config.rows import Engine as EngineSettings
 from t2.config.rows import Prompt as Template
 from t2.engine.base import Engine, Sampling
@@ -34,6 +34,7 @@ class Spec:
         ask: Fields of :class:`t2.adaptation.dispatch.Ask`; None: no first pass.
         classifier: The adapter that the first pass runs under; None: the base model.
         searches: The search whose mix answers, by the task that it was found for.
+        temperature: The search for the temperature of the first pass's beliefs; None: there is none.
     """
 
     strategy: str
@@ -42,6 +43,7 @@ class Spec:
     ask: dict[str, Any] | None
     classifier: str | None
     searches: dict[str, str]
+    temperature: str | None
 
     @classmethod
     def of(cls, params: Params, name: str) -> Spec:
@@ -51,20 +53,20 @@ class Spec:
             ValueError: The row is none that answers a user: it has no set, or needs to know the prompt's task.
         """
         system = params.systems[name]
-        if not isinstance(system, Prompted | Classified | Found) and system.strategy != "uniform":
+        if not isinstance(system, Dispatched | Found) and system.strategy != "uniform":
             raise ValueError(
                 f"systems.{name} has the strategy {system.strategy!r}, which does not choose an expert for a prompt; "
-                "name a system that does: prompt, classifier, fewshot or uniform"
+                "name a system that does: prompt, classifier, soft, fewshot or uniform"
             )
         members = params.sets[system.set].members
         ask = None
-        if isinstance(system, Prompted | Classified):
+        if isinstance(system, Dispatched):
             task = params.tasks[system.dispatch]
             ask = {
                 "template": task.prompt.model_dump(),
                 "categories": categories_of(task, params.tasks),
                 "max_new_tokens": task.reward.max_new_tokens if task.reward else 1,
-                "reading": system.reading,
+                "reading": "likelihood" if isinstance(system, Soft) else system.reading,
             }
         return cls(
             strategy=system.strategy,
@@ -73,6 +75,7 @@ class Spec:
             ask=ask,
             classifier=system.adapter if isinstance(system, Classified) else None,
             searches={params.searches[search].task: search for search in getattr(system, "searches", [])},
+            temperature=system.temperature if isinstance(system, Soft) else None,
         )
 
 
@@ -134,7 +137,7 @@ class TwoPassSystem:
     Args:
         settings: How it runs.
         adapters: The folder of each adapter that the systems name.
-        found: The outcome of each search that they name, ``alpha.json``.
+        found: The outcome of each search that they name: ``alpha.json``, or ``temperature.json``.
 
     Raises:
         FileNotFoundError: The base model is not there.
@@ -146,7 +149,9 @@ class TwoPassSystem:
         self.systems = {name: Spec(**spec) for name, spec in settings.systems.items()}
         base = None if settings.basis is None else BasisCache.open(settings.basis).matrices
         self._adapters: dict[str, Z] = {name: load_expert(folder, base).z for name, folder in adapters.items()}
-        self._found = {search: read_mixture(path) for search, path in found.items()}
+        temperatures = {spec.temperature for spec in self.systems.values()}
+        self._found = {name: read_mixture(path) for name, path in found.items() if name not in temperatures}
+        self._temperatures = {name: read_temperature(path) for name, path in found.items() if name in temperatures}
         self._engine: Engine = svf_engine(
             Base(**settings.base),
             EngineSettings(**settings.engine),
@@ -188,6 +193,7 @@ class TwoPassSystem:
             ask=None if spec.ask is None else Ask(**{**spec.ask, "template": Template(**spec.ask["template"])}),
             engine=self._engine,
             classifier=None if spec.classifier is None else self._adapters[spec.classifier],
+            temperature=None if spec.temperature is None else self._temperatures[spec.temperature],
         )
         longest = max_new_tokens or self.settings.max_new_tokens
         sampling = Sampling(longest, stop=tuple(self.settings.stop))
@@ -213,3 +219,8 @@ def read_mixture(path: Path) -> Mixture:
     """The mixture that a search found, from its ``alpha.json``."""
     found = json.loads(path.read_text())
     return Mixture(found["alpha"], found["form"], found["renormalise"])
+
+
+def read_temperature(path: Path) -> float:
+    """What a search for soft dispatch found, from its ``temperature.json``."""
+    return float(json.loads(path.read_text())["temperature"])

@@ -53,7 +53,10 @@ def ask(
     answers = TwoPassSystem(
         settings,
         {adapter: paths.adapter(adapter, seed) for adapter in named},
-        {search: library.found(search, seed) for asked, search in spec["searches"].items() if asked == task},
+        {
+            **{search: library.found(search, seed) for asked, search in spec["searches"].items() if asked == task},
+            **({at: paths.temperature(at, seed)} if (at := spec["temperature"]) else {}),
+        },
     )
     outcome = answers.answer([prompt], name, task, max_new_tokens)
     (reply,) = outcome.generations

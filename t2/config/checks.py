@@ -9,7 +9,7 @@ from typing import Any
 
 from t2.config.folder import ROWS
 from t2.config.peft_keys import GIVEN, config_keys
-from t2.config.rows import OTHER, Adapter, Base, Classified, Dispatching, Found, Prompted, Recipe, System, Task
+from t2.config.rows import OTHER, Adapter, Base, Classified, Dispatched, Dispatching, Found, Recipe, Soft, System, Task
 
 FIELDS = {
     "miniature": {"question"},
@@ -27,16 +27,27 @@ FIELDS = {
 REFERENCES = {
     "adapters": {"base": "bases", "recipe": "recipes", "task": "tasks"},
     "searches": {"base": "bases", "set": "sets", "task": "tasks", "budget": "budgets"},
-    "systems": {"base": "bases", "set": "sets", "adapter": "adapters", "dispatch": "tasks"},
+    "temperatures": {"base": "bases", "set": "sets", "dispatch": "tasks"},
+    "systems": {
+        "base": "bases",
+        "set": "sets",
+        "adapter": "adapters",
+        "dispatch": "tasks",
+        "temperature": "temperatures",
+    },
 }
 """Which fields of a section's rows name a row of another section."""
 
 REFERENCE_LISTS = {
     "sets": {"members": "adapters"},
+    "temperatures": {"tasks": "tasks"},
     "systems": {"searches": "searches", "tasks": "tasks"},
 }
 """Fields that hold several such names."""
 
+
+SAME = ("base", "set", "dispatch")
+"""What a soft system and the search for its temperature have in common."""
 
 SVF = "svf"
 """The method whose adapters can be mixed, chosen prompt by prompt, and moved to another base."""
@@ -63,6 +74,7 @@ def relations(valid: Mapping[str, Any], taken: frozenset[str] | None = None) -> 
     yield from _adapters(valid)
     yield from _sets(valid)
     yield from _searches(valid)
+    yield from _temperatures(valid)
     yield from _systems(valid)
     yield from _published(valid)
     yield from _engines(valid)
@@ -272,6 +284,22 @@ def _searches(valid: Mapping[str, Any]) -> Iterator[str]:
         yield from _not_svf(valid, f"searches.{name}.set", _members(valid, row), "are mixed")
 
 
+def _temperatures(valid: Mapping[str, Any]) -> Iterator[str]:
+    tasks = valid.get("tasks", {})
+    for name, row in valid.get("temperatures", {}).items():
+        where = f"temperatures.{name}"
+        if name in valid.get("searches", {}):
+            yield f"{where}: a row of searches bears this name too, and their results lie in one folder; rename one"
+        for named in row.tasks:
+            if named in tasks and tasks[named].role != "trained":
+                yield f"{where}.tasks: {named} has the role {tasks[named].role!r}; only role 'trained' may be chosen on"
+            elif named in tasks and not tasks[named].sizes.valid:
+                yield f"{where}.tasks: {named} has no validation items; raise its sizes.valid"
+        yield from _asking(valid, where, row.dispatch)
+        yield from _not_svf(valid, f"{where}.set", _members(valid, row), "are mixed")
+        yield from _families(valid, where, row.set, _members(valid, row))
+
+
 def _systems(valid: Mapping[str, Any]) -> Iterator[str]:
     labels: dict[Any, str] = {}
     keys: dict[Any, str] = {}
@@ -286,7 +314,7 @@ def _systems(valid: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where}.variant: {row.variant!r}, and base, method and strategy are those of {first}; name another"
         yield from _answers(valid, where, row)
         yield from _places(valid, where, row)
-        if isinstance(row, Prompted | Classified):
+        if isinstance(row, Dispatched):
             yield from _first_pass(valid, where, row)
         if isinstance(row, Found):
             yield from _found(valid, where, row)
@@ -306,14 +334,19 @@ def _answers(valid: Mapping[str, Any], where: str, row: System) -> Iterator[str]
         yield from _not_svf(valid, f"{where}.set", adapters, "are mixed or chosen prompt by prompt")
     elif len({recipe.method == SVF for name in adapters if (recipe := _recipe(valid, name))}) > 1:
         yield f"{where}.set: {row.set} has SVF and other adapters, which cannot run together; divide it"  # type: ignore
-    if row.strategy in ("own", "prompt", "classifier"):
-        families = {name: family for name in adapters if (family := _family(valid, name)) is not None}
-        listed = ", ".join(f"{name}: {family}" for name, family in families.items())
-        if len(set(families.values())) < len(families) or OTHER in families.values():
-            yield (
-                f"{where}.set: a task's family decides who answers, so that members need one each, and not {OTHER!r} "
-                f"({listed}); name another set"
-            )
+    if row.strategy in ("own", "prompt", "classifier", "soft"):
+        yield from _families(valid, where, row.set, adapters)
+
+
+def _families(valid: Mapping[str, Any], where: str, name: str, adapters: Iterable[str]) -> Iterator[str]:
+    """Whether a category names one member of a set."""
+    families = {name: family for name in adapters if (family := _family(valid, name)) is not None}
+    listed = ", ".join(f"{name}: {family}" for name, family in families.items())
+    if len(set(families.values())) < len(families) or OTHER in families.values():
+        yield (
+            f"{where}.set: a task's family decides who answers, so that members need one each, and not {OTHER!r} "
+            f"({listed}); name another set than {name}"
+        )
 
 
 def _not_svf(valid: Mapping[str, Any], where: str, adapters: Iterable[str], use: str) -> Iterator[str]:
@@ -325,7 +358,7 @@ def _not_svf(valid: Mapping[str, Any], where: str, adapters: Iterable[str], use:
 
 def _places(valid: Mapping[str, Any], where: str, row: System) -> Iterator[str]:
     """The tasks that a system names: whether it can be measured there."""
-    roles = ("trained", "unseen", OTHER) if isinstance(row, Prompted | Classified) else ("trained", "unseen")
+    roles = ("trained", "unseen", OTHER) if isinstance(row, Dispatched) else ("trained", "unseen")
     families = {_family(valid, name) for name in _answering(valid, row)}
     for name in row.tasks if isinstance(row.tasks, list) else []:
         task = valid.get("tasks", {}).get(name)
@@ -335,11 +368,24 @@ def _places(valid: Mapping[str, Any], where: str, row: System) -> Iterator[str]:
             yield f"{where}.tasks: {name} is of the family {task.family!r}, of which {row.set} has no member; remove it"
 
 
-def _first_pass(valid: Mapping[str, Any], where: str, row: Prompted | Classified) -> Iterator[str]:
-    task = valid.get("tasks", {}).get(row.dispatch)
+def _asking(valid: Mapping[str, Any], where: str, dispatch: str) -> Iterator[str]:
+    """Whether a task asks for categories."""
+    task = valid.get("tasks", {}).get(dispatch)
     if task is not None and task.role != "dispatch":
-        yield f"{where}.dispatch: {row.dispatch} has the role {task.role!r}; name a task of role 'dispatch'"
-    if row.reading == "choice" and "engine" in valid and valid["engine"].name != "vllm":
+        yield f"{where}.dispatch: {dispatch} has the role {task.role!r}; name a task of role 'dispatch'"
+
+
+def _first_pass(valid: Mapping[str, Any], where: str, row: Dispatched) -> Iterator[str]:
+    yield from _asking(valid, where, row.dispatch)
+    if isinstance(row, Soft) and (search := valid.get("temperatures", {}).get(row.temperature)) is not None:
+        differing = [key for key in SAME if getattr(search, key) != getattr(row, key)]
+        if differing:
+            yield (
+                f"{where}.temperature: {row.temperature} is searched under another {', '.join(differing)} than the "
+                "system's; make them equal"
+            )
+    reading = getattr(row, "reading", None)
+    if reading == "choice" and "engine" in valid and valid["engine"].name != "vllm":
         yield (
             f"{where}.reading: 'choice' needs structured output, which engine.name {valid['engine'].name!r} does not "
             "offer; set 'generation' or 'likelihood', or engine.name to 'vllm'"

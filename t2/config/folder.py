@@ -12,7 +12,7 @@ from typing import Any
 TAKEN = {"from": "main"}
 """In place of a row, or of a section without rows: the one of that name in the main run's file."""
 
-ROWS = ("bases", "tasks", "recipes", "adapters", "sets", "budgets", "searches", "systems")
+ROWS = ("bases", "tasks", "recipes", "adapters", "sets", "budgets", "searches", "temperatures", "systems")
 """Sections of rows."""
 
 

@@ -349,6 +349,24 @@ class Search(Section):
     budget: Name
 
 
+class Temperature(Section):
+    """A search for the temperature of soft dispatch, one for all tasks, on their validation splits.
+
+    Attributes:
+        base: The base model.
+        set: The adapters that are mixed.
+        dispatch: The task that asks for a prompt's category.
+        tasks: Rows of role ``trained``: the best mean of their accuracies wins, the first of equals.
+        values: What is tried.
+    """
+
+    base: Name
+    set: Name
+    dispatch: Name
+    tasks: list[Name] = Field(min_length=1)
+    values: list[PositiveFloat] = Field(min_length=1)
+
+
 class Searching(Section):
     """What every search shares: prompts side by side."""
 
@@ -410,6 +428,19 @@ class Classified(_System):
     reading: Reading
 
 
+class Soft(_System):
+    """All members, each as much as the base model believes in its category, at the temperature that a search found."""
+
+    strategy: Literal["soft"]
+    set: Name
+    dispatch: Name
+    temperature: Name
+
+
+Dispatched = Prompted | Classified | Soft
+"""Systems with a first pass over each prompt."""
+
+
 class Found(_System):
     """The mix that a search found for the task; searches of different tasks."""
 
@@ -429,11 +460,12 @@ System = Annotated[
     | Annotated[Fixed, Tag("<fixed>")]
     | Annotated[Prompted, Tag("<prompt>")]
     | Annotated[Classified, Tag("<classifier>")]
+    | Annotated[Soft, Tag("<soft>")]
     | Annotated[Found, Tag("<fewshot>")],
     Discriminator(
         _strategy,
         custom_error_type="strategy",
-        custom_error_message="`strategy` is one of none, adapter, own, uniform, prompt, classifier, fewshot",
+        custom_error_message="`strategy` is one of none, adapter, own, uniform, prompt, classifier, soft, fewshot",
     ),
 ]
 
@@ -577,6 +609,7 @@ class Params(Section):
     sets: dict[Name, Set]
     budgets: dict[Name, Budget]
     searches: dict[Name, Search]
+    temperatures: dict[Name, Temperature]
     search: Searching
     systems: dict[Name, System] = Field(min_length=1)
     measure: Measure

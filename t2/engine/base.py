@@ -112,21 +112,25 @@ class Engine(Protocol):
     def score(
         self,
         prompts: Sequence[Prompt],
-        replies: Sequence[str],
+        choices: Sequence[str],
         *,
         experts: Mapping[str, Tensor] | None = None,
         rows: Sequence[int] | None = None,
-    ) -> list[float]:
-        """The log-likelihood of a reply to each prompt, EOS included, without decoding.
+    ) -> list[list[float]]:
+        """How likely each of a few replies is to each prompt, without decoding.
+
+        What counts are the tokens that tell it from the others, from the first that not all of them share to the one
+        with which it is alone: what all begin with, and what follows then, is no choice.
 
         Args:
             prompts: Texts as a user types them, or messages.
-            replies: One a prompt.
+            choices: C different replies.
             experts: As in :meth:`generate`.
             rows: As in :meth:`generate`.
 
         Returns:
-            Log-probabilities at temperature 1, summed over tokens, in nats; −∞ for what the context cannot hold.
+            Log-probabilities at temperature 1, summed over tokens, in nats: C for each prompt, all −∞ where the
+            context cannot hold one of them.
         """
         ...
 

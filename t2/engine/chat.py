@@ -61,6 +61,34 @@ def encode_reply(tokenizer: PreTrainedTokenizerBase, reply: str) -> list[int]:
     return [*tokenizer.encode(reply, add_special_tokens=False), end]
 
 
+def parted(tokenizer: PreTrainedTokenizerBase, replies: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+    """What replies begin with, and how each goes on until it is told from all others.
+
+    Returns:
+        Token ids that all share, and those of each behind them, at least one; a single reply is there as a whole.
+
+    Raises:
+        ValueError: Two of them are one reply, or see :func:`encode_reply`.
+    """
+    if len(set(replies)) < len(replies) or not replies:
+        raise ValueError(f"there must be a choice, and none twice; got {list(replies)}")
+    whole = [encode_reply(tokenizer, reply) for reply in replies]
+    if len(whole) == 1:
+        return [], whole
+    opening = whole[0][: shared_beginning(whole)]
+    ends = [
+        ids[len(opening) : 1 + max(shared_beginning([ids, other]) for other in whole if other is not ids)]
+        for ids in whole
+    ]
+    return opening, ends
+
+
+def shared_beginning(sequences: Sequence[Sequence[int]]) -> int:
+    """How many tokens all sequences begin with."""
+    columns = enumerate(zip(*sequences, strict=False))
+    return next((place for place, tokens in columns if len(set(tokens)) > 1), min(map(len, sequences)))
+
+
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token that the chat template writes behind a reply; where it writes none, the tokenizer's EOS, if any."""
     chat = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}]

@@ -94,46 +94,32 @@ class HfEngine:
     def score(
         self,
         prompts: Sequence[Prompt],
-        replies: Sequence[str],
+        choices: Sequence[str],
         *,
         experts: Mapping[str, Tensor] | None = None,
         rows: Sequence[int] | None = None,
-    ) -> list[float]:
-        """Log-likelihoods of replies; see :meth:`t2.engine.base.Engine.score`.
+    ) -> list[list[float]]:
+        """Log-likelihoods of replies that are told apart; see :meth:`t2.engine.base.Engine.score`.
 
         Raises:
-            ValueError: As :meth:`generate`, and if there is not one reply a prompt.
+            ValueError: As :meth:`generate`, and if two choices are one reply.
         """
         check_rows(prompts, experts, rows)
-        ends = [chat.encode_reply(self.tokenizer, reply) for reply in replies]
-        asked: dict[tuple[Prompt, int | None], list[int]] = {}
-        for i, (prompt, _) in enumerate(zip(prompts, replies, strict=True)):
-            asked.setdefault((prompt, None if rows is None else rows[i]), []).append(i)
-        # Replies to one prompt under one expert share the pass over it.
-        together = list(asked.values())
-        encoded = self.encode([prompt for prompt, _ in asked])
-        results = [-math.inf] * len(ends)
-        fitting = [
-            [i for i in group if len(ids) + len(ends[i]) <= self.context]
-            for ids, group in zip(encoded, together, strict=True)
-        ]
+        opening, ends = chat.parted(self.tokenizer, choices)
+        encoded = [[*ids, *opening] for ids in self.encode(prompts)]
+        longest = max(map(len, ends))
+        fitting = [i for i, ids in enumerate(encoded) if len(ids) + longest <= self.context]
+        results = [[-math.inf] * len(choices)] * len(encoded)
 
-        def run(batch: list[int]) -> list[float]:
-            answered = [i for group in batch for i in fitting[group]]
-            prompt_of = [at for at, group in enumerate(batch) for _ in fitting[group]]
-            with self._under(experts, rows, [fitting[group][0] for group in batch]) as choose:
-                scores: list[float] = loglikelihoods(
-                    self.model,
-                    [encoded[group] for group in batch],
-                    [ends[i] for i in answered],
-                    prompt_of,
-                    (lambda: choose(torch.tensor(prompt_of))) if choose else None,
-                ).tolist()
+        def run(batch: list[int]) -> list[list[float]]:
+            with self._under(experts, rows, batch) as on_batch:
+                own = None if rows is None else [rows[i] for i in batch]
+                found = loglikelihoods(self.model, [encoded[i] for i in batch], ends, own, on_batch)
+            scores: list[list[float]] = found.tolist()
             return scores
 
-        order = sorted((group for group, some in enumerate(fitting) if some), key=lambda group: -len(encoded[group]))
-        for batch, scores in self._batches(order, run):
-            for i, score in zip((i for group in batch for i in fitting[group]), scores, strict=True):
+        for batch, scores in self._batches(sorted(fitting, key=lambda i: -len(encoded[i])), run):
+            for i, score in zip(batch, scores, strict=True):
                 results[i] = score
         return results
 

@@ -1,4 +1,4 @@
-"""Log-likelihoods of given replies: one pass over each prompt, one over the replies to it."""
+"""How likely each of a few choices is behind a prompt, read from one pass over the prompts."""
 
 from __future__ import annotations
 
@@ -9,61 +9,99 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from t2.engine.chat import shared_beginning
+
 
 @torch.inference_mode()
 def loglikelihoods(
     model: Any,
     prompts: Sequence[Sequence[int]],
-    replies: Sequence[Sequence[int]],
-    prompt_of: Sequence[int],
-    on_replies: Callable[[], object] | None = None,
+    choices: Sequence[Sequence[int]],
+    expert_of: Sequence[int] | None = None,
+    on_batch: Callable[[Tensor], object] | None = None,
 ) -> Tensor:
-    """What a model gives to replies, several of which may belong to one prompt.
+    """What a model gives to the same choices behind each of some prompts.
+
+    What all prompts begin with is computed once for each expert, and all choices are read where the prompts end; only
+    choices of several tokens need a second pass, over these tokens.
 
     Args:
         model: A causal language model in evaluation mode.
         prompts: Token ids of B prompts, each at least one.
-        replies: Token ids of R replies, each at least one.
-        prompt_of: For each reply, the index of its prompt.
-        on_replies: Called between the two passes, when the batch is no longer the prompts but the replies.
+        choices: Token ids of C choices, each at least one.
+        expert_of: The expert of each prompt, where they run under several.
+        on_batch: Called before each pass with the prompts, as indices, int64 on the CPU, whose experts it runs under.
 
     Returns:
-        Log-probabilities at temperature 1, summed over a reply's tokens: (R,) float32, in nats.
+        Log-probabilities at temperature 1, summed over a choice's tokens: (B, C) float32, in nats.
     """
-    width, longest = max(map(len, prompts)), max(map(len, replies))
-    ids, mask = torch.zeros(len(prompts), width, dtype=torch.long), torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    # Padding behind a reply changes nothing before it.
-    chosen, counted = torch.zeros(len(replies), longest, dtype=torch.long), torch.zeros(len(replies), longest)
-    for row, reply in enumerate(replies):
-        chosen[row, : len(reply)] = torch.tensor(reply)
-        counted[row, : len(reply)] = 1
-    ids, mask, chosen, counted = (tensor.to(model.device) for tensor in (ids, mask, chosen, counted))
-    of = torch.tensor(prompt_of)
+    told = on_batch or (lambda rows: None)
+    everybody = torch.arange(len(prompts))
+    shared = _shared(model, prompts)
     cache = DynamicCache(config=model.config)
-    first = model(
-        input_ids=ids,
+    if shared:
+        groups = list(dict.fromkeys(expert_of or [0]))
+        first = [expert_of.index(expert) if expert_of else 0 for expert in groups]
+        told(torch.tensor(first))
+        ids = torch.tensor([prompts[row][:shared] for row in first], device=model.device)
+        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache.batch_select_indices(torch.tensor([groups.index(expert) for expert in expert_of or [0] * len(prompts)]))
+    told(everybody)
+    own, mask = _padded([prompt[shared:] for prompt in prompts], model.device)
+    mask = torch.cat([mask.new_ones(len(prompts), shared), mask], 1)
+    logits = model(
+        input_ids=own,
         attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, shared:],
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+    ).logits[:, -1]
+    found = logits.float().log_softmax(1)[:, [choice[0] for choice in choices]]
+    longer = [index for index, choice in enumerate(choices) if len(choice) > 1]
+    if longer:
+        of = everybody.repeat_interleave(len(longer))
+        cache.batch_select_indices(of)  # from the CPU: layers may lie on several devices
+        told(of)
+        rest = _rest(model, [choices[index] for index in longer], cache, mask[of.to(model.device)], len(prompts))
+        found[:, longer] += rest.reshape(len(prompts), len(longer))
+    return found
+
+
+def _shared(model: Any, prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with; 0 where a sliding window would count the padding behind them."""
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    if window is not None and max(map(len, prompts)) >= window:
+        return 0
+    return min(shared_beginning(prompts), min(map(len, prompts)) - 1)
+
+
+def _padded(prompts: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:
+    """Token ids (B, longest), padded on the left, and the mask of what is no padding."""
+    width = max(map(len, prompts))
+    ids, mask = torch.zeros(2, len(prompts), width, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _rest(model: Any, choices: Sequence[Sequence[int]], cache: DynamicCache, mask: Tensor, prompts: int) -> Tensor:
+    """The sum for all tokens of each choice but its first, behind each prompt: (B · C,)."""
+    longest = max(map(len, choices)) - 1
+    # Padding behind a choice changes nothing before it.
+    given, wanted = torch.zeros(2, len(choices), longest, dtype=torch.long)
+    counted = torch.zeros(len(choices), longest)
+    for row, choice in enumerate(choices):
+        size = len(choice) - 1
+        given[row, :size], wanted[row, :size] = torch.tensor(choice[:-1]), torch.tensor(choice[1:])
+        counted[row, :size] = 1
+    given, wanted, counted = (each.repeat(prompts, 1).to(model.device) for each in (given, wanted, counted))
+    logits = model(
+        input_ids=given,
+        attention_mask=torch.cat([mask, torch.ones_like(given)], 1),
+        position_ids=mask.sum(1, keepdim=True) + torch.arange(longest, device=model.device),
+        past_key_values=cache,
+        use_cache=True,
     ).logits
-    cache.batch_select_indices(of)  # from the CPU: layers may lie on several devices
-    of = of.to(model.device)
-    if on_replies:
-        on_replies()
-    logits = first[of].float()
-    if longest > 1:
-        rest = model(
-            input_ids=chosen[:, :-1],
-            attention_mask=torch.cat([mask[of], torch.ones_like(chosen[:, :-1])], 1),
-            position_ids=mask.sum(1, keepdim=True)[of] + torch.arange(longest - 1, device=model.device),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits
-        logits = torch.cat([logits, rest.float()], 1)
-    found = logits.gather(2, chosen[..., None])[..., 0] - logits.logsumexp(2)
-    return (found * counted).sum(1)
+    return (logits.float().log_softmax(2).gather(2, wanted[..., None])[..., 0] * counted).sum(1)

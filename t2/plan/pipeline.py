@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from t2.config.rows import OTHER, Base, Classified, Found, Params, Prompted, Reward, Single, System, Task
+from t2.config.rows import OTHER, Base, Classified, Dispatched, Found, Params, Reward, Single, System, Task
 from t2.plan import cost
 from t2.plan.cost import Cost, Experts, Speed
 from t2.plan.gpus import Gpu
@@ -81,6 +81,7 @@ def plan_stages(params: Params, models: Mapping[str, Model]) -> list[Stage]:
     stages = [planner.basis(name) for name, planner in planners.items()]
     stages += [planners[row.base].train(name) for name, row in params.adapters.items()]
     stages += [planners[row.base].search(name) for name, row in params.searches.items()]
+    stages += [planners[row.base].temperature(name) for name, row in params.temperatures.items()]
     return [*stages, _measure(params, planners)]
 
 
@@ -108,9 +109,7 @@ def _tasks_of(params: Params, system: System) -> list[str]:
         name
         for name, task in params.tasks.items()
         if task.role in ("trained", "unseen") and not (own and task.family not in families)
-    ] + [
-        name for name, task in params.tasks.items() if task.role == OTHER and isinstance(system, Prompted | Classified)
-    ]
+    ] + [name for name, task in params.tasks.items() if task.role == OTHER and isinstance(system, Dispatched)]
 
 
 def _adapters_of(params: Params, system: System) -> list[str]:
@@ -158,6 +157,19 @@ class _Planner:
         memory = self.answering_memory(batch, longest, folds=False)
         return Stage(f"search@{name}", memory, self._side_by_side(draws), draws * budget.generations * generation)
 
+    def temperature(self, name: str) -> Stage:
+        """A first pass and an answer a value, on every validation item, per seed."""
+        row, batch = self.params.temperatures[name], self.params.search.batch
+        seeds = self._seeds(self.params.sets[row.set].members)
+        spent, longest = Cost(), 1
+        for task in row.tasks:
+            count, reply = self.params.tasks[task].sizes.valid, _reward(self.params.tasks[task]).max_new_tokens
+            longest = max(longest, reply)
+            spent += self._answers(count, 1, "none", batch)
+            spent += len(row.values) * self._answers(count, reply, "many", batch)
+        memory = self.answering_memory(batch, longest, folds=False)
+        return Stage(f"temperature@{name}", memory, self._side_by_side(seeds), seeds * spent)
+
     def measure(self, system: System, task: str) -> Cost:
         """A system on a task, with all seeds and draws."""
         row, batch = self.params.tasks[task], self.params.measure.batch
@@ -167,7 +179,7 @@ class _Planner:
         if isinstance(system, Found):
             budgets = [s.budget for name in system.searches if (s := self.params.searches[name]).task == task]
             runs *= max((self.params.budgets[budget].draws for budget in budgets), default=1)
-        if not isinstance(system, Prompted | Classified):
+        if not isinstance(system, Dispatched):
             return runs * self._answers(count, longest, experts, batch)
         reply = _reward(self.params.tasks[system.dispatch]).max_new_tokens
         # The base model is asked once for all seeds, the classifier with each of its own.

@@ -6,6 +6,7 @@ present parameters names is dropped.
 * ``replies/<key>.jsonl``: a row per prompt of a task's test split, or of some of them, under one mixture or adapter.
 * ``grades/<key>.json``: which of these rows are right; the key holds the grader's code, which that of replies does not.
 * ``categories/<key>.json``: what a first pass called each prompt of a test split, by the item's id.
+* ``logliks/<key>.json``: where it was read by likelihood, how likely each category was, in nats, under the same key.
 * ``cells.json``: which of these files make up each system on each task, with each seed and draw.
 """
 
@@ -94,6 +95,11 @@ def categories_file(key: str) -> Path:
     return paths.predictions() / "categories" / f"{key}.json"
 
 
+def logliks_file(key: str) -> Path:
+    """Where the log-likelihoods of a first pass lie."""
+    return paths.predictions() / "logliks" / f"{key}.json"
+
+
 def timings_file(cell: Cell) -> Path:
     """Where the seconds of both passes over a cell's items lie: apart, since only the report may depend on them."""
     return paths.timings() / f"{digest([cell.categories, cell.replies])[:32]}.json"
@@ -179,7 +185,8 @@ def take(places: Collection[Place]) -> list[Cell]:
 
 def _files(cell: Cell) -> list[Path]:
     """What a cell names."""
-    of_categories = [] if cell.categories is None else [categories_file(cell.categories)]
+    first = cell.categories
+    of_categories = [] if first is None else [categories_file(first), logliks_file(first)]
     return [*map(replies_file, cell.replies), *map(grades_file, cell.grades), *of_categories]
 
 

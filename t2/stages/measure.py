@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from t2.adaptation.dispatch import Ask, dispatch
-from t2.adaptation.strategies import STRATEGIES, Choice, Setting, by_category
+from t2.adaptation.dispatch import Ask, dispatch, likeliest, loglikelihoods
+from t2.adaptation.strategies import STRATEGIES, Choice, Setting, by_belief, by_category
 from t2.adaptation.two_pass import answer, generate
-from t2.config.rows import OTHER, Classified, Found, Params, Prompted, Single, System
+from t2.config.rows import OTHER, Classified, Dispatched, Found, Params, Single, Soft, System
 from t2.engine.base import Engine, Generation, Sampling
 from t2.engine.hf import HfEngine
 from t2.engine.select import load, svf_engine
@@ -121,7 +121,7 @@ def plan(params: Params, inputs: Mapping[str, Any]) -> list[Plan]:
         for task in tasks_of(params, system):
             prompts = {"base": base, "basis": _folder_digest(paths.basis(system.base)), "items": _items_digest(task)}
             for place, (seed, draw) in enumerate(_runs(params, system, task)):
-                timed = isinstance(system, Prompted | Classified) and place == 0 and params.tasks[task].role != OTHER
+                timed = isinstance(system, Dispatched) and place == 0 and params.tasks[task].role != OTHER
                 plans.append(Plan(name, task, seed, draw, timed, {**shared, **prompts}, graders))
     return plans
 
@@ -130,7 +130,7 @@ def tasks_of(params: Params, system: System) -> list[str]:
     """Where a system is measured; dispatchers also on prompts that no expert serves."""
     if system.tasks != "all":
         return list(system.tasks)
-    roles = {"trained", "unseen"} | ({OTHER} if isinstance(system, Prompted | Classified) else set())
+    roles = {"trained", "unseen"} | ({OTHER} if isinstance(system, Dispatched) else set())
     families = {member.family for member in members_of(params, system)}
     own = system.strategy == "own"
     return [
@@ -146,13 +146,13 @@ def members_of(params: Params, system: System) -> list[Member]:
     return [members.read(name) for name in names]
 
 
-def refuse_seen(items: Sequence[Item], seen: Mapping[str, Any], search: str) -> None:
+def refuse_seen(items: Sequence[Item], seen: Sequence[str], search: str) -> None:
     """Refuses items that a search saw, before anything is generated for them.
 
     Raises:
         ValueError: Names the items.
     """
-    leaked = sorted({item.id for item in items} & set(seen["shots"]))
+    leaked = sorted({item.id for item in items} & set(seen))
     if leaked:
         raise ValueError(
             f"{len(leaked)} test item(s) were seen by search {search}: {', '.join(leaked[:10])}; draw the splits "
@@ -197,7 +197,7 @@ def _measure(params: Params, plans: Sequence[Plan], report: Report) -> list[Cell
 def _turn(params: Params, each: Plan) -> tuple[int, bool]:
     """Base after base; on each, systems with a first pass last, since they take what others have replied."""
     system = params.systems[each.system]
-    return list(params.bases).index(system.base), isinstance(system, Prompted | Classified)
+    return list(params.bases).index(system.base), isinstance(system, Dispatched)
 
 
 class _Worker:
@@ -225,8 +225,10 @@ class _Worker:
             rows = None
         else:
             choice = self._choice(each, system, items, categories)
-            made = [self._mixed(each, system, choice, place, items) for place in range(len(choice.mixtures))]
-            rows = choice.rows if len(choice.mixtures) > 1 else None
+            parts = _parts(choice)
+            made = [self._mixed(each, system, choice, part, items) for part in parts]
+            part_of = {mixture: place for place, part in enumerate(parts) for mixture in part}
+            rows = tuple(part_of[row] for row in choice.rows) if len(parts) > 1 else None
             if each.timed:
                 self._time(each, system, items, replace(cell, replies=tuple(made)))
         grades = tuple(self._grades(each, key, items, sandbox) for key in made)
@@ -237,6 +239,10 @@ class _Worker:
     def _choice(self, each: Plan, system: System, items: Sequence[Item], categories: str | None) -> Choice:
         setting = self._setting(each, system)
         if categories is not None:
+            if isinstance(system, Soft):
+                found, ask = cells.read_values(cells.logliks_file(categories)), _ask(self.params, system)
+                logliks = [found[item.id] for item in items]
+                return by_belief(setting.families, ask.categories, logliks, self._temperature(each, system))
             called = cells.read_values(cells.categories_file(categories))
             return by_category(setting.families, [called[item.id] for item in items])
         return STRATEGIES[system.strategy](setting, [item.prompt for item in items])
@@ -247,19 +253,23 @@ class _Worker:
         if isinstance(system, Found):
             search = _search_of(params, system, each.task)
             outcome = json.loads((paths.search(search, each.seed or 0, each.draw or 0) / "alpha.json").read_text())
-            refuse_seen(read_items(paths.split(each.task, "test")), outcome, search)
+            refuse_seen(read_items(paths.split(each.task, "test")), outcome["shots"], search)
             found = Mixture(outcome["alpha"], outcome["form"], outcome["renormalise"])
-        ask = None
-        if isinstance(system, Prompted | Classified):
-            ask = _ask(params, system.dispatch, system.reading)
         return Setting(
             families={member.name: member.family for member in members_of(params, system)},
             family=params.tasks[each.task].family,
             found=found,
-            ask=ask,
+            ask=_ask(params, system) if isinstance(system, Dispatched) else None,
             engine=engine,
             classifier=self._z(system.adapter, system.base, each.seed) if isinstance(system, Classified) else None,
+            temperature=self._temperature(each, system) if isinstance(system, Soft) else None,
         )
+
+    def _temperature(self, each: Plan, system: Soft) -> float:
+        """What was found on items that are not reported on."""
+        outcome = json.loads(paths.temperature(system.temperature, each.seed or 0).read_text())
+        refuse_seen(read_items(paths.split(each.task, "test")), outcome["items"], system.temperature)
+        return float(outcome["temperature"])
 
     def _z(self, name: str, base: str, seed: int | None) -> Z:
         """Z of an adapter; one that was made for other weights than the base's is refused."""
@@ -274,40 +284,52 @@ class _Worker:
 
     def _categories(self, each: Plan, system: System, items: Sequence[Item]) -> str | None:
         """What the first pass calls a task's prompts; the base model is asked once for all seeds."""
-        if not isinstance(system, Prompted | Classified):
+        if not isinstance(system, Dispatched):
             return None
-        ask = _ask(self.params, system.dispatch, system.reading)
+        ask = _ask(self.params, system)
         under = self._source(system.adapter, each.seed) if isinstance(system, Classified) else None
         key = _key(each.inputs, ask=repr(ask), under=under)
         if not cells.categories_file(key).exists():
             classifier = self._z(system.adapter, system.base, each.seed) if isinstance(system, Classified) else None
-            named = dispatch(self._svf(system.base), [item.prompt for item in items], ask, classifier=classifier)
-            cells.write_values(cells.categories_file(key), dict(zip((item.id for item in items), named, strict=True)))
+            engine, prompts, ids = self._svf(system.base), [item.prompt for item in items], [item.id for item in items]
+            if ask.reading == "likelihood":
+                logliks = loglikelihoods(engine, prompts, ask, classifier=classifier)
+                cells.write_values(cells.logliks_file(key), dict(zip(ids, logliks, strict=True)))
+                named = likeliest(logliks, ask.categories)
+            else:
+                named = dispatch(engine, prompts, ask, classifier=classifier)
+            cells.write_values(cells.categories_file(key), dict(zip(ids, named, strict=True)))
             self.made += 1
         return key
 
-    def _mixed(self, each: Plan, system: System, choice: Choice, place: int, items: Sequence[Item]) -> str:
-        """Replies under one of a choice's mixtures: of all items, or where others have others, of these."""
-        mixture = choice.mixtures[place]
-        weights = {
-            name: (list(row) if isinstance(row, Sequence) else row, self._source(name, each.seed))
+    def _mixed(self, each: Plan, system: System, choice: Choice, part: Sequence[int], items: Sequence[Item]) -> str:
+        """Replies under some of a choice's mixtures: of all items, or where others have others, of these."""
+        sampling = self._sampling(each)
+        mixtures = [choice.mixtures[place] for place in part]
+        terms = [(self._weights(mixture, each.seed), [mixture.form, mixture.renormalise]) for mixture in mixtures]
+        rows = tuple(part.index(row) for row in choice.rows if row in part)
+        keyed: dict[str, Any] = {"mixture": terms[0][0], "form": terms[0][1], "sampling": repr(sampling)}
+        if len(part) > 1:
+            keyed = {"mixtures": terms, "rows": rows, "sampling": repr(sampling)}
+        # What another system has for all items serves here too.
+        key = _key(each.inputs, **keyed)
+        if len(part) < len(choice.mixtures) and not cells.replies_file(key).exists():
+            items = [item for item, row in zip(items, choice.rows, strict=True) if row in part]
+            key = _key(each.inputs, **keyed, ids=[item.id for item in items])
+        if not cells.replies_file(key).exists():
+            experts = self.experts(each.system, each.seed)
+            sigma = self._sigma(system.base, experts) if any(mixture.needs_sigma for mixture in mixtures) else None
+            own = Choice(tuple(mixtures), rows, (None,) * len(rows))
+            prompts = [item.prompt for item in items]
+            self._write(key, items, generate(self._svf(system.base), prompts, sampling, own, experts, sigma=sigma))
+        return key
+
+    def _weights(self, mixture: Mixture, seed: int | None) -> dict[str, Any]:
+        """What each member weighs, and the bytes that it is."""
+        return {
+            name: (list(row) if isinstance(row, Sequence) else row, self._source(name, seed))
             for name, row in mixture.alpha.items()
         }
-        sampling = self._sampling(each)
-        form = [mixture.form, mixture.renormalise]
-        terms = {"mixture": weights, "form": form, "sampling": repr(sampling)}
-        # What another system has for all items serves here too.
-        key = _key(each.inputs, **terms)
-        if len(choice.mixtures) > 1 and not cells.replies_file(key).exists():
-            items = [item for item, row in zip(items, choice.rows, strict=True) if row == place]
-            key = _key(each.inputs, **terms, ids=[item.id for item in items])
-        if not cells.replies_file(key).exists():
-            prompts = [item.prompt for item in items]
-            experts = self.experts(each.system, each.seed) if mixture.alpha else {}
-            same = Choice.same(mixture, len(prompts))
-            sigma = self._sigma(system.base, experts) if mixture.needs_sigma else None
-            self._write(key, items, generate(self._svf(system.base), prompts, sampling, same, experts, sigma=sigma))
-        return key
 
     def _adapted(self, each: Plan, system: System, adapter: Member, items: Sequence[Item]) -> str:
         """Replies of an adapter of another method."""
@@ -396,9 +418,17 @@ def _key(inputs: Mapping[str, Any], **terms: Any) -> str:
     return digest({**inputs, **terms})[:32]
 
 
-def _ask(params: Params, dispatch: str, reading: Any) -> Ask:
-    task = params.tasks[dispatch]
+def _parts(choice: Choice) -> list[tuple[int, ...]]:
+    """Which mixtures share a file of replies: one expert's, or the base's, stands alone, for others to reuse."""
+    alone = [(place,) for place, mixture in enumerate(choice.mixtures) if len(mixture.alpha) == 1]
+    mixed = tuple(place for place, mixture in enumerate(choice.mixtures) if len(mixture.alpha) > 1)
+    return [*alone, mixed] if mixed else list(alone)
+
+
+def _ask(params: Params, system: Dispatched) -> Ask:
+    task = params.tasks[system.dispatch]
     tokens = task.reward.max_new_tokens if task.reward else 1
+    reading = "likelihood" if isinstance(system, Soft) else system.reading
     return Ask(task.prompt, tuple(categories_of(task, params.tasks)), tokens, reading)
 
 

@@ -116,6 +116,11 @@ def search(name: str, seed: int, draw: int) -> Path:
     return searches(name) / f"seed-{seed}" / f"draw-{draw}"
 
 
+def temperature(name: str, seed: int) -> Path:
+    """The temperature of soft dispatch that was found for the adapters of one seed."""
+    return _of("temperatures", name) / "searches" / name / f"seed-{seed}" / "temperature.json"
+
+
 def run(stage: str) -> Path:
     """The MLflow run id and the seconds of a stage.
 

@@ -30,6 +30,7 @@ def main() -> None:
         adapters = {name: paths.member(params.publish.set, name, seed) for name in named}
         searches = dict.fromkeys(search for spec in specs for search in spec["searches"].values())
         found = {search: paths.search(search, seed, 0) / "alpha.json" for search in searches}
+        found |= {name: paths.temperature(name, seed) for spec in specs if (name := spec["temperature"])}
         log_two_pass(
             stage.run.run_id,
             uri=tracking.store_uri(params.tracking, project_root()),

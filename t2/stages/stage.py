@@ -78,6 +78,8 @@ def _base_model(params: Params, name: str) -> str:
             bases = [params.adapters[key].base]
         case "search":
             bases = [params.searches[key].base]
+        case "temperature":
+            bases = [params.temperatures[key].base]
         case _:
             bases = list(params.bases)
     return ", ".join(params.bases[base].path for base in bases)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from t2.adaptation.strategies import STRATEGIES, Choice, Setting, by_category
+from t2.adaptation.strategies import STRATEGIES, Choice, Setting, by_belief, by_category
 from t2.svf.mixture import BASE, Mixture
 
 FAMILIES = {"svf-math": "math", "svf-code": "code"}
@@ -18,6 +20,28 @@ def test_categories_choose_their_members_and_the_rest_the_base() -> None:
     assert len(choice.mixtures) == 3
     expected = [[0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 0, 1]]
     assert choice.alpha(list(FAMILIES)).tolist() == [[row] for row in expected]
+
+
+NO = -math.inf
+
+
+def test_soft_dispatch_weighs_members_by_what_is_believed_and_the_base_by_the_rest() -> None:
+    categories = ["math", "code", "history", "other"]
+    believed = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.1, 0.8, 0.05, 0.05]]).log().tolist()
+    choice = by_belief(FAMILIES, categories, [*believed, [NO] * 4, believed[0]], 1.0)
+    assert choice.categories == ("math", "code", "other", "math")
+    expected = torch.tensor([[0.4, 0.3, 0.3], [0.1, 0.8, 0.1], [0.0, 0.0, 1.0], [0.4, 0.3, 0.3]])
+    torch.testing.assert_close(choice.alpha(list(FAMILIES))[:, 0], expected)
+    assert len(choice.mixtures) == 3 and choice.rows == (0, 1, 2, 0)
+    assert str(choice.mixtures[2]) == BASE, "what could not be asked is the base's, unscaled"
+
+
+def test_the_temperature_goes_from_hard_dispatch_to_equal_parts() -> None:
+    categories, logliks = ["math", "code", "other"], [[-1.0, -2.0, -4.0], [-3.0, -0.5, -0.6]]
+    cold, hot = (by_belief(FAMILIES, categories, logliks, t).alpha(list(FAMILIES)) for t in (1e-3, 1e3))
+    hard = by_category(FAMILIES, ["math", "code"]).alpha(list(FAMILIES))
+    torch.testing.assert_close(cold, hard)
+    torch.testing.assert_close(hot, torch.full((2, 1, 3), 1 / 3), atol=2e-3, rtol=0.0)
 
 
 def test_who_is_right_for_the_task_answers_all_its_prompts() -> None:
@@ -46,6 +70,8 @@ def test_what_needs_no_first_pass_is_the_same_for_all(strategy: str) -> None:
 def test_a_first_pass_needs_somebody_to_ask() -> None:
     with pytest.raises(ValueError, match="needs an engine"):
         STRATEGIES["prompt"](Setting(FAMILIES), PROMPTS)
+    with pytest.raises(ValueError, match="and a temperature"):
+        STRATEGIES["soft"](Setting(FAMILIES), PROMPTS)
     with pytest.raises(ValueError, match="no mix was searched"):
         STRATEGIES["fewshot"](Setting(FAMILIES), PROMPTS)
 

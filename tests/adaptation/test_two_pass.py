@@ -15,6 +15,7 @@ from t2.adaptation.two_pass import answer
 from t2.config.rows import Prompt as Template
 from t2.config.rows import Reading
 from t2.engine.base import Engine, Generation, Sampling
+from t2.engine.chat import parted
 from t2.engine.hf import HfEngine
 from t2.svf import SvfConfig, attach
 from t2.tasks.dispatch import classification_prompt, classification_reply
@@ -119,9 +120,13 @@ def test_by_likelihood_the_category_with_the_likeliest_reply_is_taken(engine, ex
         tables = {} if classifier is None else {name: values[None] for name, values in z.items()}
         wanted = []
         for prompt in PROMPTS:
-            asked = [classification_prompt(TEMPLATE, prompt, CATEGORIES)] * len(CATEGORIES)
-            replies = [classification_reply(name) for name in CATEGORIES]
-            scores = engine.score(asked, replies, experts=tables, rows=[row] * len(asked))
+            (ids,) = engine.encode([classification_prompt(TEMPLATE, prompt, CATEGORIES)])
+            opening, ends = parted(engine.tokenizer, [classification_reply(name) for name in CATEGORIES])
+            scores = []
+            for end in ends:
+                with torch.no_grad(), engine.model.per_sample(tables, [row]):
+                    logits = engine.model(torch.tensor([[*ids, *opening, *end]])).logits[0, -len(end) - 1 : -1]
+                scores.append(float(logits.log_softmax(-1).gather(1, torch.tensor(end)[:, None]).sum()))
             wanted.append(CATEGORIES[scores.index(max(scores))])
         found = dispatch(engine, PROMPTS, asking(1, "likelihood"), classifier=classifier)
         assert found == wanted

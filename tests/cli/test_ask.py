@@ -62,15 +62,16 @@ def test_the_uniform_mix_answers(engine: HfEngine, t2) -> None:
 
 @pytest.mark.parametrize("system", ["classifier", "prompt"])
 def test_the_first_pass_decides_who_answers(engine: HfEngine, system: str, t2) -> None:
-    """An untrained model names no category, and the base answers."""
     answer = json.loads(t2("ask", PROMPT, "--system", system, "--max-new-tokens", 12, "--json").stdout)
     classifier = load_expert(f"data/adapters/classifier/seed-{SEED}").z if system == "classifier" else None
     task = load().tasks["dispatch"]
-    ask = Ask(task.prompt, ["math", "code", "reasoning", "other"], max_new_tokens=4)
-    assert dispatch(engine, [PROMPT], ask, classifier=classifier) == ["other"]
-    assert (answer["mixture"], answer["system"]) == ("base", system)
+    ask = Ask(task.prompt, ["math", "code", "reasoning", "other"], max_new_tokens=4, reading="likelihood")
+    (called,) = dispatch(engine, [PROMPT], ask, classifier=classifier)
+    assert (answer["mixture"], answer["system"]) == ("base" if called == "other" else f"svf-{called}", system)
+    assert f"called the prompt {called}" in answer["why"]
     assert ("classifier expert" if system == "classifier" else "base model") in answer["why"]
-    assert answer["text"] == engine.generate([PROMPT], Sampling(12), experts={}, rows=[-1])[0].text
+    z = {} if called == "other" else load_expert(f"data/adapters/svf-{called}/seed-{SEED}").z
+    assert answer["text"] == reply(engine, z)
 
 
 def test_a_named_category_is_answered_by_its_expert(engine: HfEngine, t2, monkeypatch) -> None:

@@ -131,13 +131,14 @@ def test_a_sliding_window_reaches_as_far_in_a_batch_as_alone(windowed: Path) -> 
     assert len(lengths) > 3
 
 
-def test_replies_behind_a_sliding_window_are_scored_as_one_pass_scores_them(windowed: Path) -> None:
+def test_choices_behind_a_sliding_window_are_scored_as_one_pass_scores_them(windowed: Path) -> None:
     model, tokenizer = load_base(windowed, "float32")
     engine = HfEngine(model, tokenizer, batch_size=4)
-    replies = ["Tom has 12 apples. #### 12" if n % 2 else "7" for n in range(len(QUESTIONS))]
+    choices = ["Tom has 12 apples. #### 12", "Tom has 7"]
+    opening, ends = chat.parted(tokenizer, choices)
     plain = AutoModelForCausalLM.from_pretrained(windowed, dtype=torch.float32, attn_implementation="eager").eval()
-    for ids, reply, found in zip(engine.encode(QUESTIONS), replies, engine.score(QUESTIONS, replies), strict=True):
-        answer = chat.encode_reply(tokenizer, reply)
-        with torch.inference_mode():
-            logprobs = plain(torch.tensor([ids + answer])).logits[0, len(ids) - 1 : -1].log_softmax(1)
-        assert found == pytest.approx(logprobs[range(len(answer)), answer].sum().item(), abs=1e-4)
+    for ids, found in zip(engine.encode(QUESTIONS), engine.score(QUESTIONS, choices), strict=True):
+        for end, score in zip(ends, found, strict=True):
+            with torch.inference_mode():
+                logprobs = plain(torch.tensor([[*ids, *opening, *end]])).logits[0, -len(end) - 1 : -1].log_softmax(1)
+            assert score == pytest.approx(logprobs[range(len(end)), end].sum().item(), abs=1e-4)

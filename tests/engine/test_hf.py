@@ -12,6 +12,7 @@ from torch import Tensor
 from t2.engine import decode
 from t2.engine.attention import GROUPED_SDPA
 from t2.engine.base import Sampling
+from t2.engine.chat import encode_reply
 from t2.engine.hf import HfEngine, load_base
 from t2.svf import SvfConfig, attach
 
@@ -215,28 +216,51 @@ def test_the_models_mode_returns(engine):
     assert engine.model.training
 
 
-def test_scores_are_the_sums_of_what_the_model_gives_each_token_of_the_reply(svf_engine):
-    prompts = [*PROMPTS, *PROMPTS[:12], *PROMPTS[1:2]]  # several replies to one prompt, under one expert and two
-    replies = [f"#### {(n % 30) * 'a long way '}{n}" for n in range(len(prompts))]
+CHOICES = {
+    "told apart by their first tokens": ["math", "code", "other"],
+    "by later ones": ["a long way", "a long walk", "a", "away"],
+    "alone": ["#### 12"],
+}
+
+
+@pytest.mark.parametrize("choices", CHOICES.values(), ids=CHOICES)
+@pytest.mark.parametrize("opening", ["", "Tom has 3 apples and this is what all of them begin with. "])
+def test_choices_score_what_a_whole_pass_gives_the_tokens_that_tell_them_apart(svf_engine, choices, opening):
+    prompts = [opening + prompt for prompt in [*PROMPTS, *PROMPTS[:12], svf_engine.context * "\x00"]]
     tables, rows = random_tables(svf_engine, 2), [n % 3 - 1 for n in range(len(prompts))]
     svf_engine.batch_size = 7
-    found = svf_engine.score(prompts, replies, experts=tables, rows=rows)
-    for prompt, reply, row, score in zip(prompts, replies, rows, found, strict=True):
+    found = svf_engine.score(prompts, choices, experts=tables, rows=rows)
+    whole = [encode_reply(svf_engine.tokenizer, choice) for choice in choices]
+    shared = min((n for n in range(9) if len({tuple(ids[: n + 1]) for ids in whole}) > 1), default=0)
+    parts = [
+        next(n for n in range(1, len(ids) + 1) if all(ids[:n] != other[:n] for other in whole if other is not ids))
+        if len(whole) > 1
+        else len(ids)
+        for ids in whole
+    ]
+    for prompt, row, scores in zip(prompts, rows, found, strict=True):
         (ids,) = svf_engine.encode([prompt])
-        own = [*svf_engine.tokenizer.encode(reply, add_special_tokens=False), svf_engine.tokenizer.eos_token_id]
-        if len(ids) + len(own) > svf_engine.context:
-            assert score == -math.inf
+        if len(ids) + max(parts) > svf_engine.context:
+            assert scores == [-math.inf] * len(choices)
             continue
-        with torch.no_grad(), svf_engine.model.per_sample(tables, [row]):
-            logits = svf_engine.model(torch.tensor([[*ids, *own]])).logits[0, len(ids) - 1 : -1]
-        expected = logits.log_softmax(-1).gather(1, torch.tensor(own)[:, None]).sum()
-        assert score == pytest.approx(float(expected), rel=1e-4)
-    assert -math.inf in found and sum(score > -math.inf for score in found) > 5
+        for choice, part, score in zip(whole, parts, scores, strict=True):
+            before, own = [*ids, *choice[:shared]], choice[shared:part]
+            with torch.no_grad(), svf_engine.model.per_sample(tables, [row]):
+                logits = svf_engine.model(torch.tensor([[*before, *own]])).logits[0, len(before) - 1 : -1]
+            expected = logits.log_softmax(-1).gather(1, torch.tensor(own)[:, None]).sum()
+            assert score == pytest.approx(float(expected), rel=1e-4)
+    assert [-math.inf in scores for scores in found] == [False] * (len(found) - 1) + [True]
+
+
+def test_choices_that_are_one_reply_are_refused(engine):
+    for choices in (["math", "code", "math"], []):
+        with pytest.raises(ValueError, match=r"none twice; got \["):
+            engine.score(PROMPTS[:1], choices)
 
 
 def test_no_prompts(engine):
     assert engine.generate([], Sampling(4)) == []
-    assert engine.score([], []) == []
+    assert engine.score([], ["a", "b"]) == []
 
 
 def test_wrong_arguments_are_named(engine, svf_engine):

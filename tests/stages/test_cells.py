@@ -73,8 +73,8 @@ def test_seconds_lie_under_what_was_called_and_said_whoever_said_it():
 def test_an_item_that_a_search_saw_is_refused_by_name():
     items = [SimpleNamespace(id=f"math-{i}") for i in range(3)]
     with pytest.raises(ValueError, match=r"1 test item.*search light: math-1;"):
-        refuse_seen(items, {"shots": ["math-1", "math-9"]}, "light")
-    refuse_seen(items, {"shots": ["math-9"]}, "light")
+        refuse_seen(items, ["math-1", "math-9"], "light")
+    refuse_seen(items, ["math-9"], "light")
 
 
 def test_a_prompt_that_was_too_long_is_wrong_whatever_the_reply_says():

@@ -140,30 +140,36 @@ class VllmEngine:
     def score(
         self,
         prompts: Sequence[Prompt],
-        replies: Sequence[str],
+        choices: Sequence[str],
         *,
         experts: Mapping[str, Tensor] | None = None,
         rows: Sequence[int] | None = None,
-    ) -> list[float]:
-        """Log-likelihoods of replies; see :meth:`t2.engine.base.Engine.score`.
+    ) -> list[list[float]]:
+        """Log-likelihoods of replies that are told apart; see :meth:`t2.engine.base.Engine.score`.
 
         Raises:
-            ValueError: As :meth:`generate`, and if there is not one reply a prompt.
+            ValueError: As :meth:`generate`, and if two choices are one reply.
             FloatingPointError: As :meth:`generate`.
         """
         from vllm import SamplingParams
 
         given, rows = self._experts(prompts, experts, rows)
-        ends = [chat.encode_reply(self.tokenizer, reply) for reply in replies]
-        whole = [[*prompt, *end] for prompt, end in zip(self.encode(prompts), ends, strict=True)]
-        results = [-math.inf] * len(whole)
+        opening, ends = chat.parted(self.tokenizer, choices)
+        encoded = [[*ids, *opening] for ids in self.encode(prompts)]
         # vLLM always decodes one token, for which there must be room.
-        fitting = [i for i, ids in enumerate(whole) if len(ids) < self.context]
+        longest = max(map(len, ends))
+        fitting = [i for i, ids in enumerate(encoded) if len(ids) + longest < self.context]
+        whole = [[*encoded[i], *end] for i in fitting for end in ends]
         parameters = [SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)] * len(whole)
-        for batch, outputs in self._run(whole, parameters, given, rows, fitting):
-            for i, output in zip(batch, outputs, strict=True):
-                of_reply = output.prompt_logprobs[-len(ends[i]) :]
-                results[i] = sum(at[token].logprob for at, token in zip(of_reply, ends[i], strict=True))
+        results = [[-math.inf] * len(ends) for _ in encoded]
+        rows = [rows[i] for i in fitting for _ in ends]
+        for batch, outputs in self._run(whole, parameters, given, rows, range(len(whole))):
+            for index, output in zip(batch, outputs, strict=True):
+                prompt, choice = divmod(index, len(ends))
+                of_choice = output.prompt_logprobs[-len(ends[choice]) :]
+                results[fitting[prompt]][choice] = sum(
+                    at[token].logprob for at, token in zip(of_choice, ends[choice], strict=True)
+                )
         return results
 
     def _run(
