@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from finished_project import TEMPERATURE
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from t2.adaptation.dispatch import Ask, dispatch
+from t2.adaptation.dispatch import Ask, dispatch, loglikelihoods
 from t2.cli import main
 from t2.config import load
 from t2.engine.base import Sampling
@@ -72,6 +73,20 @@ def test_the_first_pass_decides_who_answers(engine: HfEngine, system: str, t2) -
     assert ("classifier expert" if system == "classifier" else "base model") in answer["why"]
     z = {} if called == "other" else load_expert(f"data/adapters/svf-{called}/seed-{SEED}").z
     assert answer["text"] == reply(engine, z)
+
+
+def test_soft_dispatch_mixes_by_what_the_first_pass_believes(engine: HfEngine, t2) -> None:
+    answer = json.loads(t2("ask", PROMPT, "--system", "soft", "--max-new-tokens", 12, "--json").stdout)
+    ask = Ask(load().tasks["dispatch"].prompt, ["math", "code", "reasoning", "other"], 4, "likelihood")
+    (logliks,) = loglikelihoods(engine, [PROMPT], ask)
+    belief = (torch.tensor(logliks, dtype=torch.float64) / TEMPERATURE).softmax(0)
+    assert belief.min() > 0.01  # else the mix is as good as one expert
+    experts = [load_expert(f"data/adapters/{name}/seed-{SEED}").z for name in MEMBERS]
+    unscaled = {module: torch.ones_like(z) for module, z in experts[0].items()}
+    assert answer["text"] == reply(engine, mix([*experts, unscaled], belief))
+    weights = dict(part.split("=") for part in answer["mixture"].split(","))
+    expected = dict(zip([*MEMBERS, "base"], belief.tolist(), strict=True))
+    assert {name: float(weight) for name, weight in weights.items()} == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_named_category_is_answered_by_its_expert(engine: HfEngine, t2, monkeypatch) -> None:
