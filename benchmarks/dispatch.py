@@ -7,14 +7,12 @@ prompts alone, one token is generated) and, with ``--reply``, the second pass. T
 
 from __future__ import annotations
 
-import argparse
 import tempfile
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
+from harness import PROJECTIONS, in_turns, options, questions
 
 from t2.adaptation.dispatch import Ask, dispatch
 from t2.config import load
@@ -22,10 +20,8 @@ from t2.config.rows import OTHER, Reading
 from t2.engine.base import Engine, Sampling
 from t2.engine.hf import HfEngine, load_base
 from t2.engine.vllm.engine import VllmEngine
-from t2.miniature.problems import generate
 from t2.svf import SvfConfig, attach, build_cache, checkpoint_weights
 
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 FAMILIES = ("math", "code", "reasoning", OTHER)
 READINGS: dict[str, tuple[Reading, ...]] = {
     "hf": ("generation", "likelihood"),
@@ -45,44 +41,29 @@ def make_engine(name: str, base: str, batch: int) -> Engine:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", choices=READINGS, default="hf")
-    parser.add_argument("--base", default="data/miniature/base")
-    parser.add_argument("--items", type=int, default=200, help="of each family")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=320)
-    parser.add_argument("--reply", type=int, default=0, help="tokens of the second pass")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = options(
+        __doc__, engine="hf", base="data/miniature/base", items=200, threads=1, repeats=3, batch=320, reply=0
+    )
     engine, readings = make_engine(args.engine, args.base, args.batch), READINGS[args.engine]
-    asked = [(problem.fields["question"], family) for family in FAMILIES for problem in generate(family, args.items, 0)]
-    prompts = [prompt for prompt, _ in asked]
-    template = load("params.yaml").tasks["dispatch"].prompt
-    runs: dict[str, Callable[[], Any]] = {
-        reading: partial(dispatch, engine, prompts, Ask(template, FAMILIES, 12, reading)) for reading in readings
-    }
+    families = [family for family in FAMILIES for _ in range(args.items)]
+    prompts, template = questions(FAMILIES, len(families)), load("params.yaml").tasks["dispatch"].prompt
+    asks = {reading: Ask(template, FAMILIES, 12, reading) for reading in readings}
+    runs: dict[str, Any] = {reading: partial(dispatch, engine, prompts, ask) for reading, ask in asks.items()}
     runs["prefill"] = partial(engine.generate, prompts, Sampling(1))
     if args.reply:
         runs["reply"] = partial(engine.generate, prompts, Sampling(args.reply))
-    best = dict.fromkeys(runs, float("inf"))
-    found: dict[str, Any] = {}
-    for _ in range(args.repeats):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            found[name] = run()
-            best[name] = min(best[name], time.perf_counter() - start)
+    best, found = in_turns(runs, args.repeats)
     for reading in readings:
-        right = sum(named == family for named, (_, family) in zip(found[reading], asked, strict=True))
+        right = sum(map(str.__eq__, found[reading], families))
         print(
-            f"{reading:<11} {right:4d} of {len(asked)} right  {best[reading]:6.2f} s  "
-            f"{len(asked) / best[reading]:6.0f} prompts/s  ratio {best['generation'] / best[reading]:5.2f}"
+            f"{reading:<11} {right:4d} of {len(prompts)} right  {best[reading]:6.2f} s  "
+            f"{len(prompts) / best[reading]:6.0f} prompts/s  ratio {best['generation'] / best[reading]:5.2f}"
         )
-        same = sum(a == b for a, b in zip(found["generation"], found[reading], strict=True))
-        print(f"            named as by generation: {same} of {len(asked)}")
+        same = sum(map(str.__eq__, found["generation"], found[reading]))
+        print(f"            named as by generation: {same} of {len(prompts)}")
         print(f"            {best[reading] / best['prefill']:.2f} of a bare prefill, {best['prefill']:.2f} s")
         if args.reply:
-            made = sum(len(reply.tokens) for reply in found["reply"]) / len(asked)
+            made = sum(len(reply.tokens) for reply in found["reply"]) / len(prompts)
             share = best[reading] / (best[reading] + best["reply"])
             print(f"            {share:.1%} of both passes; replies of {made:.0f} tokens on average")
 
