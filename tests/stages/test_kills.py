@@ -162,7 +162,7 @@ def check(project: Project, unkilled: Path, stages: Sequence[str] = ()) -> None:
     assert not list(project.folder.rglob(".*.tmp"))
     expected = {name: runs for name, runs in logged(unkilled).items() if not stages or belongs(name, stages)}
     assert logged(project.folder) == expected
-    assert registered(project.folder) == {name: 1 for name in registered(unkilled) if not stages or name in str(stages)}
+    assert models(project.folder) == {name: 1 for name in models(unkilled) if not stages or name in str(stages)}
 
 
 def recorded(folder: Path, stages: Sequence[str]) -> list[str]:
@@ -207,6 +207,9 @@ def artifacts(uri: str) -> list[str]:
     return sorted(re.sub(r"(\+step\+\d+\+).*?(\.\w+)$", r"\1\2", path) for path in paths)
 
 
-def registered(folder: Path) -> dict[str, int]:
+def models(folder: Path) -> dict[str, int]:
+    """How many versions each registered model has, and how often each model was logged."""
+    versions = "select name, count(*) from model_versions group by name"
+    logged = "select 'logged ' || name, count(*) from logged_models where lifecycle_stage = 'active' group by name"
     with closing(sqlite3.connect(folder / "mlflow.db")) as store:
-        return dict(store.execute("select name, count(*) from model_versions group by name").fetchall())
+        return dict(store.execute(f"{versions} union all {logged}").fetchall())
