@@ -173,7 +173,9 @@ def recorded(folder: Path, stages: Sequence[str]) -> list[str]:
 
 def content(path: Path) -> dict[str, str]:
     files = [path] if path.is_file() else sorted(found for found in path.rglob("*") if found.is_file())
-    return {found.relative_to(path.parent).as_posix(): hashlib.sha256(found.read_bytes()).hexdigest() for found in files}
+    return {
+        found.relative_to(path.parent).as_posix(): hashlib.sha256(found.read_bytes()).hexdigest() for found in files
+    }
 
 
 def belongs(name: str, stages: Sequence[str]) -> bool:
