@@ -29,14 +29,15 @@ class Busy(RuntimeError):
 def die_with_pipeline() -> None:
     """Kills this process as soon as the ``dvc`` that started it is gone; without DVC, does nothing.
 
-    Call it as early as possible: whoever takes in the orphan of a pipeline that has ended already looks like one.
+    Call it as early as possible: whoever takes in the orphan of a pipeline that has ended already looks like one, but
+    that it is of another session, or the first process of all.
 
     ``PR_SET_PDEATHSIG`` alone is not enough: between DVC and the stage may stand a shell that outlives DVC.
     """
     if "DVC_ROOT" not in os.environ:
         return
     pipeline = _nearest_ancestor_that_is_no_shell()
-    if pipeline <= 1:
+    if pipeline <= 1 or os.getsid(pipeline) != os.getsid(0):
         sys.exit("the dvc that started this stage has already ended; run `dvc repro` again")
     descriptor = os.pidfd_open(pipeline)
 

@@ -60,6 +60,29 @@ def test_a_stage_dies_with_the_process_that_runs_the_pipeline(shell: bool) -> No
     assert ends(pid)
 
 
+def test_who_takes_in_the_orphan_of_a_pipeline_is_none(tmp_path: Path) -> None:
+    """A pipeline is killed while its stage's interpreter starts, below a process that adopts orphans."""
+    stage = "import os, sys; from t2.stages.guard import die_with_pipeline; die_with_pipeline(); print('lives on')"
+    pipeline = f"""
+import os, subprocess, sys, time
+if os.fork() == 0:
+    dead = os.getppid()
+    while os.getppid() == dead:
+        time.sleep(0.01)
+    os.execv(sys.executable, [sys.executable, "-c", {stage!r}])
+"""
+    adopter = start(
+        f"""
+        import ctypes, os, subprocess, sys
+        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+        subprocess.run([sys.executable, "-c", {pipeline!r}], start_new_session=True)
+        print(os.waitstatus_to_exitcode(os.wait()[1]))
+        """,
+        DVC_ROOT=str(ROOT),
+    )
+    assert adopter.communicate(timeout=30)[0].split() == ["1"]
+
+
 def test_without_dvc_a_stage_outlives_its_starter() -> None:
     stage = "from t2.stages.guard import die_with_pipeline as d; d(); import time; print(1, flush=True); time.sleep(60)"
     starter = (
