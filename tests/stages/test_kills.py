@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import yaml
@@ -26,19 +27,27 @@ from small_pipeline import copy_project, run, surroundings
 pytestmark = pytest.mark.slow
 
 SEED = 10
-FIRST_SECONDS, FIRST_KILLS, FIRST_WHOLE = 2.0, 10, 3
-KILLS, MOST_SECONDS = 20, 70.0
-OWN_END = 5.0  # seconds until a stage without its pipeline is gone
-FIRST_STAGES = ("split", "basis@main", "train@svf-reasoning")
+FIRST_SECONDS, FIRST_KILLS, FIRST_WHOLE = 2.0, 10, 1
+FIRST_STAGES = ("split", "basis@main")
+KILLS, MOST = 20, 0.4  # of the time that a run takes
+OWN_END = 10.0  # seconds until a stage without its pipeline is gone, of which a busy machine takes most
 # Run ids and seconds, and the pages and tables that show them.
 OF_THE_RUN = ("data/runs/", "data/timings", "data/report", "reports/runs.csv", "reports/timings.csv", "reports/report.")
 
 
+class Unkilled(NamedTuple):
+    """A project whose pipeline nobody killed, and how many seconds that took."""
+
+    folder: Path
+    seconds: float
+
+
 @pytest.fixture(scope="module")
-def unkilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unkilled(tmp_path_factory: pytest.TempPathFactory) -> Unkilled:
     folder = copy_project(tmp_path_factory.mktemp("unkilled"))
+    start = time.monotonic()
     run(folder, "dvc", "repro", "-q")
-    return folder
+    return Unkilled(folder, time.monotonic() - start)
 
 
 class Project:
@@ -76,7 +85,7 @@ class Project:
         process.wait()
 
     def finish(self, *stages: str) -> None:
-        output, _ = self.repro(*stages).communicate(timeout=800)
+        output, _ = self.repro(*stages).communicate()
         status = run(self.folder, "dvc", "status", *stages).stdout
         assert "up to date" in status, output[-3000:] + status
 
@@ -94,8 +103,8 @@ def ways() -> Iterator[str]:
         yield from ("group", "dvc")
 
 
-def test_killed_in_the_first_two_seconds_of_a_fresh_project(unkilled: Path, tmp_path: Path) -> None:
-    """Three go on to the end, the others as far as the first expert."""
+def test_killed_in_the_first_two_seconds_of_a_fresh_project(unkilled: Unkilled, tmp_path: Path) -> None:
+    """The first goes on to the end, the others as far as their second stage."""
     times, way = random.Random(SEED), ways()
     for number in range(FIRST_KILLS):
         project = Project(tmp_path / str(number))
@@ -106,19 +115,19 @@ def test_killed_in_the_first_two_seconds_of_a_fresh_project(unkilled: Path, tmp_
         print(f"fresh project {number}: {how} killed after {seconds:.3f} s", flush=True)
         if number < FIRST_WHOLE:
             project.finish()
-            check(project, unkilled)
+            check(project, unkilled.folder)
         else:
             project.finish(*FIRST_STAGES)
-            check(project, unkilled, FIRST_STAGES)
+            check(project, unkilled.folder, FIRST_STAGES)
 
 
-def test_killed_at_any_time_until_it_ends(unkilled: Path, tmp_path: Path) -> None:
+def test_killed_at_any_time_until_it_ends(unkilled: Unkilled, tmp_path: Path) -> None:
     times, way, killed, number = random.Random(SEED), ways(), 0, 0
     while killed < KILLS:
         project = Project(tmp_path / str(number))
         ended = False
         while not ended and killed < KILLS:
-            seconds, how = MOST_SECONDS * times.random(), next(way)
+            seconds, how = MOST * unkilled.seconds * times.random(), next(way)
             start = time.monotonic()
             process = project.repro()
             try:
@@ -131,7 +140,7 @@ def test_killed_at_any_time_until_it_ends(unkilled: Path, tmp_path: Path) -> Non
                 killed += 1
                 print(f"project {number}: kill {killed} of {how} after {seconds:.3f} s, in {at}", flush=True)
         project.finish()
-        check(project, unkilled)
+        check(project, unkilled.folder)
         number += 1
 
 
