@@ -37,11 +37,13 @@ def ends(pid: int, within: float = 5.0) -> bool:
     return False
 
 
+@pytest.mark.parametrize("work", ["time.sleep(60)", "ctypes.PyDLL(None).sleep(60)"], ids=["python", "import"])
 @pytest.mark.parametrize("shell", [False, True], ids=["direct", "through-a-shell"])
-def test_a_stage_dies_with_the_process_that_runs_the_pipeline(shell: bool) -> None:
+def test_a_stage_dies_with_the_process_that_runs_the_pipeline(shell: bool, work: str) -> None:
+    """Also while it holds the interpreter's lock, as it does when it imports a library of C++."""
     stage = (
-        "import os, time; from t2.stages.guard import die_with_pipeline; die_with_pipeline(); "
-        "print(os.getpid(), flush=True); time.sleep(60)"
+        "import ctypes, os, time; from t2.stages.guard import die_with_pipeline; die_with_pipeline(); "
+        f"print(os.getpid(), flush=True); {work}"
     )
     pipeline = start(
         f"""
