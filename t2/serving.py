@@ -18,6 +18,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import pandas as pd
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature, set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
@@ -82,6 +83,9 @@ def log_two_pass(
 ) -> None:
     """Logs systems to a run and registers them as the next version of a model.
 
+    A run that is continued after a kill registers once: what its earlier process had registered stays, what that
+    had only logged is logged anew.
+
     Args:
         run_id: The run.
         uri: Its store.
@@ -94,6 +98,12 @@ def log_two_pass(
         **{f"{_ADAPTER}{name}": str(folder) for name, folder in adapters.items()},
         **{f"{_FOUND}{search}": str(path) for search, path in found.items()},
     }
+    client = MlflowClient(uri)
+    if client.search_model_versions(f"name='{name}' and run_id='{run_id}'"):
+        return
+    experiment = client.get_run(run_id).info.experiment_id
+    for unfinished in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
+        client.delete_logged_model(unfinished.model_id)
     mlflow.set_tracking_uri(uri)
     with mlflow.start_run(run_id=run_id):
         mlflow.pyfunc.log_model(

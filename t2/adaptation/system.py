@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from t2.engine.select import svf_engine
 from t2.svf import BasisCache, load_expert
 from t2.svf.experts import Z
 from t2.svf.mixture import Mixture
+from t2.svf.reading import read_object
 from t2.tasks.dispatch import categories_of
 from t2.tasks.prompt import Prompt
 
@@ -216,11 +216,22 @@ class TwoPassSystem:
 
 
 def read_mixture(path: Path) -> Mixture:
-    """The mixture that a search found, from its ``alpha.json``."""
-    found = json.loads(path.read_text())
-    return Mixture(found["alpha"], found["form"], found["renormalise"])
+    """The mixture that a search found, from its ``alpha.json``.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    return Mixture(*_outcome(path, "alpha", "form", "renormalise"))
 
 
 def read_temperature(path: Path) -> float:
-    """What a search for soft dispatch found, from its ``temperature.json``."""
-    return float(json.loads(path.read_text())["temperature"])
+    """What a search for soft dispatch found, from its ``temperature.json``; raises as :func:`read_mixture`."""
+    (found,) = _outcome(path, "temperature")
+    return float(found)
+
+
+def _outcome(path: Path, *names: str) -> list[Any]:
+    found = read_object(path)
+    if missing := [name for name in names if name not in found]:
+        raise ValueError(f"{path} is no outcome of a search, it lacks {', '.join(missing)}; `dvc repro` makes it again")
+    return [found[name] for name in names]

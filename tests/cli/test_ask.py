@@ -139,6 +139,32 @@ def test_an_expert_that_is_not_the_bases_or_not_finite_is_refused_by_name(
         main()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is no whole JSON file"),
+        ('{"alpha": {"svf-math": 0.9', "is no whole JSON file"),
+        ("[]", "holds a JSON list; expected an object"),
+        ('{"alpha": {}, "seed": 1}', "is no outcome of a search, it lacks form, renormalise; `dvc repro`"),
+        ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+    ],
+)
+@pytest.mark.parametrize("command", ["ask", "export"])
+def test_a_damaged_mix_is_refused_by_the_name_of_its_file(
+    project: Path, command: str, content: str, message: str, tmp_path: Path, monkeypatch
+) -> None:
+    copy = tmp_path / "project"
+    shutil.copytree(project, copy, symlinks=True)
+    monkeypatch.chdir(copy)
+    (file,) = Path("data", "searches", "math_hard").rglob("alpha.json")
+    file.write_text(content)
+    asked = ["ask", PROMPT, "--system", "fewshot", "--task", "math_hard"]
+    exported = ["expert", "export", "--out", "out", "--search", "math_hard"]
+    monkeypatch.setattr("sys.argv", ["t2", *(asked if command == "ask" else exported)])
+    with pytest.raises(SystemExit, match=f"^t2: {file} {message}"):
+        main()
+
+
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "t2.cli", *arguments]
