@@ -25,7 +25,8 @@ from mlflow import MlflowClient
 from mlflow.pyfunc import PythonModelContext, scoring_server
 
 from t2 import config
-from t2.adaptation.system import Settings, TwoPassSystem
+from t2.adaptation.spec import Settings
+from t2.adaptation.system import TwoPassSystem
 from t2.serving import SIGNATURE, TwoPassModel, log_two_pass
 
 PROMPTS = ["Tom has 3 apples.", "How many?"]
