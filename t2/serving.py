@@ -106,8 +106,8 @@ def log_two_pass(
             python_model=__file__,
             artifacts=files,
             model_config=asdict(settings),
+            # No input example: MLflow would load the base model and answer it, and only warn where that fails.
             signature=SIGNATURE,
-            input_example=pd.DataFrame({"prompt": ["What is 3+4?"]}),
             registered_model_name=name,
             # Served from this environment (`--env-manager local`): the project is no package of an index.
             pip_requirements=[],

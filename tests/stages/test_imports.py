@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from finished_project import ALPHA, finish_project
 
-HEAVY = ("accelerate", "matplotlib", "peft", "sklearn", "sympy", "torch", "transformers")
+HEAVY = ("accelerate", "peft", "sklearn", "sympy", "torch", "transformers")
 LOADED = f"import sys; print(*sorted({set(HEAVY)} & sys.modules.keys()))"
 
 
@@ -28,7 +28,7 @@ def test_a_program_with_a_model_does() -> None:
 
 
 def test_systems_are_registered_without_torch(tiny_folder: Path, tmp_path: Path) -> None:
-    """MLflow executes the model's code when it logs it."""
+    """MLflow executes the model's code when it logs it, and with an input example would load the model."""
     project = finish_project(tmp_path, tiny_folder)
     program = f"""
 from pathlib import Path
@@ -44,4 +44,4 @@ found = {{"math_hard": Path("data/searches/math_hard/seed-1/draw-0/alpha.json")}
 log_two_pass(run.info.run_id, uri=uri, name="two-pass", adapters=adapters, found=found, settings=settings)
 assert client.get_model_version("two-pass", 1).status == "READY"
 """
-    assert set(loaded(program, project).split()) <= {"matplotlib"}
+    assert loaded(program, project) == ""
