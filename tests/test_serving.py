@@ -28,7 +28,8 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Regi
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingStore
 
 from t2 import config
-from t2.adaptation.system import Settings, TwoPassSystem
+from t2.adaptation.spec import Settings
+from t2.adaptation.system import TwoPassSystem
 from t2.serving import SIGNATURE, TwoPassModel, log_two_pass
 
 PROMPTS = ["Tom has 3 apples.", "How many?"]
