@@ -205,9 +205,10 @@ def logged(folder: Path) -> dict[str, list[object]]:
                 continue
             metrics = store.execute("select key, step, count(*) from metrics where run_uuid = ? group by 1, 2", [uuid])
             params = store.execute("select key, value from params where run_uuid = ?", [uuid])
+            values = [(key, value.replace(str(folder.resolve()), "<folder>")) for key, value in params]
             parent = store.execute("select value from tags where run_uuid = ? and key = 'mlflow.parentRunId'", [uuid])
             above = known[parent.fetchone()[0]].partition(" ")[0]  # a pipeline is called after its time
-            found[name] = [status, sorted(metrics), sorted(params), artifacts(uri), above]
+            found[name] = [status, sorted(metrics), sorted(values), artifacts(uri), above]
     return found
 
 
