@@ -159,6 +159,7 @@ def stages_begun(folder: Path) -> str:
 
 def check(project: Project, unkilled: Path, stages: Sequence[str] = ()) -> None:
     """Outs, scratch, temporary files and the MLflow store are those of a run that nobody killed."""
+    assert not stages or set(locked(project.folder)) == set(stages)
     outs = recorded(project.folder, stages)
     assert outs == recorded(unkilled, stages)
     for out in outs:
@@ -174,9 +175,12 @@ def check(project: Project, unkilled: Path, stages: Sequence[str] = ()) -> None:
     assert models(project.folder) == {name: 1 for name in models(unkilled) if not stages or name in str(stages)}
 
 
+def locked(folder: Path) -> dict[str, dict[str, list[dict[str, str]]]]:
+    return yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
+
+
 def recorded(folder: Path, stages: Sequence[str]) -> list[str]:
-    lock = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
-    assert not stages or set(lock) == set(stages)
+    lock = locked(folder)
     return sorted(out["path"] for name in stages or lock for out in lock[name]["outs"])
 
 
