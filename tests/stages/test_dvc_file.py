@@ -23,6 +23,7 @@ AROUND = {
 AROUND |= {"t2/__init__.py", "t2/files.py", "t2/tracking.py", "t2/stages/__init__.py"}
 # The values are dependencies, the code that checks them is none: it changes nothing that it reads.
 AROUND |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "t2" / "config").glob("*.py")}
+CODE = (".py", ".css", ".jinja")
 SANDBOX = "t2/tasks/sandbox/client.py"
 """Starts the programs beside it."""
 
@@ -48,7 +49,7 @@ def imported(path: str) -> frozenset[str]:
                 for file in (stem.with_suffix(".py"), stem / "__init__.py"):
                     if file.is_file() and (relative := file.relative_to(ROOT).as_posix()) not in found:
                         found |= {relative}
-        if isinstance(node, ast.Constant) and str(node.value).endswith((".py", ".css", ".jinja")):
+        if isinstance(node, ast.Constant) and str(node.value).endswith(CODE):
             sibling = (ROOT / path).parent / str(node.value)  # a program that it starts, a style sheet, a template
             found |= {sibling.relative_to(ROOT).as_posix()} if sibling.is_file() else set()
     if path == SANDBOX:
@@ -68,9 +69,9 @@ def closure(path: str) -> set[str]:
 
 
 def files(dependency: str) -> set[str]:
-    """The modules and style sheets that a dependency on code stands for."""
+    """The modules, style sheets and templates that a dependency on code stands for."""
     path = ROOT / dependency
-    listed = [path] if path.is_file() else [*path.rglob("*.py"), *path.rglob("*.css")]
+    listed = [path] if path.is_file() else [found for found in path.rglob("*") if found.suffix in CODE]
     return {found.relative_to(ROOT).as_posix() for found in listed}
 
 
