@@ -57,7 +57,7 @@ class Spec:
                 "template": task.prompt.model_dump(),
                 "categories": categories_of(task, params.tasks),
                 "max_new_tokens": task.reward.max_new_tokens if task.reward else 1,
-                "reading": "likelihood" if isinstance(system, Soft) else system.reading,
+                "reading": system.reading,
             }
         return cls(
             strategy=system.strategy,

@@ -384,8 +384,7 @@ def _first_pass(valid: Mapping[str, Any], where: str, row: Dispatched) -> Iterat
                 f"{where}.temperature: {row.temperature} is searched under another {', '.join(differing)} than the "
                 "system's; make them equal"
             )
-    reading = getattr(row, "reading", None)
-    if reading == "choice" and "engine" in valid and valid["engine"].name != "vllm":
+    if row.reading == "choice" and "engine" in valid and valid["engine"].name != "vllm":
         yield (
             f"{where}.reading: 'choice' needs structured output, which engine.name {valid['engine'].name!r} does not "
             "offer; set 'generation' or 'likelihood', or engine.name to 'vllm'"

@@ -436,6 +436,11 @@ class Soft(_System):
     dispatch: Name
     temperature: Name
 
+    @property
+    def reading(self) -> Reading:
+        """Beliefs are likelihoods."""
+        return "likelihood"
+
 
 Dispatched = Prompted | Classified | Soft
 """Systems with a first pass over each prompt."""

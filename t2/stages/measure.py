@@ -428,8 +428,7 @@ def _parts(choice: Choice) -> list[tuple[int, ...]]:
 def _ask(params: Params, system: Dispatched) -> Ask:
     task = params.tasks[system.dispatch]
     tokens = task.reward.max_new_tokens if task.reward else 1
-    reading = "likelihood" if isinstance(system, Soft) else system.reading
-    return Ask(task.prompt, tuple(categories_of(task, params.tasks)), tokens, reading)
+    return Ask(task.prompt, tuple(categories_of(task, params.tasks)), tokens, system.reading)
 
 
 def _is_grader(path: str, kind: str | None = None) -> bool:
