@@ -9,7 +9,6 @@ than the clock where the machine is shared. Bytecode and disk are warm: a first 
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import statistics
@@ -17,6 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 from time import perf_counter
+
+from harness import options
 
 from flows.dag import dvc, environment
 
@@ -34,12 +35,7 @@ def seconds(command: list[str], checkout: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--checkout", type=Path, default=Path())
-    parser.add_argument("--no-op", action="store_true")
-    arguments = parser.parse_args()
-
+    arguments = options(__doc__, repeats=5, checkout=Path(), no_op=False)
     imports = [BASELINE, "import mlflow", "import t2.svf", *(f"import t2.stages.{stage}" for stage in STAGES)]
     commands = {program: [sys.executable, "-c", program] for program in imports}
     commands["t2 --help"] = [sys.executable, "-m", "t2.cli", "--help"]
