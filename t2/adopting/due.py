@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,53 +27,53 @@ def due_by_code(*, outs: bool = True) -> dict[str, Code]:
         ValueError: More than code differs from what such a stage ran on: all of it, by stage, and what to do.
     """
     known, found, refused = scratch.recorded(), {}, []
-    for name, stage in _stages(Path()).items():
-        if name not in known or not (stage.meta or {}).get("gpu"):
-            continue
-        then, now = known[name], inputs_of(stage)
-        if then == now:
-            continue
-        others = [where for where, *_ in _flat(then, now) if not where.startswith("t2/")]
-        if outs:
-            others += [f"{path} ({what})" for out in stage.outs for path, what in out.status().items()]
-        if others:
-            refused.append(f"  - {name}: {', '.join(others)}; `dvc repro -s {name}`")
-        found[name] = code_in(then)
+    with _stages(Path()) as stages:
+        for name in [name for name, stage in stages.items() if name in known and (stage.meta or {}).get("gpu")]:
+            then, now = known[name], inputs_of(stages[name])
+            if then == now:
+                continue
+            others = [what for what in _differing(then, now) if not _is_code(what)]
+            if outs:
+                others += [f"{path} ({what})" for out in stages[name].outs for path, what in out.status().items()]
+            refused += [f"  - {name}: {', '.join(others)}"] if others else []
+            found[name] = code_in(then)
     if refused:
         raise ValueError(
-            "not only code differs from what these stages ran on, so that they have to run, or take the edit back "
-            "and adopt first:\n" + "\n".join(refused)
+            "more than code differs from what these stages ran on:\n" + "\n".join(refused) + "\ntake that back, adopt, "
+            "and make the edit again; or run them (`dvc repro -s STAGE`)"
         )
     return found
 
 
 def code_of(root: Path) -> dict[str, Code]:
     """The hashes of the code that each stage of a checkout depends on."""
-    return {
-        name: code_in({key: value for key, value in inputs_of(stage).items()}) for name, stage in _stages(root).items()
-    }
+    with _stages(root) as stages:
+        return {name: code_in(inputs_of(stage)) for name, stage in stages.items()}
 
 
 def code_in(inputs: Mapping[str, Any]) -> Code:
     """Those of a stage's inputs that are code."""
-    return {path: value for path, value in inputs.items() if path.startswith("t2/")}
+    return {path: value for path, value in inputs.items() if _is_code(path)}
 
 
-def _flat(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """What differs; of parameters, their dotted names. A path has dots too, so that it is no mapping's key here."""
-    found = []
+def _is_code(what: str) -> bool:
+    return what.startswith("t2/")
+
+
+def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """The inputs that differ, parameters by their names."""
     for what in dict.fromkeys([*then, *now]):
         left, right = then.get(what), now.get(what)
         if isinstance(left, Mapping) and isinstance(right, Mapping):
-            found += [(f"{what.removeprefix('params ')} {where}", *values) for where, *values in differences(left, right)]
+            yield from (f"{what.removeprefix('params ')}: {name}" for name, *_ in differences(left, right))
         elif left != right:
-            found.append((what, left, right))
-    return found
+            yield what
 
 
-def _stages(root: Path) -> dict[str, Any]:
+@contextmanager
+def _stages(root: Path) -> Iterator[dict[str, Any]]:
     """DVC's stages of the main run's pipeline, by name."""
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
-        return {stage.name: stage for stage in repo.index.stages if stage.path_in_repo == "dvc.yaml"}
+        yield {stage.name: stage for stage in repo.index.stages if stage.path_in_repo == "dvc.yaml"}
