@@ -47,7 +47,8 @@ def adopt(profile: str, say: Say) -> list[str]:
             plans = plan(params, declared("measure")) if "measure" in due else []
             record = {"stages": list(due), "made": prove(params, plans, due, present, profile, say), "at": present}
             prepare(params, plans, record)
-        if record:
-            put_in_place(params, record)
+        # After an interruption: a stage that is not due any more is wholly written, or has really run since.
+        if record and (stages := [stage for stage in record["stages"] if stage in due]):
+            put_in_place(params, record, stages)
         shutil.rmtree(PREPARED)
     return record["stages"] if record else []

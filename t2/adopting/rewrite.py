@@ -57,14 +57,14 @@ def prepared() -> dict[str, Any] | None:
     return json.loads(_READY.read_text()) if _READY.exists() else None
 
 
-def put_in_place(params: Params, record: Mapping[str, Any]) -> None:
-    """Writes what was prepared, the stages' notes and ``dvc.lock``; may be killed and called again.
+def put_in_place(params: Params, record: Mapping[str, Any], stages: Sequence[str]) -> None:
+    """Writes what was prepared for some stages, their notes and ``dvc.lock``; may be killed and called again.
 
     Raises:
         ValueError: DVC could not; the message is its own.
     """
     data = PREPARED / "data"
-    if (data / "predictions").exists():
+    if "measure" in stages:
         with paths.within(PREPARED, of_main(params)):
             index = cells.read_index()
             made = [file for cell in index for file in (*cells.files(cell), *cells.beside(cell)) if file.exists()]
@@ -73,15 +73,14 @@ def put_in_place(params: Params, record: Mapping[str, Any]) -> None:
             if not own.exists():  # its name is that of what it holds
                 replace_file(own, file.read_bytes())
         cells.write_index(index)
-    for stage in record["stages"]:
+    for stage in stages:
         run = json.loads(paths.run(stage).read_text())
         run["adopted"] = _note(record, run.get("adopted"))
         replace_file(paths.run(stage), json.dumps(run, indent=1, sort_keys=True) + "\n")
-    command = [sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *record["stages"]]
+    command = [sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *stages]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"dvc commit: {done.stderr.strip()}; then run `t2 adopt` again, which goes on from here")
-    _READY.unlink()
 
 
 class _Renaming(Worker):
