@@ -12,19 +12,20 @@ from typing import Any
 
 import yaml
 from dvc.exceptions import DvcException
+from huggingface_hub import try_to_load_from_cache
 
 from t2 import profiles
 from t2.adopting.due import Code, code_of
-from t2.config.rows import Params
+from t2.config.rows import Base, Params
 from t2.stages import cells, paths
 from t2.stages.cells import Place
 from t2.stages.measure import Plan, Worker, make_cells
-from t2.svf.checkpoint import checkpoint_folder
 from t2.tasks.item import read_items
 
 Say = Callable[[str], object]
 COMMITS = 30
-"""So many that changed the code are looked through for the one that made the results."""
+"""So many that changed the pipeline are looked through for the one that made the results."""
+PIPELINE = ("t2", "dvc.yaml", "params.yaml", "dvc.lock")
 SHOWN = 10
 """Results that a refusal names."""
 VARYING = ("data/runs", "data/timings", "data/predictions")
@@ -74,9 +75,9 @@ def made_by(due: Mapping[str, Code], folder: Path) -> str:
     """The commit whose code made the present results; ``folder`` becomes a checkout of it.
 
     Raises:
-        ValueError: There is none; says where the latest one differs.
+        ValueError: There is none.
     """
-    commits = git("log", f"-{COMMITS}", "--format=%H", "--", "t2", "dvc.yaml", "dvc.lock").split()
+    commits = git("log", f"-{COMMITS}", "--format=%H", "--", *PIPELINE).split()
     for commit in commits:
         _checkout(folder, commit)
         try:
@@ -86,8 +87,8 @@ def made_by(due: Mapping[str, Code], folder: Path) -> str:
         if all(there.get(stage) == code for stage, code in due.items()):
             return commit
     raise ValueError(
-        f"none of the last {len(commits)} commits that changed code has the code which dvc.lock names for "
-        f"{', '.join(due)}; it was never committed, so that nothing can be compared with it: run them (`dvc repro`)"
+        f"none of the last {len(commits)} commits that changed {', '.join(PIPELINE)} has the code which dvc.lock "
+        f"names for {', '.join(due)}; it was never committed, so that nothing can be compared with it: run them (`dvc repro`)"
     )
 
 
@@ -123,7 +124,7 @@ def differing_cells(params: Params, plans: Sequence[Plan], folder: Path, say: Sa
     small: dict[str, Plan] = {}
     for each in sorted(plans, key=lambda plan: _size(params, plan.task)):
         small.setdefault(each.system, each)
-    absent = {name for name, row in params.systems.items() if not _is_here(params, row.base)}
+    absent = {name for name, row in params.systems.items() if not _is_here(params.bases[row.base])}
     for system in sorted(absent & small.keys()):
         say(f"not generated again, since its base is not here: {system}")
     places = {each.place for system, each in small.items() if system not in absent}
@@ -171,12 +172,11 @@ def _size(params: Params, task: str) -> float:
     return len(read_items(paths.split(task, "test"))) * reward.max_new_tokens if reward else float("inf")
 
 
-def _is_here(params: Params, name: str) -> bool:
-    base = params.bases[name]
-    try:
-        return checkpoint_folder(base.path, base.revision).is_dir()
-    except OSError:  # no such folder; or an id that the cache lacks, and no hub
-        return False
+def _is_here(base: Base) -> bool:
+    """Whether a base's files are on this machine, as a folder or in the hub's cache; nothing is fetched."""
+    if Path(base.path).is_dir() or base.path.count("/") != 1:
+        return Path(base.path).is_dir()
+    return isinstance(try_to_load_from_cache(base.path, "config.json", revision=base.revision), str)
 
 
 def _name(place: Place) -> str:

@@ -180,4 +180,4 @@ def test_results_of_code_that_was_never_committed_are_refused(own: Path) -> None
     edit_all = (own / "dvc.lock").read_text().replace(code[0]["md5"], "0" * 32 + ".dir")
     (own / "dvc.lock").write_text(edit_all)
     said = refused(own)
-    assert "has the code which dvc.lock names for basis@main" in said
+    assert "has the code which dvc.lock names for basis@main" in said and "never committed" in said
