@@ -88,7 +88,7 @@ def made_by(due: Mapping[str, Code], folder: Path) -> str:
             return commit
     raise ValueError(
         f"none of the last {len(commits)} commits that changed {', '.join(PIPELINE)} has the code which dvc.lock "
-        f"names for {', '.join(due)}; it was never committed, so that nothing can be compared with it: run them (`dvc repro`)"
+        f"names for {', '.join(due)}; it was never committed, so that there is nothing to compare with: `dvc repro`"
     )
 
 
