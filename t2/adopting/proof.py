@@ -20,6 +20,7 @@ from t2.config.rows import Base, Params
 from t2.stages import cells, paths
 from t2.stages.cells import Place
 from t2.stages.measure import Plan, Worker, make_cells
+from t2.stages.progress import Progress
 from t2.tasks.item import read_items
 
 Say = Callable[[str], object]
@@ -135,7 +136,8 @@ def differing_cells(params: Params, plans: Sequence[Plan], folder: Path, say: Sa
     places |= {place for place, cell in index.items() if len(cell.replies) == 1 and shared & {*cell.replies}}
     again = [each for each in plans if each.place in places and each.system not in absent]
     with paths.within(folder, of_main(params)):
-        made = make_cells(Worker(params), again, lambda _: None)
+        progress = Progress("adopt", len(again))
+        made = make_cells(Worker(params), again, lambda row: progress.advance("cells", made=row["made"]))
         differing = [_name(cell.place) for cell in made if cells.answers(cell) != stored[cell.place]]
     say(f"{len(made)} cells generated again, {len(differing)} differ")
     return differing
