@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from small_pipeline import ROOT, copy_project, run, small, surroundings
+
 from t2.stages import cells, paths
 
 pytestmark = [
