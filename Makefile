@@ -57,7 +57,7 @@ lint: $(VENV)/installed
 profile: $(VENV)/installed
 	@python -m t2.profiles $(PROFILE) $(if $(FORCE),--force)
 
-# What a run will need: parameters, memory, operations, hours on a GPU; of params.yaml, or of PROFILE as it is composed.
+# What a run will need: parameters, memory, operations; of params.yaml, or of PROFILE as it is composed.
 plan: $(VENV)/installed
 	@python -m t2.cli plan $(PROFILE) $(if $(GPU),--gpu $(GPU))
 

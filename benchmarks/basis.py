@@ -1,17 +1,14 @@
 """Time and bytes of the narrow-side basis against ``torch.linalg.svd`` with U, σ and V kept in float32.
 
 Run ``python benchmarks/basis.py [--sizes 1024x1024 4096x1024] [--threads 1]``. Both are timed in one run, on
-bf16-rounded random weights, alternately; the best of ``--repeats`` counts. Time is CPU time over all threads,
+bf16-rounded random weights; the mean of ``--repeats`` counts, after two that do not. Time is CPU time over all threads,
 which other work on the machine disturbs less than wall time.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Callable
-
 import torch
+from harness import mean_seconds, options
 from torch import Tensor
 
 from t2.svf import narrow_basis, scaled_weight
@@ -19,26 +16,16 @@ from t2.svf import narrow_basis, scaled_weight
 SIZES = ["512x512", "2048x512", "512x2048", "1024x1024", "4096x1024", "1024x4096"]
 
 
-def seconds(function: Callable[[], object]) -> float:
-    start = time.process_time()
-    function()
-    return time.process_time() - start
-
-
 def compare(weight: Tensor, repeats: int) -> dict[str, float]:
     """CPU seconds and bytes of both forms, and how far the two W' for a random z are apart."""
-    narrow, full = [], []
-    for _ in range(repeats):
-        narrow.append(seconds(lambda: narrow_basis(weight)))
-        full.append(seconds(lambda: torch.linalg.svd(weight, full_matrices=False)))
     basis = narrow_basis(weight)
     u, s, vh = torch.linalg.svd(weight, full_matrices=False)
     z = 1 + 0.1 * torch.randn(len(s))
     rebuilt = u @ torch.diag(s * z) @ vh
     ours = scaled_weight(weight, basis.q, z, basis.side)
     return {
-        "narrow": min(narrow),
-        "full": min(full),
+        "narrow": mean_seconds(lambda: narrow_basis(weight), repeats),
+        "full": mean_seconds(lambda: torch.linalg.svd(weight, full_matrices=False), repeats),
         "narrow_bytes": 4 * (basis.q.numel() + basis.sigma.numel()),
         "full_bytes": 4 * (u.numel() + s.numel() + vh.numel()),
         "difference": float((ours - rebuilt).norm() / rebuilt.norm()),
@@ -46,20 +33,15 @@ def compare(weight: Tensor, repeats: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="MxN")
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    chosen = options(__doc__, sizes=SIZES, repeats=2, threads=1)
     torch.manual_seed(0)
     print(
         f"{'size':>12} {'svd s':>9} {'narrow s':>9} {'ratio':>6} {'svd MB':>8} {'narrow MB':>9} {'ratio':>6} {'ΔW′':>8}"
     )
     totals = {"narrow": 0.0, "full": 0.0, "narrow_bytes": 0.0, "full_bytes": 0.0}
-    for size in options.sizes:
+    for size in chosen.sizes:
         m, n = map(int, size.split("x"))
-        found = compare(torch.randn(m, n).bfloat16().float(), options.repeats)
+        found = compare(torch.randn(m, n).bfloat16().float(), chosen.repeats)
         print_row(size, found, f"{found['difference']:8.1e}")
         totals = {name: total + found[name] for name, total in totals.items()}
     print_row("all", totals, "")

@@ -9,7 +9,6 @@ stages side by side (1: what a flow costs; 2: what it gains), and leaves the che
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -19,6 +18,8 @@ import threading
 import time
 from pathlib import Path
 
+from harness import options
+
 from flows.dag import dvc, environment
 from flows.process import Processes
 from flows.serve import settings, wait_for_server
@@ -27,13 +28,7 @@ FLOW = "import sys; from flows.pipeline import pipeline; pipeline(force={force},
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkout", type=Path, default=Path())
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--port", type=int, default=4299)
-    parser.add_argument("--full", action="store_true")
-    parser.add_argument("--parallel", type=int, nargs="+", default=[1, 2])
-    arguments = parser.parse_args()
+    arguments = options(__doc__, checkout=Path(), repeats=5, port=4299, full=False, parallel=[1, 2])
 
     with tempfile.TemporaryDirectory() as home:
         variables = {**environment(), **settings(arguments.port, Path(home)), "PYTHONPATH": str(arguments.checkout)}

@@ -7,19 +7,17 @@ best time of each counts. A third line has every sample under one of three rando
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-import torch
+from harness import PROJECTIONS, in_turns, options, questions, random_experts
 from transformers import AutoModelForCausalLM
 
 from t2.engine.base import Sampling
 from t2.engine.hf import HfEngine, load_base
-from t2.miniature.problems import generate
 from t2.svf import SvfConfig, attach
 
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 FAMILIES = ("math", "code", "reasoning")
 
 Replies = list[list[int]]
@@ -47,52 +45,27 @@ def transformers_run(engine: HfEngine, prompts: list[str], max_new_tokens: int) 
     return run
 
 
-def engine_run(engine: HfEngine, prompts: list[str], sampling: Sampling) -> Callable[[], Replies]:
-    return lambda: [list(generation.tokens) for generation in engine.generate(prompts, sampling)]
-
-
-def mixed_run(engine: HfEngine, prompts: list[str], sampling: Sampling) -> Callable[[], Replies]:
-    generator = torch.Generator().manual_seed(0)
-    experts = {
-        name: 1 + 0.1 * torch.randn(3, len(sigma), generator=generator) for name, sigma in engine.model.sigmas().items()
-    }
-    rows = [i % 3 for i in range(len(prompts))]
-    return lambda: [list(g.tokens) for g in engine.generate(prompts, sampling, experts=experts, rows=rows)]
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", default="data/miniature/base")
-    parser.add_argument("--batch", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--items", type=int, default=512)
-    parser.add_argument("--max-new-tokens", type=int, default=96)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=2)
-    args = parser.parse_args()
-
-    torch.set_num_threads(args.threads)
+    args = options(
+        __doc__, base="data/miniature/base", batch=[64, 256], items=512, max_new_tokens=96, threads=1, repeats=2
+    )
     base, tokenizer = load_base(args.base, "float32")
-    per_family = -(-args.items // len(FAMILIES))
-    items = [item for family in FAMILIES for item in generate(family, per_family, seed=0)]
-    prompts = [item.prompt for item in items][: args.items]
-    sampling = Sampling(args.max_new_tokens)
+    prompts, sampling = questions(FAMILIES, args.items), Sampling(args.max_new_tokens)
     engine = HfEngine(attach(base, SvfConfig(target_modules=PROJECTIONS)), tokenizer, batch_size=args.batch[0])
+    experts, rows = random_experts(engine.model.sigmas(), 3), [i % 3 for i in range(len(prompts))]
+
+    def run(**how: Any) -> Replies:
+        return [list(generation.tokens) for generation in engine.generate(prompts, sampling, **how)]
+
     runs = {
         "model.generate": transformers_run(engine, prompts, args.max_new_tokens),
-        "engine": engine_run(engine, prompts, sampling),
-        "engine, mixed experts": mixed_run(engine, prompts, sampling),
+        "engine": run,
+        "engine, mixed experts": partial(run, experts=experts, rows=rows),
     }
     for batch in args.batch:
         engine.batch_size = batch
-        best = dict.fromkeys(runs, float("inf"))
-        replies: dict[str, Replies] = {}
-        for _ in range(args.repeats):
-            for name, run in runs.items():
-                start = time.perf_counter()
-                replies[name] = run()
-                best[name] = min(best[name], time.perf_counter() - start)
-        named, ours = replies["model.generate"], replies["engine"]
-        equal = sum(one == other for one, other in zip(named, ours, strict=True))
+        best, replies = in_turns(runs, args.repeats)
+        equal = sum(one == other for one, other in zip(replies["model.generate"], replies["engine"], strict=True))
         print(f"batch {batch}, {len(prompts)} prompts, {args.threads} thread(s)")
         for name, seconds in best.items():
             tokens = sum(map(len, replies[name]))

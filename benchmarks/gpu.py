@@ -1,54 +1,52 @@
 """Llama-3-8B's shapes with random weights on a GPU: basis, training step, folding, decoding, each against a baseline.
 
 Run ``python benchmarks/gpu.py [--only basis,training,folding,decode] [--out gpu.json]``. On a GPU it takes the whole
-model of ``--profile`` and the numbers of that profile; on a CPU a small one (``--scale``, ``--layers`` and the sizes
-below choose others). Weights are drawn on the device, nothing is downloaded. It ends with a markdown table for
-benchmarks/README.md; ``--out`` is written after every row, and goes on where an earlier call with other parts stopped,
-so that each part fits a time limit of its own. ``--dry`` allocates nothing and prints what ``t2.plan`` expects.
+model of ``--profile`` and the numbers of that profile; on a CPU a small one (``--scale``, ``--layers``, ``--rollouts``,
+``--micro-batch``, ``--batch``, ``--prompt`` and ``--reply`` choose others). Weights are drawn on the device, nothing is
+downloaded. ``--gpu`` names whose peak stands beside (the device's, where it is known), ``--limit`` the seconds for the
+model's basis, which is extrapolated where it is reached; of ``--repeats`` the mean counts, but a training step runs
+once. It ends with a markdown table for benchmarks/README.md; ``--out`` is written after every row, and goes on where an
+earlier call with other parts stopped, so that each part fits a time limit of its own. ``--dry`` allocates nothing and
+prints what ``t2.plan`` expects.
 
-Seconds come after a warm-up: on a GPU wall time with the device synchronised, on a CPU its time over all threads, which
-other work disturbs less. Peaks are those of torch's allocator on a GPU, of resident memory on a CPU. In *training*,
-*folding* and *decode* every Q is a random orthogonal matrix and not the weight's own, which takes as long to run and
-minutes less to make.
+Seconds are wall time on a GPU and processor time on a CPU, which other work disturbs less. In *training*, *folding* and
+*decode* every Q is a random orthogonal matrix and not the weight's own, which takes as long to run and minutes less to
+make.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from harness import mean_seconds, options, peak, random_experts, reset_peak
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from t2 import profiles
-from t2.config.rows import Base, Params, Recipe, Reward
+from t2.config.rows import Recipe, Reward
 from t2.engine.attention import GROUPED_SDPA
-from t2.engine.base import Sampling
-from t2.engine.hf import HfEngine
+from t2.engine.base import Generation, Sampling
+from t2.engine.decode import decode, uniform_draws
 from t2.plan import GPUS, cost
-from t2.plan.cost import Cost, Speed
 from t2.plan.pipeline import OPTIMISER
-from t2.plan.shapes import ARCHITECTURES, Attached, Matrix, Shapes, read_adapter, read_shapes
-from t2.svf import Basis, SvfConfig, attach, build_cache, layer_indices, narrow_basis, scaled_weight
+from t2.plan.shapes import ARCHITECTURES, Matrix, read_adapter, read_shapes
+from t2.svf import Basis, attach, build_cache, narrow_basis, scaled_weight
 from t2.svf.basis import narrow_side
 from t2.tasks.item import Item
-from t2.training.adapters import build_adapter
+from t2.training.adapters import build_adapter, peft_config
+from t2.training.loop import recompute_layers
 from t2.training.objectives import Reinforce
 
-GB = 1e9
 ROWS = {
     "basis.layer": "basis of one layer",
     "basis.cache": "the same into a cache folder: hashes, checksums, files",
@@ -63,717 +61,390 @@ ROWS = {
     "decode.mixed": "decoding: three experts mixed in the batch",
 }
 PARTS = list(dict.fromkeys(name.partition(".")[0] for name in ROWS))
+SMALL = {"scale": 16, "layers": 4, "rollouts": 16, "micro_batch": 4, "batch": 16, "prompt": 32, "reply": 16}
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How much work is measured."""
+class Engine:
+    """The decode loop over random prompts of one length, as Reinforce calls it; it adds up its seconds."""
 
-    scale: int
-    layers: int | None
-    rollouts: int
-    micro_batch: int
-    batch: int
-    prompt: int
-    reply: int
+    def __init__(self, bench: Bench, model: Any) -> None:
+        self.bench, self.model, self.seconds, self.peak = bench, model, 0.0, 0.0
 
+    def encode(self, prompts: Any) -> list[list[int]]:
+        """A prompt is the seed of its tokens."""
+        vocabulary, length = self.bench.shapes.vocabulary, self.bench.options.prompt
+        seeds = [torch.Generator().manual_seed(int(prompt)) for prompt in prompts]
+        return [torch.randint(vocabulary, (length,), generator=seed).tolist() for seed in seeds]
 
-@dataclass
-class Row:
-    """One line of the table; what was not measured is None.
-
-    Attributes:
-        seconds: Measured.
-        peak: Bytes, of everything that lives on the device.
-        against: The baseline's name.
-        ratio: The baseline's seconds over ours: above 1, ours is faster.
-        plan_seconds: What ``t2.plan`` expects.
-        plan_peak: The same for bytes.
-        note: What the reader has to know besides.
-    """
-
-    seconds: float | None = None
-    peak: float | None = None
-    against: str = ""
-    ratio: float | None = None
-    plan_seconds: float | None = None
-    plan_peak: float | None = None
-    note: str = ""
+    def generate(self, prompts: Any, sampling: Sampling) -> list[Generation]:
+        self.model.eval()
+        reset_peak(self.bench.device)
+        start, found = self.bench.clock(), []
+        for first in range(0, len(prompts), self.bench.options.batch):
+            batch = self.encode(prompts[first : first + self.bench.options.batch])
+            found += decode(self.model, batch, {-1}, sampling, uniform_draws(len(batch), sampling)).tokens.tolist()
+        self.seconds += self.bench.clock() - start
+        self.peak = max(self.peak, peak(self.bench.device))
+        reset_peak(self.bench.device)
+        return [Generation("", tuple(tokens), (), False, self.bench.options.prompt) for tokens in found]
 
 
-@dataclass
-class Meter:
-    """Seconds and peak bytes on one device."""
-
-    device: torch.device
-    _at: float = 0.0
-
-    def clock(self) -> float:
-        return time.perf_counter() if self.device.type == "cuda" else time.process_time()
-
-    def synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def start(self) -> None:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-        self.synchronise()
-        self._at = self.clock()
-
-    def seconds(self) -> float:
-        self.synchronise()
-        return self.clock() - self._at
-
-    def peak(self) -> float:
-        if self.device.type == "cuda":
-            return float(torch.cuda.max_memory_allocated(self.device))
-        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        return 1024.0 * int(lines["VmHWM"].split()[0])
-
-    def best(self, run: Callable[[], object], repeats: int) -> float:
-        """The fastest of some runs, after one that does not count."""
-        run()
-        found = []
-        for _ in range(repeats):
-            self.start()
-            run()
-            found.append(self.seconds())
-        return min(found)
-
-
-class NoText:
-    """Stands for a tokenizer: a prompt is the seed of random tokens, replies have no text and never end."""
-
-    eos_token_id = -1
-
-    def __init__(self, length: int, vocabulary: int) -> None:
-        self.length, self.vocabulary = length, vocabulary
-
-    def apply_chat_template(self, chats: Sequence[Any], *, tokenize: bool = True, **_: Any) -> Any:
-        if not tokenize:
-            return ""
-
-        def tokens(seed: str) -> list[int]:
-            generator = torch.Generator().manual_seed(int(seed))
-            return torch.randint(self.vocabulary, (self.length,), generator=generator).tolist()
-
-        return {"input_ids": [tokens(chat[0]["content"]) for chat in chats]}
-
-    def encode(self, text: str, **_: Any) -> list[int]:
-        return []
-
-    def batch_decode(self, replies: Sequence[Sequence[int]], **_: Any) -> list[str]:
-        return [""] * len(replies)
-
-
-class TimedEngine(HfEngine):
-    """Adds up the seconds of its generations and notes their peak."""
-
-    def __init__(self, *args: Any, meter: Meter, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.meter, self.seconds, self.peak = meter, 0.0, 0.0
-
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        self.meter.synchronise()
-        start = self.meter.clock()
-        found = super().generate(*args, **kwargs)
-        self.meter.synchronise()
-        self.seconds += self.meter.clock() - start
-        self.peak = max(self.peak, self.meter.peak())
-        if self.meter.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.meter.device)
-        return found
-
-
-@dataclass
 class Bench:
     """A model's shapes on a device, and the table that grows."""
 
-    params: Params
-    base: Base
-    settings: Any
-    svf: Attached
-    lora: Recipe
-    device: torch.device
-    sizes: Sizes
-    repeats: int
-    seconds_limit: float
-    gpu: str | None
-    out: Path | None
-    rows: dict[str, Row]
-
-    @property
-    def shapes(self) -> Shapes:
-        return self.svf.shapes
-
-    @cached_property
-    def meter(self) -> Meter:
-        return Meter(self.device)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        found: torch.dtype = getattr(torch, self.base.dtype)
-        return found
-
-    @cached_property
-    def one_layer(self) -> list[Matrix]:
-        return [matrix for matrix in self.shapes.adapted if matrix.layer == self.shapes.first_adapted]
-
-    def add(self, name: str, **found: Any) -> None:
-        """Notes a row beside what the plan expects of it, prints it, and writes the file."""
-        expected = expectations(self).get(name, (None, None)) if self.gpu else (None, None)
-        row = self.rows[name] = Row(**found, plan_seconds=expected[0], plan_peak=expected[1])
-        say(f"{ROWS[name]}: {' | '.join(filter(None, cells(row)))}")
-        self.write()
-
-    def write(self) -> None:
-        if self.out:
-            body = {"what": self.title, "rows": {name: asdict(row) for name, row in self.rows.items()}}
-            self.out.write_text(json.dumps(body, indent=1) + "\n")
-
-    @property
-    def title(self) -> str:
-        sizes, shapes = self.sizes, self.shapes
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
-        threads = "" if self.device.type == "cuda" else f", {torch.get_num_threads()} thread(s)"
-        base = self.base
-        return (
-            f"{name}{threads}, torch {torch.__version__}, {base.dtype}; {base.label}'s shapes, 1/{sizes.scale} wide: "
-            f"hidden {shapes.hidden}, MLP {shapes.intermediate}, {shapes.layers} layers, "
-            f"vocabulary {shapes.vocabulary}, {shapes.parameters / 1e6:,.1f} M parameters, {len(shapes.adapted)} "
-            f"adapted matrices; {sizes.rollouts} rollouts in micro-batches of {sizes.micro_batch}, {sizes.batch} "
-            f"prompts decoded side by side, prompts of {sizes.prompt} and replies of {sizes.reply} tokens"
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.device = options, options.device
+        params = profiles.load(options.profile)
+        self.base = params.bases["main"]
+        fields = json.loads((ARCHITECTURES / f"{self.base.path.replace('/', '--')}.json").read_text())
+        longest = max(t.reward.max_new_tokens for t in params.tasks.values() if t.role == "trained" and t.reward)
+        whole = {"scale": 1, "layers": fields["num_hidden_layers"], "rollouts": params.training.batch}
+        whole |= {"micro_batch": params.training.micro_batch, "batch": params.measure.batch}
+        whole |= {"prompt": params.plan.prompt_tokens, "reply": max(2, round(params.plan.reply_share * longest))}
+        for name, usual in (SMALL if options.device == "cpu" and not options.dry else whole).items():
+            setattr(options, name, getattr(options, name) or usual)
+        heads = max(1, fields["num_attention_heads"] // options.scale)
+        hidden = fields["hidden_size"] // options.scale // heads * heads
+        fields |= {"num_hidden_layers": options.layers, "hidden_size": hidden, "head_dim": hidden // heads}
+        fields |= {"num_attention_heads": heads, "intermediate_size": fields["intermediate_size"] // options.scale}
+        fields |= {"num_key_value_heads": min(heads, max(1, fields["num_key_value_heads"] // options.scale))}
+        fields |= {"vocab_size": fields["vocab_size"] // options.scale}
+        fields |= dict.fromkeys(["eos_token_id", "bos_token_id", "pad_token_id"])
+        self.settings = AutoConfig.for_model(**fields)
+        training = {"batch": options.rollouts, "micro_batch": min(options.micro_batch, options.rollouts)}
+        self.training = params.training.model_copy(update=training)
+        # The profile's first recipe of each method.
+        self.recipes = {recipe.method: recipe for recipe in reversed(params.recipes.values())}
+        with tempfile.TemporaryDirectory() as folder:
+            self.settings.save_pretrained(folder)
+            base = self.base.model_copy(update={"path": folder, "dtype": options.dtype or self.base.dtype})
+            self.svf = read_adapter(base, self.recipes["svf"], read_shapes(base))
+        self.shapes, self.dtype = self.svf.shapes, getattr(torch, base.dtype)
+        self.one_layer = [m for m in self.shapes.adapted if m.layer == self.shapes.first_adapted]
+        name = torch.cuda.get_device_name() if self.device == "cuda" else f"CPU, {options.threads} thread(s)"
+        self.gpu = options.gpu or next((gpu for gpu in GPUS if gpu in name.lower()), params.plan.gpu)
+        self.title = (
+            f"{name}, torch {torch.__version__}, {base.dtype}; {base.label}'s shapes, 1/{options.scale} wide: hidden "
+            f"{hidden}, MLP {self.shapes.intermediate}, {options.layers} layers, vocabulary {self.shapes.vocabulary}, "
+            f"{self.shapes.parameters / 1e6:,.1f} M parameters, {len(self.shapes.adapted)} adapted matrices; "
+            f"{options.rollouts} rollouts in micro-batches of {options.micro_batch}, {options.batch} prompts decoded "
+            f"side by side, prompts of {options.prompt} and replies of {options.reply} tokens"
         )
+        self.rows: dict[str, dict[str, Any]] = {}
+        if options.out and options.out.is_file():
+            earlier = json.loads(options.out.read_text())
+            if earlier["what"] != self.title:
+                raise SystemExit(f"{options.out} holds rows of another run ({earlier['what']}); name another file")
+            self.rows = earlier["rows"]
 
-    # Models
+    def clock(self) -> float:
+        if self.device == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def mean(self, run: Any) -> float:
+        return mean_seconds(run, self.options.repeats, self.device)
+
+    def add(self, name: str, seconds: float, **found: Any) -> None:
+        """Notes a row beside what the plan expects of it, prints it, and writes the file."""
+        row = {"seconds": seconds, "peak": peak(self.device), "against": "", "ratio": None, "note": "", **found}
+        self.rows[name] = row | self.expected().get(name, {})
+        print(f"[{time.strftime('%H:%M:%S')}] {ROWS[name]}: {seconds:.3g} s, {row['peak'] / 1e9:.3g} GB", flush=True)
+        if self.options.out:
+            self.options.out.write_text(json.dumps({"what": self.title, "rows": self.rows}, indent=1) + "\n")
 
     def model(self) -> Any:
         """The model with random weights, drawn on the device."""
-        self.meter.start()
         torch.manual_seed(0)
         with torch.device(self.device):
-            model: Any = AutoModelForCausalLM.from_config(
-                self.settings, dtype=self.dtype, attn_implementation=GROUPED_SDPA
+            model = AutoModelForCausalLM.from_config(
+                self.settings, dtype=self.dtype, attn_implementation=GROUPED_SDPA, trust_remote_code=False
             )
-        say(f"drew {model.num_parameters() / 1e6:,.1f} M weights in {self.meter.seconds():.1f} s")
         return model.eval().requires_grad_(False)
 
-    def engine(self, model: Any) -> TimedEngine:
-        tokenizer: Any = NoText(self.sizes.prompt, self.shapes.vocabulary)
-        return TimedEngine(model, tokenizer, batch_size=self.sizes.batch, meter=self.meter)
-
-    def svf_config(self) -> SvfConfig:
-        recipe = self.svf.recipe
-        return SvfConfig(
-            target_modules=recipe.peft["target_modules"],
-            layers_to_transform=layer_indices(recipe.layers, self.shapes.layers),
-        )
-
-    @contextmanager
-    def random_bases(self) -> Iterator[None]:
-        """Within it, an adapter that is attached gets a random orthogonal Q for each matrix."""
-        made: dict[int, Tensor] = {}
-
-        def random_basis(weight: Tensor, name: str = "weight") -> Basis:
-            rank = min(weight.shape)
-            if rank not in made:
-                made[rank] = torch.linalg.qr(torch.randn(rank, rank, device=weight.device))[0]
-            sigma = torch.linspace(2.0, 0.1, rank, device=weight.device)
-            return Basis(sigma, made[rank].clone(), narrow_side(weight.shape))
-
-        self.meter.start()
-        with patch("t2.svf.tuner.narrow_basis", random_basis):
-            yield
-        made.clear()
-        say(f"attached in {self.meter.seconds():.1f} s, of which most is hashing the weights")
-
-    def experts(self, svf: Any, count: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        return {n: 1 + 0.1 * torch.randn(count, len(s), generator=generator) for n, s in svf.sigmas().items()}
-
     def weight(self, matrix: Matrix) -> Tensor:
-        drawn = torch.randn(matrix.rows, matrix.columns, device=self.device, dtype=self.dtype)
-        return 0.02 * drawn
+        return 0.02 * torch.randn(matrix.rows, matrix.columns, device=self.device, dtype=self.dtype)
 
-
-def say(text: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
-
-
-# What the plan expects
-
-
-def expectations(bench: Bench) -> Mapping[str, tuple[float | None, float | None]]:
-    """Seconds and bytes by row, by the formulas of ``t2.plan``."""
-    shapes, sizes, params = bench.shapes, bench.sizes, bench.params
-    assumed, gpu = params.plan, GPUS[bench.gpu or "h100"]
-    speed = Speed.of(gpu, shapes.width, assumed)
-
-    def answers(count: int, experts: cost.Experts, *, builds_fold: bool = True) -> Cost:
-        return cost.generate(
+    @cache  # noqa: B019 (one bench a process)
+    def expected(self) -> dict[str, dict[str, float]]:
+        """Operations and bytes by row, by the formulas of ``t2.plan``."""
+        shapes, o, divergence = self.shapes, self.options, self.svf.recipe.train.kl > 0
+        lengths = {"prompt": o.prompt, "reply": o.reply}
+        fold, rollouts = cost.fold(shapes), cost.generate(shapes, o.rollouts, **lengths)
+        recompute, samples = self.training.gradient_checkpointing, self.training.micro_batch
+        again = {"divergence": divergence, "recompute": recompute, **lengths}
+        step = cost.step(self.svf, batch=o.rollouts, micro_batch=samples, **again)
+        answers = cost.generate(shapes, o.batch, **lengths)
+        svf = shapes.weight_bytes + cost.basis_of_adapted(shapes)
+        folded, optimiser = svf + cost.folded(shapes), OPTIMISER * self.svf.parameters
+        kept = cost.kept_by_layers(shapes, shapes.first_adapted) + cost.kept_by_svf(shapes)
+        gradient = cost.learning(
             shapes,
-            speed,
-            count,
-            prompt=sizes.prompt,
-            reply=sizes.reply,
-            longest=sizes.reply,
-            batch=sizes.batch,
-            experts=experts,
-            builds_fold=builds_fold,
+            cost.kept_inputs(shapes, shapes.first_adapted) if recompute else kept,
+            samples=samples,
+            divergence=divergence,
+            recomputed=kept / (shapes.layers - shapes.first_adapted) if recompute else 0.0,
+            chunk=self.training.logit_chunk,
+            **lengths,
         )
+        answering = cost.answering(shapes, o.batch, o.prompt, o.reply)
+        rolling = folded + optimiser + max(answering, cost.folding(shapes))
+        learning = folded + optimiser + gradient
+        rows = {
+            "basis.layer": (cost.basis(shapes) * len(self.one_layer) / len(shapes.adapted), cost.decomposing(shapes)),
+            "basis.model": (cost.basis(shapes), cost.decomposing(shapes)),
+            "training.rollouts": (rollouts + fold, rolling),
+            "training.gradients": (step, learning),
+            "training.step": (rollouts + fold + step, max(rolling, learning)),
+            "folding.fold": (fold, svf + cost.folding(shapes)),
+            "folding.push": (fold, folded + cost.folding(shapes)),
+            "decode.base": (answers, svf + answering),
+            "decode.one": (answers + fold, folded + answering),
+            "decode.mixed": (cost.generate(shapes, o.batch, mixed=True, **lengths), svf + answering),
+        }
+        return {name: {"operations": float(count), "plan_peak": float(size)} for name, (count, size) in rows.items()}
 
-    divergence = bench.svf.recipe.train.kl > 0
-    step = cost.step(
-        bench.svf,
-        speed,
-        batch=sizes.rollouts,
-        micro_batch=sizes.micro_batch,
-        prompt=sizes.prompt,
-        reply=sizes.reply,
-        divergence=divergence,
-    )
-    layer = sum(
-        (speed.cost(double=cost.gram(m)) + speed.cost(eigh=cost.eigenproblem(m)) for m in bench.one_layer), Cost()
-    ).seconds
-    rollouts, fold = answers(sizes.rollouts, "one").seconds, speed.cost(single=cost.fold(shapes)).seconds
-    svf = shapes.weight_bytes + cost.basis_of_adapted(shapes)
-    folded = svf + cost.folded(shapes)
-    kept = cost.kept_by_layers(shapes, shapes.first_adapted) + cost.kept_by_svf(shapes)
-    gradient = cost.learning(
-        shapes, kept, samples=sizes.micro_batch, prompt=sizes.prompt, reply=sizes.reply, divergence=divergence
-    )
-    answering = cost.answering(shapes, sizes.batch, sizes.prompt, sizes.reply)
-    optimiser = OPTIMISER * bench.svf.parameters
-    return {
-        "basis.layer": (layer, cost.decomposing(shapes)),
-        "basis.model": (layer * len(shapes.adapted) / len(bench.one_layer), cost.decomposing(shapes)),
-        "training.rollouts": (rollouts, folded + optimiser + max(answering, cost.folding(shapes))),
-        "training.gradients": (step.seconds, folded + optimiser + gradient),
-        "training.step": (rollouts + step.seconds, folded + optimiser + max(gradient, answering)),
-        "folding.fold": (fold, svf + cost.folding(shapes)),
-        "folding.push": (fold, folded + cost.folding(shapes)),
-        "decode.base": (answers(sizes.batch, "none").seconds, svf + answering),
-        "decode.one": (answers(sizes.batch, "one").seconds, folded + answering),
-        "decode.mixed": (answers(sizes.batch, "many").seconds, svf + answering),
-    }
+    def table(self, absent: str = "not measured") -> str:
+        """Markdown; ``absent`` stands where nothing was measured."""
+        peak_rate, shown = GPUS[self.gpu].operations, []
+        for name, title in ROWS.items():
+            row = self.expected().get(name, {}) | self.rows.get(name, {})
+            seconds, count, size = row.get("seconds"), row.get("operations"), row.get("plan_peak")
+            cells = [f"{seconds:.3g} s", f"{row['peak'] / 1e9:.3g} GB"] if seconds else [absent, absent]
+            cells.append(f"{row['ratio']:.3g} × {row['against']}" if row.get("ratio") else absent)
+            cells.append(f"{count / 1e12:.3g} T" if count else "–")
+            cells.append(f"{count / seconds / peak_rate:.1%}" if count and seconds else "–")
+            shown.append([title, *cells, f"{size / 1e9:.3g} GB" if size else "–", row.get("note", "")])
+        heads = ["what", "time", "peak memory", "speed against", "plan's operations", f"of {self.gpu}'s peak"]
+        heads += ["plan's memory", "note"]
+        lines = [heads, ["---", *["---:"] * 6, "---"], *shown]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def first_recipe(params: Params, method: str) -> Recipe:
-    """The profile's first recipe of a method."""
-    return next(recipe for recipe in params.recipes.values() if recipe.method == method)
+def random_bases() -> Any:
+    """Within it, an adapter that is attached gets a random orthogonal Q for each matrix."""
 
+    @cache
+    def orthogonal(rank: int, device: torch.device) -> Tensor:
+        return torch.linalg.qr(torch.randn(rank, rank, device=device))[0]
 
-# Parts
+    def random_basis(weight: Tensor, name: str = "weight") -> Basis:
+        rank = min(weight.shape)
+        sigma = torch.linspace(2.0, 0.1, rank, device=weight.device)
+        return Basis(sigma, orthogonal(rank, weight.device).clone(), narrow_side(weight.shape))
+
+    return patch("t2.svf.tuner.narrow_basis", random_basis)
 
 
 def basis(bench: Bench) -> None:
     """One layer, by a full SVD too, then into a cache; and the model, as far as the time limit lets it."""
-    meter = bench.meter
-    narrow_basis(torch.randn(64, 64, device=bench.device))
     torch.manual_seed(0)
     weights = {matrix: bench.weight(matrix) for matrix in bench.one_layer}
-    meter.start()
-    ours: dict[Matrix, float] = {}
-    crooked = 0.0
-    for matrix, weight in weights.items():
-        start = meter.seconds()
-        q = narrow_basis(weight, matrix.name).q
-        ours[matrix] = meter.seconds() - start
-        crooked = max(crooked, float((q.T @ q - torch.eye(len(q), device=bench.device)).abs().max()))
-        say(f"  {matrix.name.rpartition('.')[2]} {matrix.rows} x {matrix.columns}: {ours[matrix]:.2f} s")
-        del q
-    layer, peak = sum(ours.values()), meter.peak()
-    note = f"QᵀQ is off 1 by {crooked:.0e} at most"
-    bench.add("basis.layer", seconds=layer, peak=peak, note=note)
+    narrow_basis(torch.randn(64, 64, device=bench.device))
 
+    def decompose() -> float:
+        start = bench.clock()
+        for matrix, weight in weights.items():
+            narrow_basis(weight, matrix.name)
+        return bench.clock() - start
+
+    reset_peak(bench.device)
+    layer, top = decompose(), peak(bench.device)
+    q = narrow_basis(next(iter(weights.values()))).q
+    note = f"QᵀQ is off 1 by {float((q.T @ q - torch.eye(len(q), device=q.device)).abs().max()):.0e} at most"
+    bench.add("basis.layer", layer, peak=top, note=note)
     with tempfile.TemporaryDirectory() as folder:
         at_home = {matrix.name: weight.cpu() for matrix, weight in weights.items()}
-        meter.start()
-        build_cache(at_home, folder, device=bench.device)
-        cached = meter.seconds()
-        bench.add("basis.cache", seconds=cached, peak=meter.peak(), against="without the cache", ratio=layer / cached)
+        start = bench.clock()
+        build_cache(at_home, folder, device=torch.device(bench.device))
+        cached = bench.clock() - start
+        bench.add("basis.cache", cached, against="without the cache", ratio=layer / cached)
 
-    layers = sorted({matrix.layer for matrix in bench.shapes.adapted})
-    meter.start()
-    for done, number in enumerate(layers, start=1):
-        for matrix in (m for m in bench.shapes.adapted if m.layer == number):
+    layers, done, start = sorted({matrix.layer for matrix in bench.shapes.adapted}), 0, bench.clock()
+    reset_peak(bench.device)
+    while done < len(layers) and (bench.clock() - start) * (done + 1) <= bench.options.limit * max(done, 1):
+        for matrix in (m for m in bench.shapes.adapted if m.layer == layers[done]):
             narrow_basis(bench.weight(matrix), matrix.name)
-        taken = meter.seconds()
-        say(f"  layer {done} of {len(layers)}: {taken:.1f} s so far")
-        if taken * (done + 1) / done > bench.seconds_limit:
-            break
-    seconds = taken * len(layers) / done
-    whole = done == len(layers)
-    bench.add(
-        "basis.model",
-        seconds=seconds,
-        peak=meter.peak(),
-        against="the first layer's seconds, times layers",
-        ratio=layer * len(layers) / seconds,
-        note="" if whole else f"{done} of {len(layers)} layers measured, the others extrapolated",
-    )
+        done += 1
+    seconds = (bench.clock() - start) * len(layers) / done
+    measured = "" if done == len(layers) else f"{done} of {len(layers)} layers measured, the others extrapolated"
+    against = "the first layer's seconds, times layers"
+    bench.add("basis.model", seconds, against=against, ratio=layer * len(layers) / seconds, note=measured)
 
-    # Last, as the slowest and the least needed.
-    full = full_svds(weights, meter, bench.seconds_limit / 2)
-    if full:
-        against = "torch.linalg.svd, U σ V in float32"
-        ratio = sum(full.values()) / sum(ours[matrix] for matrix in full)
-        note += f"; SVD of {len(full)} of {len(weights)} matrices"
-        bench.add("basis.layer", seconds=layer, peak=peak, against=against, ratio=ratio, note=note)
-
-
-def full_svds(weights: Mapping[Matrix, Tensor], meter: Meter, limit: float) -> dict[Matrix, float]:
-    """Seconds of full decompositions, the smallest first, for as long as the next will end within the limit."""
-    found: dict[Matrix, float] = {}
-    rate = 0.0
-    meter.start()
+    # Last, as the slowest; the smallest matrix first, and no further than the limit lets it.
+    full, ours, rate, start = 0.0, 0.0, 0.0, bench.clock()
     for matrix, weight in sorted(weights.items(), key=lambda item: item[0].size * item[0].rank):
-        if found and meter.seconds() + rate * matrix.size * matrix.rank > limit:
-            say(f"  no SVD of {matrix.rows} x {matrix.columns} and larger ones: it would take too long")
+        if bench.clock() - start + rate * matrix.size * matrix.rank > bench.options.limit / 2:
+            note += f"; no SVD of {matrix.rows} x {matrix.columns} and larger ones: it would take too long"
             break
-        start = meter.seconds()
+        begun = bench.clock()
         torch.linalg.svd(weight.float(), full_matrices=False)
-        found[matrix] = meter.seconds() - start
-        rate = found[matrix] / (matrix.size * matrix.rank)
-        say(f"  full SVD of {matrix.rows} x {matrix.columns}: {found[matrix]:.2f} s")
-    return found
+        taken = bench.clock() - begun
+        full, rate, begun = full + taken, taken / (matrix.size * matrix.rank), bench.clock()
+        narrow_basis(weight, matrix.name)
+        ours += bench.clock() - begun
+    bench.add(
+        "basis.layer", layer, peak=top, against="torch.linalg.svd, U σ V in float32", ratio=full / ours, note=note
+    )
 
 
 def training(bench: Bench) -> None:
     """A step of REINFORCE by SVF, then the same by LoRA."""
-    ours = training_step(bench, bench.svf.recipe)
-    rows = {name: {"seconds": s, "peak": p} for name, (s, p) in ours.items()}
-    for name, row in rows.items():
-        bench.add(f"training.{name}", **row)
-    lora = training_step(bench, bench.lora)
-    for name, row in rows.items():
-        against = f"LoRA, rank {bench.lora.peft['r']} on {' and '.join(bench.lora.peft['target_modules'])}"
-        note = f"LoRA's peak {lora[name][1] / GB:.3g} GB"
-        bench.add(f"training.{name}", **row, against=against, ratio=lora[name][0] / ours[name][0], note=note)
+    ours, lora = (training_step(bench, bench.recipes[method]) for method in ("svf", "lora"))
+    peft = bench.recipes["lora"].peft
+    against = f"LoRA, rank {peft['r']} on {' and '.join(peft['target_modules'])}"
+    for name, (seconds, top) in ours.items():
+        note = f"LoRA's peak {lora[name][1] / 1e9:.3g} GB"
+        bench.add(f"training.{name}", seconds, peak=top, against=against, ratio=lora[name][0] / seconds, note=note)
 
 
 def training_step(bench: Bench, recipe: Recipe) -> dict[str, tuple[float, float]]:
     """Seconds and peak of rollouts, of gradients and of the whole step."""
-    params, meter, method = bench.params, bench.meter, recipe.method
-    with bench.random_bases():
+    with random_bases():
         adapted = build_adapter(bench.model(), recipe, seed=0, task="benchmark")
-    engine = bench.engine(adapted)
+    if bench.training.gradient_checkpointing:
+        recompute_layers(adapted)
+    train, engine = bench.svf.recipe.train, Engine(bench, adapted)
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=bench.svf.recipe.train.lr, weight_decay=params.training.weight_decay)
+    optimiser = torch.optim.AdamW(trained, lr=train.lr, weight_decay=bench.training.weight_decay)
+    reward = Reward(kind="math", right=1.0, wrong=-1.0, stop=[], max_new_tokens=bench.options.reply)
+    seeds: Any = torch.Generator().manual_seed(0)
+    stub: Any = engine
     objective = Reinforce(
-        adapted,
-        engine,
-        lambda items, replies: [int(item.answer) % 2 == 0 for item in items],
-        bench.svf.recipe.train,
-        params.training,
-        Reward(kind="math", right=1.0, wrong=-1.0, stop=[], max_new_tokens=bench.sizes.reply),
-        torch.Generator().manual_seed(0),
+        adapted, stub, lambda items, _: [int(i.answer) % 2 == 0 for i in items], train, bench.training, reward, seeds
     )
 
-    def step(count: int) -> dict[str, Any]:
+    def step(count: int) -> None:
         row = objective.accumulate([Item(str(i), str(i), str(i)) for i in range(count)])
-        norm = float(torch.nn.utils.clip_grad_norm_(trained, bench.svf.recipe.train.clip))
+        # Raises where the gradient is not finite.
+        torch.nn.utils.clip_grad_norm_(trained, train.clip, error_if_nonfinite=True)
         optimiser.step()
         optimiser.zero_grad()
-        return {**row, "grad_norm": norm}
+        print(f"  {recipe.method}: " + ", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
 
     # As many as a micro-batch holds: kernels are chosen by shape.
-    step(bench.sizes.micro_batch)
-    say(f"  {method}: warm; a step of {bench.sizes.rollouts} rollouts begins")
+    step(bench.training.micro_batch)
     engine.seconds = engine.peak = 0.0
-    meter.start()
-    row = step(bench.sizes.rollouts)
-    whole, peak = meter.seconds(), meter.peak()
-    say(f"  {method}: " + ", ".join(f"{name} {value}" for name, value in row.items()))
-    if not all(map(torch.isfinite, map(torch.tensor, (row["loss"], row["grad_norm"])))):
-        raise FloatingPointError(f"the step of {method} is not finite: {row}")
-    found = {
+    start = bench.clock()
+    step(bench.options.rollouts)
+    whole, top = bench.clock() - start, peak(bench.device)
+    return {
         "rollouts": (engine.seconds, engine.peak),
-        "gradients": (whole - engine.seconds, peak),
-        "step": (whole, max(peak, engine.peak)),
+        "gradients": (whole - engine.seconds, top),
+        "step": (whole, max(top, engine.peak)),
     }
-    return found
+
+
+def attached(bench: Bench, model: Any) -> Any:
+    with random_bases():
+        return attach(model, peft_config(bench.svf.recipe, bench.shapes.layers))
 
 
 def folding(bench: Bench) -> None:
     """W' of the model, and a new z made live in the engine."""
-    meter, repeats = bench.meter, bench.repeats
-    with bench.random_bases():
-        svf: Any = attach(bench.model(), bench.svf_config())
+    svf = attached(bench, bench.model())
     layers = svf.svf_layers()
-    experts = bench.experts(svf, 1)
-    z = {name: table[0].to(bench.device) for name, table in experts.items()}
-
-    def fold() -> None:
-        with torch.inference_mode():
-            for name, layer in layers.items():
-                _, q, side = layer.basis()
-                scaled_weight(layer.base_layer.weight, q, z[name], side)
-
-    seconds = meter.best(fold, repeats)
-    peak = meter.peak()
-    reference = reference_fold(bench)
-    against = "U diag(σz) Vᵀ in float32, one layer, times layers"
-    bench.add("folding.fold", seconds=seconds, peak=peak, against=against, ratio=reference / seconds)
-
-    token = torch.zeros(1, 1, dtype=torch.long, device=bench.device)
+    z = {name: table[0].to(bench.device) for name, table in random_experts(svf.sigmas(), 1).items()}
     (adapter,) = svf.active_adapters
-
-    def push() -> None:
-        with torch.no_grad():
-            for name, layer in layers.items():
-                layer.svf_z[adapter].copy_(z[name])  # raises its version: W' is built anew
-        with torch.inference_mode():
-            svf(input_ids=token)
-
-    seconds = meter.best(push, repeats)
-    peak = meter.peak()
-    # What an engine needs at least that takes finished weights.
-    target = torch.empty_like(max((layer.base_layer.weight for layer in layers.values()), key=Tensor.numel)).flatten()
-
-    def copy() -> None:
-        with torch.no_grad():
-            for layer in layers.values():
-                target[: layer.base_layer.weight.numel()].copy_(layer.base_layer.weight.flatten())
-
-    ratio = meter.best(copy, repeats) / seconds
-    note = "vLLM: benchmarks/vllm_experts.py"
-    bench.add("folding.push", seconds=seconds, peak=peak, against="copying finished W'", ratio=ratio, note=note)
-
-
-def reference_fold(bench: Bench) -> float:
-    """Seconds of the reference code's form for all layers, from one: its U and V would take 39 GB for all."""
+    token = torch.zeros(1, 1, dtype=torch.long, device=bench.device)
     factors = [
         (torch.randn(m.rows, m.rank, device=bench.device), torch.randn(m.rank, m.columns, device=bench.device))
         for m in bench.one_layer
     ]
+    # What an engine needs at least that takes finished weights.
+    target = torch.empty_like(max((layer.base_layer.weight for layer in layers.values()), key=Tensor.numel)).flatten()
+
+    @torch.inference_mode()
+    def fold() -> None:
+        for name, layer in layers.items():
+            _, q, side = layer.basis()
+            scaled_weight(layer.base_layer.weight, q, z[name], side)
 
     def rebuild() -> None:
         for u, vh in factors:
             ((u * u[0]) @ vh).to(bench.dtype)
 
-    return bench.meter.best(rebuild, bench.repeats) * len(bench.shapes.adapted) / len(bench.one_layer)
+    def push() -> None:
+        with torch.no_grad():
+            for name, layer in layers.items():
+                layer.svf_z[adapter].copy_(z[name])  # other numbers: W' is built anew
+                z[name].add_(1e-6)
+        with torch.inference_mode():
+            svf(input_ids=token)
+
+    @torch.no_grad()
+    def copy() -> None:
+        for layer in layers.values():
+            target[: layer.base_layer.weight.numel()].copy_(layer.base_layer.weight.flatten())
+
+    reset_peak(bench.device)
+    # One layer for all: U and V would take 39 GB.
+    seconds, reference = bench.mean(fold), bench.mean(rebuild) * len(bench.shapes.adapted) / len(bench.one_layer)
+    against = "U diag(σz) Vᵀ in float32, one layer, times layers"
+    bench.add("folding.fold", seconds, against=against, ratio=reference / seconds)
+    seconds, note = bench.mean(push), "vLLM: benchmarks/vllm_experts.py"
+    bench.add("folding.push", seconds, against="copying finished W'", ratio=bench.mean(copy) / seconds, note=note)
 
 
-def decode(bench: Bench) -> None:
+def decoding(bench: Bench) -> None:
     """The same prompts on the bare model, and with SVF attached under none, one and three experts."""
-    meter, sizes = bench.meter, bench.sizes
-    prompts = [str(i) for i in range(sizes.batch)]
-    sampling = Sampling(sizes.reply)
+    count, sampling = bench.options.batch, Sampling(bench.options.reply)
+    prompts = [str(i) for i in range(count)]
     model = bench.model()
 
-    def measure(name: str, engine: TimedEngine, **how: Any) -> tuple[float, float, list[tuple[int, ...]]]:
-        engine.generate(prompts, Sampling(2), **how)
-        best, found = float("inf"), []
-        engine.peak = 0.0
-        for _ in range(bench.repeats):
-            meter.start()
-            found = [generation.tokens for generation in engine.generate(prompts, sampling, **how)]
-            best = min(best, meter.seconds())
-            say(f"  {name}: {sum(map(len, found)) / best:,.0f} tokens/s")
-        return best, engine.peak, found
+    def run(engine: Engine) -> list[tuple[int, ...]]:
+        return [generation.tokens for generation in engine.generate(prompts, sampling)]
 
-    plain, _, replies = measure("bare model", bench.engine(model))
-    with bench.random_bases():
-        engine = bench.engine(attach(model, bench.svf_config()))
-    experts = bench.experts(engine.model, 3)
-    ways: dict[str, tuple[Mapping[str, Tensor], list[int]]] = {
-        "base": ({}, [-1] * sizes.batch),
-        "one": (experts, [0] * sizes.batch),
-        "mixed": (experts, [i % 3 for i in range(sizes.batch)]),
-    }
-    for name, (tables, rows) in ways.items():
-        seconds, peak, found = measure(name, engine, experts=tables, rows=rows)
-        rate = sum(map(len, found)) / seconds
-        same = sum(a == b for a, b in zip(found, replies, strict=True))
-        note = f"{rate:,.0f} tokens/s"
+    bare = Engine(bench, model)
+    replies, plain = run(bare), bench.mean(lambda: run(bare))
+    svf = attached(bench, model)
+    engine, experts = Engine(bench, svf), random_experts(svf.sigmas(), 3)
+    for name, tables, rows in (
+        ("base", {}, [-1] * count),
+        ("one", experts, [0] * count),
+        ("mixed", experts, [i % 3 for i in range(count)]),
+    ):
+        with svf.per_sample(tables, rows):
+            engine.peak = 0.0
+            found, seconds = run(engine), bench.mean(lambda: run(engine))
+        note = f"{count * sampling.max_new_tokens / seconds:,.0f} tokens/s"
         if name == "base":
-            note += f"; replies equal to the bare model's: {same} of {len(replies)}"
-        bench.add(
-            f"decode.{name}",
-            seconds=seconds,
-            peak=peak,
-            against="the bare model",
-            ratio=plain / seconds,
-            note=note,
-        )
-
-
-# The table
-
-
-def cells(row: Row) -> list[str]:
-    of_plan = row.seconds / row.plan_seconds if row.seconds and row.plan_seconds else None
-    return [
-        number(row.seconds, " s"),
-        number(row.peak and row.peak / GB, " GB"),
-        f"{row.ratio:.3g} × {row.against}" if row.ratio is not None else "",
-        number(row.plan_seconds, " s"),
-        number(of_plan, ""),
-        number(row.plan_peak and row.plan_peak / GB, " GB"),
-        row.note,
-    ]
-
-
-def number(value: float | None, unit: str) -> str:
-    return "" if value is None else f"{value:.3g}{unit}" if value < 1000 else f"{value:,.0f}{unit}"
-
-
-def table(bench: Bench, absent: str) -> str:
-    """Markdown; ``absent`` stands where nothing was measured."""
-    plan = f"plan for {bench.gpu}" if bench.gpu else "plan"
-    heads = ["what", "time", "peak memory", "speed against", plan, "time / plan", "plan's memory", "note"]
-    lines = [f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 2) + " --- |"]
-    for name, title in ROWS.items():
-        row = bench.rows.get(name, Row())
-        shown = cells(row)
-        shown[:3] = [cell or absent for cell in shown[:3]]
-        lines.append(f"| {' | '.join([title, *(cell or '–' for cell in shown[:6]), shown[6]])} |")
-    return "\n".join(lines)
-
-
-# The command line
+            same = sum(a == b for a, b in zip(found, replies, strict=True))
+            note += f"; replies equal to the bare model's: {same} of {count}"
+        ratio = plain / seconds
+        bench.add(f"decode.{name}", seconds, peak=engine.peak, against="the bare model", ratio=ratio, note=note)
 
 
 def main() -> None:
-    options = arguments()
-    device = torch.device(options.device)
-    torch.set_num_threads(options.threads)
-    params = profiles.load(options.profile)
-    base = params.bases["main"]
-    fields: dict[str, Any] = json.loads((ARCHITECTURES / f"{base.path.replace('/', '--')}.json").read_text())
-    sizes, fields = sized(options, params, fields)
-    training = {"batch": sizes.rollouts, "micro_batch": min(sizes.micro_batch, sizes.rollouts)}
-    params = params.model_copy(update={"training": params.training.model_copy(update=training)})
-    settings = AutoConfig.for_model(**fields)
-    with tempfile.TemporaryDirectory() as folder:
-        settings.save_pretrained(folder)
-        base = base.model_copy(update={"path": folder, "dtype": options.dtype or base.dtype})
-        svf = read_adapter(base, first_recipe(params, "svf"), read_shapes(base))
-    bench = Bench(
-        params,
-        base,
-        settings,
-        svf,
-        first_recipe(params, "lora"),
-        device,
-        sizes,
-        options.repeats,
-        options.limit,
-        options.gpu or named_gpu(device),
-        options.out,
-        {},
+    chosen = options(
+        __doc__,
+        only=",".join(PARTS),
+        profile="llama3-8b",
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        dtype=str,
+        **dict.fromkeys(SMALL, int),
+        repeats=2,
+        limit=240.0,
+        gpu=str,
+        threads=1,
+        out=Path,
+        dry=False,
     )
-    bench.rows = earlier(options.out, bench.title)
-    failed = []
-    if options.dry:
-        bench.gpu = bench.gpu or params.plan.gpu
-        bench.rows = {n: Row(plan_seconds=s, plan_peak=p) for n, (s, p) in expectations(bench).items()}
-    else:
-        say(bench.title)
-        failed = [part for part in options.only if not done(part, bench)]
-    print(f"\n{bench.title}\n\n{table(bench, 'not measured')}")
-    bench.write()
+    parts, failed = {"basis": basis, "training": training, "folding": folding, "decode": decoding}, []
+    if unknown := set(chosen.only.split(",")) - set(parts):
+        sys.exit(f"--only takes {','.join(PARTS)}; got {','.join(sorted(unknown))}")
+    bench = Bench(chosen)
+    print(bench.title, flush=True)
+    for part in [] if chosen.dry else chosen.only.split(","):
+        try:
+            parts[part](bench)
+        except Exception:  # the others get their turn
+            traceback.print_exc()
+            failed.append(part)
+    print(f"\n{bench.table()}")
     if failed:
         sys.exit(f"failed: {', '.join(failed)} (see above); run these again with --only {','.join(failed)}")
-
-
-def done(part: str, bench: Bench) -> bool:
-    """Runs a part; one that fails is told and leaves the others their turn."""
-    say(f"part {part}")
-    try:
-        {"basis": basis, "training": training, "folding": folding, "decode": decode}[part](bench)
-    except Exception:
-        traceback.print_exc()
-        sys.stderr.flush()
-        ended = False
-    else:
-        ended = True
-    return ended
-
-
-def sized(options: argparse.Namespace, params: Params, fields: dict[str, Any]) -> tuple[Sizes, dict[str, Any]]:
-    """What is measured, on a GPU the profile's own numbers; and the fields of the configuration for it."""
-    small = options.device == "cpu" and not options.dry
-    longest = max(
-        task.reward.max_new_tokens for task in params.tasks.values() if task.role == "trained" and task.reward
-    )
-    usual = Sizes(
-        scale=1,
-        layers=None,
-        rollouts=params.training.batch,
-        micro_batch=params.training.micro_batch,
-        batch=params.measure.batch,
-        prompt=params.plan.prompt_tokens,
-        reply=max(2, round(params.plan.reply_share * longest)),
-    )
-    if small:
-        usual = Sizes(scale=16, layers=4, rollouts=16, micro_batch=4, batch=16, prompt=32, reply=16)
-    given = {name: getattr(options, name) for name in Sizes.__dataclass_fields__}
-    sizes = Sizes(**{n: getattr(usual, n) if value is None else value for n, value in given.items()})
-    scale = sizes.scale
-    heads = max(1, fields["num_attention_heads"] // scale)
-    hidden = fields["hidden_size"] // scale // heads * heads
-    fields = fields | {
-        "num_hidden_layers": sizes.layers or fields["num_hidden_layers"],
-        "hidden_size": hidden,
-        "head_dim": hidden // heads,
-        "intermediate_size": fields["intermediate_size"] // scale,
-        "num_attention_heads": heads,
-        "num_key_value_heads": min(heads, max(1, fields["num_key_value_heads"] // scale)),
-        "vocab_size": fields["vocab_size"] // scale,
-        "eos_token_id": None,
-        "bos_token_id": None,
-        "pad_token_id": None,
-    }
-    return sizes, fields
-
-
-def named_gpu(device: torch.device) -> str | None:
-    """What the plan calls the device."""
-    name = torch.cuda.get_device_name(device).lower() if device.type == "cuda" else ""
-    return next((gpu for gpu in GPUS if gpu in name), None)
-
-
-def earlier(out: Path | None, title: str) -> dict[str, Row]:
-    """The rows of an earlier call, if it was of the same sizes on the same device."""
-    if out is None or not out.is_file():
-        return {}
-    body = json.loads(out.read_text())
-    if body["what"] != title:
-        raise SystemExit(f"{out} holds rows of another run ({body['what']}); name another file, or delete it")
-    return {name: Row(**row) for name, row in body["rows"].items()}
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default=",".join(PARTS), help=f"parts, of {','.join(PARTS)}")
-    parser.add_argument("--profile", default="llama3-8b", help="whose shapes and numbers")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights; the profile's")
-    parser.add_argument("--scale", type=int, help="divides widths, heads and vocabulary")
-    parser.add_argument("--layers", type=int)
-    parser.add_argument("--rollouts", type=int, help="of one training step")
-    parser.add_argument("--micro-batch", type=int)
-    parser.add_argument("--batch", type=int, help="prompts that are decoded side by side")
-    parser.add_argument("--prompt", type=int, help="tokens of each prompt")
-    parser.add_argument("--reply", type=int, help="tokens of each reply, at least 2")
-    parser.add_argument("--repeats", type=int, default=2, help="of which the best counts; the training step runs once")
-    parser.add_argument("--limit", type=float, default=240, help="seconds for the model's basis, else extrapolated")
-    parser.add_argument("--gpu", choices=list(GPUS), help="whose plan stands beside; the device's, where it is known")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
-    parser.add_argument("--out", type=Path, help="a JSON file; earlier rows in it are kept")
-    parser.add_argument("--dry", action="store_true", help="only what the plan expects")
-    options = parser.parse_args()
-    options.only = options.only.split(",")
-    if unknown := set(options.only) - set(PARTS):
-        parser.error(f"--only takes {','.join(PARTS)}; got {','.join(sorted(unknown))}")
-    return options
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ this form only, and in the dtype only.
 
 from __future__ import annotations
 
-import argparse
 import time
 from typing import Any
 
+from harness import options
 from transformers.utils.logging import disable_progress_bar
 
+from t2.config.rows import Prompt
 from t2.engine.base import Sampling
 from t2.engine.hf import HfEngine, load_base
 from t2.miniature.problems import generate
@@ -27,13 +28,10 @@ def stored(model: Any) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", default="data/miniature/base")
-    parser.add_argument("--family", default="math", help="math, reasoning, or the hard form of one")
-    parser.add_argument("--items", type=int, default=100)
-    args = parser.parse_args()
+    args = options(__doc__, base="data/miniature/base", family="math", items=100)
     disable_progress_bar()
-    items = generate(args.family, args.items, seed=1)
+    template = Prompt(user="{question}")
+    items = [problem.item(template) for problem in generate(args.family, args.items, seed=1)]
     kind = "choice" if args.family.startswith("reasoning") else "math"
     plain: list[bool] = []
     size = 0

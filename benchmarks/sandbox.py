@@ -8,12 +8,13 @@ conversation between the tests and the program.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import subprocess
 import sys
 import time
+
+from harness import options
 
 from t2 import config
 from t2.tasks.sandbox import Program, Sandbox
@@ -22,10 +23,7 @@ PROGRAM = Program("def f(x):\n    return x + 1\n", "assert f(1) == 2\nassert f(3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--programs", type=int, default=500)
-    parser.add_argument("--workers", type=int, default=1)
-    arguments = parser.parse_args()
+    arguments = options(__doc__, programs=500, workers=1)
     limits = config.load().sandbox
 
     start = time.perf_counter()

@@ -19,9 +19,9 @@ import subprocess
 import sys
 import time
 from operator import itemgetter
-from pathlib import Path
 
 import torch
+from harness import PROJECTIONS, options, reset_peak, resident
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -35,7 +35,6 @@ METHODS = {
     "reference": "SVF, reference form",
     "lora": "LoRA, r = 16",
 }
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class ReferenceForm:
@@ -84,24 +83,18 @@ def adapt(base: LlamaForCausalLM, method: str) -> nn.Module:
     return base
 
 
-def memory(field: str) -> int:
-    """Resident bytes now (VmRSS) or at most since the last reset (VmHWM)."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return 1024 * int(lines[field].split()[0])
-
-
-def measure(method: str, options: argparse.Namespace) -> dict[str, float]:
+def measure(method: str, chosen: argparse.Namespace) -> dict[str, float]:
     """Best CPU seconds of a step, and peak bytes above the loaded base model."""
-    base = make_base(options.hidden[0])
-    tokens = torch.randint(0, 1024, (options.micro_batches, options.batch, options.length))
-    before = memory("VmRSS")
+    base = make_base(chosen.hidden[0])
+    tokens = torch.randint(0, 1024, (chosen.micro_batches, chosen.batch, chosen.length))
+    before = resident()
     model = adapt(base, method).train()
     reference = ReferenceForm(base) if method == "reference" else None
     trained = reference.z if reference else [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-3) if trained else None
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which the decomposition had raised
+    reset_peak()  # the decomposition had raised it
     times = []
-    for _ in range(options.steps):
+    for _ in range(chosen.steps):
         start = time.process_time()
         if reference:
             reference.rebuild()
@@ -117,33 +110,25 @@ def measure(method: str, options: argparse.Namespace) -> dict[str, float]:
         times.append(time.process_time() - start)
     return {
         "seconds": min(times),
-        "bytes": memory("VmHWM") - before,
+        "bytes": resident("VmHWM") - before,
         "trained": sum(parameter.numel() for parameter in trained),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--hidden", nargs="+", type=int, default=[512, 1024])
-    parser.add_argument("--micro-batches", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--one", choices=METHODS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.one:
-        print(json.dumps(measure(options.one, options)))
+    chosen = options(
+        __doc__, hidden=[512, 1024], micro_batches=4, batch=8, length=256, steps=2, rounds=2, threads=1, one=str
+    )
+    if chosen.one:
+        print(json.dumps(measure(chosen.one, chosen)))
         return
-    for hidden in options.hidden:
-        tokens = f"{options.micro_batches} x {options.batch} x {options.length} tokens"
-        print(f"hidden {hidden}, {tokens}, {options.threads} threads")
-        rounds = [{m: in_own_process(m, hidden, options) for m in METHODS} for _ in range(options.rounds)]
+    for hidden in chosen.hidden:
+        tokens = f"{chosen.micro_batches} x {chosen.batch} x {chosen.length} tokens"
+        print(f"hidden {hidden}, {tokens}, {chosen.threads} threads")
+        rounds = [{m: in_own_process(m, hidden, chosen) for m in METHODS} for _ in range(chosen.rounds)]
         results = {method: min((r[method] for r in rounds), key=itemgetter("seconds")) for method in METHODS}
         for method, found in results.items():
-            found["bytes"] = in_own_process(method, hidden, options, returns_memory=True)["bytes"]
+            found["bytes"] = in_own_process(method, hidden, chosen, returns_memory=True)["bytes"]
         reference = results["reference"]
         print(f"{'':>26} {'trained':>9} {'CPU s':>9} {'reference/it':>13} {'MB':>8} {'reference/it':>13}")
         for method, found in results.items():
@@ -155,11 +140,11 @@ def main() -> None:
 
 
 def in_own_process(
-    method: str, hidden: int, options: argparse.Namespace, returns_memory: bool = False
+    method: str, hidden: int, chosen: argparse.Namespace, returns_memory: bool = False
 ) -> dict[str, float]:
     command = [sys.executable, __file__, "--one", method, "--hidden", str(hidden)]
     for name in ("micro_batches", "batch", "length", "steps", "threads"):
-        command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+        command += [f"--{name.replace('_', '-')}", str(getattr(chosen, name))]
     # glibc keeps large freed blocks unless told otherwise, which hides the peak but saves time.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"} if returns_memory else None
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)

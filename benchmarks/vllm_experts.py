@@ -9,24 +9,22 @@ Llama of that size instead of the miniature.
 
 from __future__ import annotations
 
-import argparse
-import resource
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
+from harness import PROJECTIONS, in_turns, options, questions, random_experts, resident
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from t2.config.rows import Vllm
-from t2.engine.base import Engine, Generation, Sampling
+from t2.engine.base import Engine, Sampling
 from t2.engine.hf import HfEngine, load_base
 from t2.engine.vllm.engine import VllmEngine
-from t2.miniature.problems import generate
 from t2.svf import SvfConfig, attach, build_cache, checkpoint_weights
 
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 FAMILIES = ("math", "code", "reasoning")
 
 
@@ -49,16 +47,6 @@ def random_llama(folder: Path, tokenizer_of: str, hidden: int, layers: int) -> P
     return folder
 
 
-def random_experts(sigmas: dict[str, Tensor], count: int, seed: int = 0) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {name: 1 + 0.1 * torch.randn(count, len(sigma), generator=generator) for name, sigma in sigmas.items()}
-
-
-def resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
-
-
 def compare(
     engines: dict[str, Engine], prompts: list[str], sampling: Sampling, sigmas: dict[str, Tensor], repeats: int
 ) -> None:
@@ -67,14 +55,12 @@ def compare(
         experts, rows = random_experts(sigmas, count), [index % count for index in range(len(prompts))]
         for engine in engines.values():
             engine.generate(prompts[:count], Sampling(2), experts=experts, rows=rows[:count])
-        best: dict[str, float] = {}
-        replies: dict[str, list[Generation]] = {}
-        for _ in range(repeats):
-            for name, engine in engines.items():
-                given = ({}, [-1] * len(prompts)) if name.endswith("base") else (experts, rows)
-                start = time.perf_counter()
-                replies[name] = engine.generate(prompts, sampling, experts=given[0], rows=given[1])
-                best[name] = min(best.get(name, float("inf")), time.perf_counter() - start)
+        given = {name: ({}, [-1] * len(prompts)) if name.endswith("base") else (experts, rows) for name in engines}
+        runs = {
+            name: partial(engine.generate, prompts, sampling, experts=given[name][0], rows=given[name][1])
+            for name, engine in engines.items()
+        }
+        best, replies = in_turns(runs, repeats)
         rates = {name: sum(len(reply.tokens) for reply in replies[name]) / seconds for name, seconds in best.items()}
         print(f"{count} expert(s), {len(prompts)} prompts", flush=True)
         for name, rate in rates.items():
@@ -91,7 +77,7 @@ def watch_memory(name: str, engine: Engine, prompt: str, sigmas: dict[str, Tenso
         start = time.perf_counter()
         engine.generate([prompt], Sampling(1), experts=experts, rows=[0])
         seconds.append(time.perf_counter() - start)
-        memory.append(resident_mb())
+        memory.append(resident() / 2**20)
     # The first ones fill caches of a fixed size.
     print(
         f"{name}: {rounds} new experts, {1000 * sorted(seconds[20:])[rounds // 2]:.0f} ms each with a reply of one "
@@ -102,17 +88,17 @@ def watch_memory(name: str, engine: Engine, prompt: str, sigmas: dict[str, Tenso
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", default="data/miniature/base")
-    parser.add_argument("--hidden", type=int, help="a random Llama of this width instead of --base")
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--items", type=int, default=96)
-    parser.add_argument("--max-new-tokens", type=int, default=48)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=200)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = options(
+        __doc__,
+        base="data/miniature/base",
+        hidden=int,
+        layers=8,
+        items=96,
+        max_new_tokens=48,
+        threads=1,
+        repeats=3,
+        rounds=200,
+    )
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(args.base)
         if args.hidden:
@@ -127,8 +113,7 @@ def main() -> None:
             VllmEngine(base, Vllm(experts=way, **usual), basis=basis) for way in ("folded", "per_request")
         )
         torch.set_num_threads(args.threads)
-        problems = [problem for family in FAMILIES for problem in generate(family, -(-args.items // 3), seed=0)]
-        prompts, sigmas = [problem.fields["question"] for problem in problems[: args.items]], hf.model.sigmas()
+        prompts, sigmas = questions(FAMILIES, args.items), hf.model.sigmas()
         parameters = sum(weight.numel() for weight in checkpoint_weights(base, PROJECTIONS).values())
         print(f"{base.name}: {parameters / 1e6:.1f} M parameters in projections, float32, {args.threads} thread(s)")
 

@@ -53,6 +53,18 @@ def parse_json(text: str) -> Any:
     return value
 
 
+def read_json(path: Path) -> Any:
+    """The JSON in a file of the project.
+
+    Raises:
+        ValueError: It is cut or otherwise damaged; the message names it.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no whole JSON file ({error}); `dvc repro` makes it again") from None
+
+
 def require_unicode(text: str) -> None:
     """Refuses text with half a surrogate pair: arguments and JSON can hold one, Unicode text cannot.
 

@@ -1,7 +1,8 @@
 """What MLflow keeps and gives back: experts as PEFT models, the two-pass system as a model that answers.
 
 The file is also the code of the logged model ("models from code"): MLflow executes it to serve, and nothing is
-pickled.
+pickled. It executes it to log as well, which needs no model: torch, PEFT and transformers are imported where one is
+loaded.
 """
 
 from __future__ import annotations
@@ -11,23 +12,26 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Read when MLflow copies artifacts; bars of milliseconds only fill the log.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import pandas as pd
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature, set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
-from peft import PeftModel
 
-from t2.adaptation.system import Settings, TwoPassSystem
-from t2.engine.base import Generation
-from t2.svf.pretrained import load_adapted
+from t2.adaptation.spec import Settings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from t2.engine.base import Generation
 
 _ADAPTER, _FOUND = "adapter.", "found."
 
@@ -68,6 +72,8 @@ def load_registered(model: str, **options: Any) -> PeftModel:
     Returns:
         The base model that the expert names (a local path is relative to the working directory), adapted.
     """
+    from t2.svf.pretrained import load_adapted
+
     return load_adapted(mlflow.artifacts.download_artifacts(model), **options)
 
 
@@ -82,6 +88,9 @@ def log_two_pass(
 ) -> None:
     """Logs systems to a run and registers them as the next version of a model.
 
+    A run that is continued after a kill registers once: what its earlier process had registered stays, what that
+    had only logged is logged anew.
+
     Args:
         run_id: The run.
         uri: Its store.
@@ -94,6 +103,12 @@ def log_two_pass(
         **{f"{_ADAPTER}{name}": str(folder) for name, folder in adapters.items()},
         **{f"{_FOUND}{search}": str(path) for search, path in found.items()},
     }
+    client = MlflowClient(uri)
+    if client.search_model_versions(f"name='{name}' and run_id='{run_id}'"):
+        return
+    experiment = client.get_run(run_id).info.experiment_id
+    for unfinished in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
+        client.delete_logged_model(unfinished.model_id)
     mlflow.set_tracking_uri(uri)
     with mlflow.start_run(run_id=run_id):
         mlflow.pyfunc.log_model(
@@ -101,8 +116,8 @@ def log_two_pass(
             python_model=__file__,
             artifacts=files,
             model_config=asdict(settings),
+            # No input example: MLflow would load the base model and answer it, and only warn where that fails.
             signature=SIGNATURE,
-            input_example=pd.DataFrame({"prompt": ["What is 3+4?"]}),
             registered_model_name=name,
             # Served from this environment (`--env-manager local`): the project is no package of an index.
             pip_requirements=[],
@@ -112,7 +127,7 @@ def log_two_pass(
 class TwoPassModel(PythonModel):
     """:class:`t2.adaptation.system.TwoPassSystem` as MLflow serves it.
 
-    Its :class:`~t2.adaptation.system.Settings` are the model configuration. Base weights and basis are read from
+    Its :class:`~t2.adaptation.spec.Settings` are the model configuration. Base weights and basis are read from
     where they lie; the experts are part of the logged model. Requests of several clients queue.
     """
 
@@ -122,6 +137,8 @@ class TwoPassModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Loads base model and experts; MLflow calls this once."""
+        from t2.adaptation.system import TwoPassSystem
+
         files = context.artifacts
         settings = Settings(**context.model_config)
         self._system = TwoPassSystem(settings, _below(_ADAPTER, files), _below(_FOUND, files))

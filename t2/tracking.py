@@ -47,6 +47,8 @@ log into the parent itself."""
 
 _PARENT_TAG = "mlflow.parentRunId"
 _NAME_TAG = "mlflow.runName"
+_WORK_TAG = "t2.work"
+_PIPELINE_TAG = "t2.pipeline"
 _NOTE_TAG = "mlflow.note.content"  # shown as the run's description
 _SCORE_TAG = "best_valid_score"
 _BEST = "best"
@@ -141,9 +143,7 @@ class StageRun:
     def _nest(self, name: str, labels: dict[str, str]) -> None:
         known = None
         if self.resumed:
-            query = f"tags.`{_PARENT_TAG}` = '{self.run_id}' and tags.`{_NAME_TAG}` = '{name}'"
-            for run in self._client.search_runs([self._store.experiment_id], query, max_results=1):
-                known = run.info.run_id
+            known = _find(self._client, self._store.experiment_id, {_PARENT_TAG: self.run_id, _NAME_TAG: name})
         self._children[name] = StageRun(self._store, name, self.run_id, labels, known)
 
     @_observed
@@ -293,22 +293,31 @@ class StageRun:
         """
         from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 
-        if self._client.search_model_versions(f"name='{name}' and run_id='{self.run_id}'"):
-            return
-        self._client.log_artifacts(self.run_id, str(folder), "adapter")
-        try:
-            self._client.create_registered_model(name, description="An SVF expert: z vectors as a PEFT adapter.")
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        source = RunsArtifactRepository.get_underlying_uri(f"runs:/{self.run_id}/adapter", self._client.tracking_uri)
-        version = self._client.create_model_version(
-            name, source, run_id=self.run_id, tags={_SCORE_TAG: f"{score:.6f}"}, description=description
-        )
+        known = self._client.search_model_versions(f"name='{name}' and run_id='{self.run_id}'")
+        if known:
+            version = int(known[0].version)
+        else:
+            self._client.log_artifacts(self.run_id, str(folder), "adapter")
+            try:
+                self._client.create_registered_model(name, description="An SVF expert: z vectors as a PEFT adapter.")
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            source = RunsArtifactRepository.get_underlying_uri(
+                f"runs:/{self.run_id}/adapter", self._client.tracking_uri
+            )
+            created = self._client.create_model_version(
+                name, source, run_id=self.run_id, tags={_SCORE_TAG: f"{score:.6f}"}, description=description
+            )
+            version = int(created.version)
+        # Also where the version is known: the process that made it may have been killed before the alias.
         best = self._client.get_registered_model(name).aliases.get(_BEST)
         # An alias that somebody set by hand may name a version without a score.
-        if best is None or score >= float(self._client.get_model_version(name, best).tags.get(_SCORE_TAG, "-inf")):
-            self._client.set_registered_model_alias(name, _BEST, version.version)
+        if best is None or (score, version) >= (self._score(name, best), int(best)):
+            self._client.set_registered_model_alias(name, _BEST, str(version))
+
+    def _score(self, name: str, version: str) -> float:
+        return float(self._client.get_model_version(name, version).tags.get(_SCORE_TAG, "-inf"))
 
     @_observed
     def finish(self, status: str = "FINISHED") -> None:
@@ -337,7 +346,7 @@ def stage_run(
     folder: str | None = None,
     seed: int | None = None,
     params: Mapping[str, Any] | None = None,
-    run_id: str | None = None,
+    work: str | None = None,
 ) -> Iterator[StageRun]:
     """The run of an executing stage, nested in the pipeline's; both end as the block does.
 
@@ -354,7 +363,8 @@ def stage_run(
         folder: The experiment folder that the stage is of; its runs bear it as the tag ``t2.folder``.
         seed: The stage's seed; stages with several use :meth:`StageRun.child`.
         params: Logged as parameters.
-        run_id: The run that an earlier, killed process of this stage had; begun anew if the store lost it.
+        work: A name, unique, for the work that the stage does; the run of an earlier, killed process of the same
+            work is continued. Not the run's id: a process may be killed before it could note that.
 
     Raises:
         ValueError: :data:`PARENT` names no run of this store.
@@ -366,6 +376,7 @@ def stage_run(
         "t2.base_model": base_model,
         "t2.experiment": os.environ.get("DVC_EXP_NAME"),
         "t2.seed": seed,
+        _WORK_TAG: work,
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": f"t2.stages.{stage.partition('@')[0]}",
         "mlflow.source.git.commit": _git_commit(),
@@ -376,7 +387,7 @@ def stage_run(
     with _locked(root):
         client, experiment_id = _open(settings, root)
         parent = _parent(client, experiment_id)
-        known = run_id if run_id is not None and _exists(client, run_id) else None
+        known = None if work is None else _find(client, experiment_id, {_WORK_TAG: work, _NAME_TAG: stage})
         store = _Store(client, experiment_id, f"`dvc repro -s -f {address}` logs the rest when it answers again")
         run = StageRun(store, stage, parent, labels, known)
     if params:
@@ -541,12 +552,15 @@ def _parent(client: MlflowClient, experiment_id: str) -> str:
         if not _exists(client, given):
             raise ValueError(f"{PARENT} is {given!r}, no run of the MLflow store; unset it or correct it")
         return given
+    # Whoever opened these was killed before it could end them, as below.
+    for run in client.search_runs([experiment_id], f"tags.`{_PIPELINE_TAG}` LIKE '%' and status = 'RUNNING'"):
+        client.set_terminated(run.info.run_id, "FINISHED")
     name, key = _pipeline()
-    for run in client.search_runs([experiment_id], f"tags.`t2.pipeline` = '{key}'", max_results=1):
-        return str(run.info.run_id)
-    parent = client.create_run(experiment_id, tags={"t2.pipeline": key}, run_name=name).info.run_id
-    client.set_terminated(parent, "FINISHED")
-    return str(parent)
+    parent = _find(client, experiment_id, {_PIPELINE_TAG: key})
+    if parent is None:
+        parent = str(client.create_run(experiment_id, tags={_PIPELINE_TAG: key}, run_name=name).info.run_id)
+        client.set_terminated(parent, "FINISHED")
+    return parent
 
 
 def _pipeline() -> tuple[str, str]:
@@ -579,6 +593,13 @@ def _is_dvc(command: Sequence[str]) -> bool:
     """Whether a command line is ``dvc …``, ``python …/dvc …`` or ``python -m dvc …``."""
     words = [Path(word).name for word in command[:3]]
     return "dvc" in words[:2] or words[1:] == ["-m", "dvc"]
+
+
+def _find(client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> str | None:
+    """The id of a run that has these tags."""
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    found = client.search_runs([experiment_id], query, max_results=1)
+    return str(found[0].info.run_id) if found else None
 
 
 def _exists(client: MlflowClient, run_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""A small finished project: any model as the base, untrained experts, the classifier expert and a found mix."""
+"""A small finished project: any model as base, untrained experts and classifier, a found mix and temperature."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ SCORES = {
 """Validation scores by adapter and seed; together, the members of the set are best with seed 1."""
 MEMBERS = ("svf-math", "svf-code", "svf-reasoning")
 ALPHA = {"svf-math": 0.9, "svf-code": -0.2, "svf-reasoning": 0.4}
+TEMPERATURE = 8.0
 
 
 def finish_project(folder: Path, base: Path) -> Path:
@@ -50,6 +51,9 @@ def finish_project(folder: Path, base: Path) -> Path:
     for name in MEMBERS:
         (of_set / name).symlink_to((data / "adapters" / name).resolve())
     write_found(folder, "math_hard", ALPHA)
+    outcome = data / "searches" / "soft" / "seed-1" / "temperature.json"
+    outcome.parent.mkdir(parents=True)
+    outcome.write_text(json.dumps({"temperature": TEMPERATURE, "set": "svf", "seed": 1}))
     return folder
 
 

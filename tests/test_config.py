@@ -208,6 +208,7 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     # The others
     (lambda raw: put(raw, "publish", set="svf"), "publish.set"),
     (lambda raw: put(raw, "publish", systems=["svf", "control-svf"]), "publish.systems"),
+    (lambda raw: put(raw, "sandbox", symbolic_seconds=0), "sandbox.symbolic_seconds"),
     (lambda raw: put(raw, "engine.vllm", tensor_parallel=0), "engine.vllm.tensor_parallel"),
     (lambda raw: use_vllm(raw, device="cuda", tensor_parallel=2), "engine.vllm.tensor_parallel"),
     (lambda raw: put(raw, "engine.vllm", sleep="deeply"), "engine.vllm.sleep"),

@@ -22,10 +22,14 @@ import pytest
 from fastapi.testclient import TestClient
 from finished_project import ALPHA, ROOT, finish_project
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
 from mlflow.pyfunc import PythonModelContext, scoring_server
+from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as RegistryStore
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingStore
 
 from t2 import config
-from t2.adaptation.system import Settings, TwoPassSystem
+from t2.adaptation.spec import Settings
+from t2.adaptation.system import TwoPassSystem
 from t2.serving import SIGNATURE, TwoPassModel, log_two_pass
 
 PROMPTS = ["Tom has 3 apples.", "How many?"]
@@ -107,6 +111,46 @@ def published(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         run = client.create_run(experiment).info.run_id
         log_two_pass(run, uri=uri, name="two-pass", adapters=adapters, found=found, settings=settings)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("store", "call"),
+    [
+        (TrackingStore, "create_logged_model"),
+        (TrackingStore, "finalize_logged_model"),
+        (RegistryStore, "create_model_version"),
+    ],
+)
+def test_a_killed_publication_is_continued_and_registers_once(
+    store: type, call: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finish_project(tmp_path, tiny_folder))
+    settings, (adapters, found) = settings_here(), files()
+    client = MlflowClient(uri := f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.create_experiment("tests", artifact_location=(tmp_path / "mlartifacts").as_uri())
+    run = client.create_run(experiment).info.run_id
+
+    def publish() -> None:
+        log_two_pass(run, uri=uri, name="two-pass", adapters=adapters, found=found, settings=settings)
+
+    if (pid := os.fork()) == 0:
+        method = getattr(store, call)
+
+        def killed(*arguments: Any, **options: Any) -> None:
+            method(*arguments, **options)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            setattr(store, call, killed)
+            publish()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    for _ in range(2):
+        publish()
+        (version,) = client.search_model_versions("name='two-pass'")
+        (logged,) = client.search_logged_models([experiment])
+        assert (version.run_id, logged.status) == (run, LoggedModelStatus.READY)
 
 
 def posting(client: Any, address: str) -> Post:

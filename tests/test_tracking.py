@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -189,7 +191,7 @@ def test_a_killed_stage_continues_its_runs_and_logs_nothing_twice(root):
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        with open_stage(root) as run:
+        with open_stage(root, work="w") as run:
             child = run.child("seed-0", seed=0)
             child.log_history([{"step": i, "reward": 0.1 * i, "valid_score": None} for i in range(5)])
             child.log_history([{"step": 4, "valid_score": 0.5}])
@@ -201,7 +203,7 @@ def test_a_killed_stage_continues_its_runs_and_logs_nothing_twice(root):
     run_id, child_id = json.loads(os.read(reader, 1000))
     assert store(root).get_run(run_id).info.status == "RUNNING"
 
-    with open_stage(root, run_id=run_id) as run:
+    with open_stage(root, work="w") as run:
         child = run.child("seed-0", seed=0)
         assert (run.run_id, child.run_id) == (run_id, child_id)
         assert run.resumed
@@ -221,10 +223,89 @@ def test_a_killed_stage_continues_its_runs_and_logs_nothing_twice(root):
     assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == run.parent_id
 
 
+def calls_of_a_client(reached: Callable[[int], None]) -> None:
+    """Makes every MlflowClient say how many calls were made when one has returned; those within calls count not."""
+    made, inside = 0, False
+
+    def counted(method):
+        def call(*arguments, **options):
+            nonlocal made, inside
+            if inside:
+                return method(*arguments, **options)
+            inside = True
+            try:
+                return method(*arguments, **options)
+            finally:
+                inside, made = False, made + 1
+                reached(made)
+
+        return call
+
+    for name, method in list(vars(MlflowClient).items()):
+        if inspect.isfunction(method) and not name.startswith("_"):
+            setattr(MlflowClient, name, counted(method))
+
+
+def register_twice(root: Path) -> None:
+    """Two stages' works, the second with the better expert."""
+    for work, score in (("v", 0.5), ("w", 0.7)):
+        with open_stage(root, f"expert@{work}", work=work) as run:
+            child = run.child("seed-0", seed=0)
+            child.log_params({"seed": 0})
+            child.log_history([{"step": step, "reward": 0.5} for step in range(4)])
+            child.log_table(pd.DataFrame({"a": [1, 2]}), "scores")
+            child.register_expert("experts-math", adapter(root), score, "a test")
+
+
+def forked(work: Callable[[], object]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def summary(root: Path) -> object:
+    """What the store holds, but for ids, times, and the number of pipelines, as every life is one."""
+    client = store(root)
+    assert {run.info.status for run in runs(root)} == {"FINISHED"}
+    found = [
+        (run.info.run_name, run.data.params, {key: steps(root, run.info.run_id, key) for key in run.data.metrics})
+        for run in runs(root)
+        if "t2.pipeline" not in run.data.tags
+    ]
+    versions = [version.version for version in client.search_model_versions("name='experts-math'")]
+    return sorted(found, key=str), sorted(versions), client.get_model_version_by_alias("experts-math", "best").version
+
+
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_kill_after_any_call_to_the_store_doubles_and_loses_nothing(root, fresh_store, every):
+    calls = root / "calls"
+    assert forked(lambda: (calls_of_a_client(lambda made: calls.write_text(str(made))), register_twice(root))) == 0
+    expected = summary(root)
+    for last in range(1, int(calls.read_text()), every):
+        (root / "mlflow.db").write_bytes(fresh_store.read_bytes())
+        shutil.rmtree(root / "mlartifacts")
+
+        def die(made: int, last: int = last) -> None:
+            if made == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        assert forked(lambda die=die: (calls_of_a_client(die), register_twice(root))) == -signal.SIGKILL
+        assert forked(lambda: register_twice(root)) == 0
+        assert summary(root) == expected, last
+
+
 def test_a_run_that_the_store_lost_is_begun_anew(root):
-    with open_stage(root, run_id="0" * 32) as run:
+    with open_stage(root, work="w") as lost:
+        pass
+    store(root).delete_run(lost.run_id)
+    with open_stage(root, work="w") as run:
         assert not run.resumed
-    assert run.run_id != "0" * 32
+    assert run.run_id != lost.run_id
     assert store(root).get_run(run.run_id).info.status == "FINISHED"
 
 
@@ -373,7 +454,7 @@ HARMS = [
 
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_store_that_fails_in_mid_stage_costs_no_result_and_is_filled_up_later(root, harm, caplog):
-    with open_stage(root) as run:
+    with open_stage(root, work="w") as run:
         run.log_history([{"step": 0, "reward": 0.5}])
         with harm(root):
             work(run, root)
@@ -382,7 +463,7 @@ def test_a_store_that_fails_in_mid_stage_costs_no_result_and_is_filled_up_later(
     assert "dvc repro -s -f expert@math" in caplog.text
 
     forget_connections()
-    with open_stage(root, run_id=run.run_id) as again:
+    with open_stage(root, work="w") as again:
         work(again, root)
     assert again.whole
     client = store(root)

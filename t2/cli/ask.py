@@ -35,14 +35,13 @@ def ask(
     The reply goes to standard output; which expert gave it, and why, to standard error.
     """
     from t2 import config
+    from t2.adaptation.spec import Settings
+    from t2.stages import members
 
     params = config.load()
     name = system or params.publish.systems[0]
     if name not in params.systems:
         raise ValueError(f"there is no system {name!r}; params.yaml has {', '.join(params.systems)}")
-
-    from t2.adaptation.system import Settings, TwoPassSystem
-    from t2.stages import members
 
     base = params.systems[name].base
     basis = paths.basis(base)
@@ -50,6 +49,9 @@ def ask(
     (spec,) = settings.systems.values()
     seed = members.chosen_seed([members.read(member) for member in spec["members"]])
     named = [*spec["members"], *([spec["classifier"]] if spec["classifier"] else [])]
+
+    from t2.adaptation.system import TwoPassSystem  # only now: what is refused above is refused at once
+
     answers = TwoPassSystem(
         settings,
         {adapter: paths.adapter(adapter, seed) for adapter in named},

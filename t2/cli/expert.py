@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from t2.cli import library
-from t2.report.render import to_text
-from t2.report.tables import NONE, Cell, Table
+from t2.report.tables import NONE, Cell, Table, to_text
 from t2.stages import paths
 
 app = typer.Typer(

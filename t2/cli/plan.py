@@ -11,7 +11,7 @@ def plan(
     profile: Annotated[str | None, typer.Argument(help="A profile; without it, params.yaml as it stands.")] = None,
     gpu: Annotated[str | None, typer.Option(help="Instead of the one that plan.gpu names.")] = None,
 ) -> None:
-    """Says what each stage will need on a GPU: parameters, memory, operations and hours, without any weights."""
+    """Says what each stage will need on a GPU: parameters, memory and operations, without any weights."""
     from t2 import config, profiles
     from t2.plan import make_plan
     from t2.plan.render import render

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from t2.engine.device import find_device
 from t2.svf import BasisCache, Expert, Mixture, load_expert
 from t2.svf.checkpoint import Checkpoint, checkpoint_folder
 from t2.svf.quantised import Quantisation
+from t2.svf.reading import read_object
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _mix(mixture: Mixture, entries: Mapping[str, library.Entry], given: Base) ->
 def _found(search: str, given: Base) -> Selection:
     """The mix that a search found, over the experts that it was found for."""
     path = library.found(search)
-    mixture, seed = read_mixture(path), json.loads(path.read_text())["seed"]
+    mixture, seed = read_mixture(path), read_object(path)["seed"]
     members = config.load().sets[config.load().searches[search].set].members
     return _mix(mixture, {name: library.find(f"{name}/seed-{seed}") for name in members}, given)
 

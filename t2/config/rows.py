@@ -589,10 +589,6 @@ class Plan(Section):
     """What ``make plan`` assumes, see :mod:`t2.plan`; no stage depends on it."""
 
     gpu: str
-    compute: Share
-    bandwidth: Share
-    eigh: Share
-    layer_ms: PositiveFloat
     prompt_tokens: PositiveInt
     reply_share: Share
 

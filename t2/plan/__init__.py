@@ -1,4 +1,4 @@
-"""What a run will need, before it is started: parameters, memory, operations and hours, without any weights.
+"""What a run will need, before it is started: parameters, memory and operations, without any weights.
 
 A base model is built on the meta device from its configuration, the adapters are attached to it as the stages attach
 them, and the costs follow from the shapes. What is assumed beyond them stands in ``plan`` of the parameters, and in
@@ -52,11 +52,6 @@ class Plan:
         """How many GPUs have that memory."""
         return math.ceil(self.peak / (USABLE * self.gpu.memory))
 
-    @property
-    def seconds(self) -> float:
-        """Of all stages on one GPU."""
-        return sum(stage.cost.seconds for stage in self.stages)
-
 
 def make_plan(params: Params) -> Plan:
     """Plans all stages for the GPU that ``plan.gpu`` names.
@@ -68,5 +63,5 @@ def make_plan(params: Params) -> Plan:
     assumed = params.plan
     if assumed.gpu not in GPUS:
         raise PlanError(f"plan.gpu is {assumed.gpu!r}; known are {', '.join(GPUS)} (t2/plan/gpus.py)")
-    models = read_models(params, GPUS[assumed.gpu])
+    models = read_models(params)
     return Plan(params, models, GPUS[assumed.gpu], plan_stages(params, models))

@@ -1,4 +1,4 @@
-"""Operations, memory and seconds of the few things that the pipeline does with a model.
+"""Operations and memory of the few things that the pipeline does with a model.
 
 A product of (a, b) and (b, c) counts as 2abc operations; softmax, norms and the like are left out. Attention is
 counted over the whole square, as if it were not causal. T is a number of tokens, r the width of a basis.
@@ -6,88 +6,7 @@ counted over the whole square, as if it were not causal. T is a number of tokens
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
-
-from t2.config.rows import Plan
-from t2.plan.gpus import Gpu
 from t2.plan.shapes import Attached, Matrix, Shapes, basis_bytes
-
-Experts = Literal["none", "one", "many"]
-"""None; one for all samples, in a folded W'; or one a sample, factored along Q. A quantised base never folds."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Operations and seconds; costs of things done one after the other add up."""
-
-    operations: float = 0.0
-    seconds: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.operations + other.operations, self.seconds + other.seconds)
-
-    def __rmul__(self, times: float) -> Cost:
-        return Cost(times * self.operations, times * self.seconds)
-
-
-@dataclass(frozen=True)
-class Speed:
-    """What a GPU reaches.
-
-    Attributes:
-        model: Operations a second in the dtype of the weights.
-        single: In float32.
-        double: In float64, of matrix products.
-        eigh: In float64, of eigenproblems.
-        bandwidth: Bytes a second.
-        layer: Seconds that a decoder layer takes at least, forward, however small: launching its kernels.
-    """
-
-    model: float
-    single: float
-    double: float
-    eigh: float
-    bandwidth: float
-    layer: float
-
-    @classmethod
-    def of(cls, gpu: Gpu, width: int, assumed: Plan) -> Speed:
-        """The shares of a GPU's peaks that are assumed to be reached, for weights of ``width`` bytes."""
-        return cls(
-            model=assumed.compute * (gpu.model if width < 4 else gpu.single),
-            single=assumed.compute * gpu.single,
-            double=assumed.compute * gpu.double,
-            eigh=assumed.eigh * gpu.double,
-            bandwidth=assumed.bandwidth * gpu.bandwidth,
-            layer=assumed.layer_ms / 1000,
-        )
-
-    def cost(
-        self,
-        *,
-        model: float = 0.0,
-        single: float = 0.0,
-        double: float = 0.0,
-        eigh: float = 0.0,
-        read: float = 0.0,
-        layers: float = 0.0,
-    ) -> Cost:
-        """Computing, reading memory and launching go on at once: the slowest of the three decides.
-
-        Args:
-            model: Operations in the dtype of the weights.
-            single: Operations in float32.
-            double: Operations in float64.
-            eigh: Operations of eigenproblems.
-            read: Bytes.
-            layers: Decoder layers that run, one after the other.
-        """
-        computing = model / self.model + single / self.single + double / self.double + eigh / self.eigh
-        seconds = max(computing, read / self.bandwidth, layers * self.layer)
-        return Cost(model + single + double + eigh, seconds)
-
 
 # Operations
 
@@ -151,64 +70,29 @@ def eigenproblem(matrix: Matrix) -> float:
     return 9 * matrix.rank**3
 
 
-# Costs
-
-
-def basis(shapes: Shapes, speed: Speed) -> Cost:
+def basis(shapes: Shapes) -> float:
     """Of all adapted matrices."""
-    products, eigenproblems = sum(map(gram, shapes.adapted)), sum(map(eigenproblem, shapes.adapted))
-    return speed.cost(double=products) + speed.cost(eigh=eigenproblems)
+    return sum(gram(matrix) + eigenproblem(matrix) for matrix in shapes.adapted)
 
 
-def generate(
-    shapes: Shapes,
-    speed: Speed,
-    count: float,
-    *,
-    prompt: float,
-    reply: float,
-    longest: float,
-    batch: int,
-    experts: Experts = "none",
-    builds_fold: bool = True,
-) -> Cost:
-    """Answering ``count`` prompts of ``prompt`` tokens with ``reply`` tokens on average, at most ``longest``.
+def generate(shapes: Shapes, count: float, *, prompt: float, reply: float, mixed: bool = False) -> float:
+    """Answering ``count`` prompts of ``prompt`` tokens with ``reply`` tokens on average.
 
     Args:
         shapes: Of the model.
-        speed: Of the GPU.
         count: Prompts.
         prompt: Tokens.
         reply: Tokens.
-        longest: Tokens; each batch decodes so long.
-        batch: Prompts side by side.
-        experts: Whose W' run.
-        builds_fold: Whether the one expert's W' are built for this.
+        mixed: Whether samples run under experts of their own, factored along Q, and not in W'.
     """
-    if experts == "one" and shapes.quantisation is not None:
-        experts = "many"
-    many = experts == "many"
-    tokens, batches, context = count * prompt, math.ceil(count / batch), prompt + reply / 2
-    total = speed.cost(single=fold(shapes)) if experts == "one" and builds_fold else Cost()
-    total += speed.cost(
-        model=forward(shapes, tokens, prompt, count),
-        single=factored(shapes, tokens) if many else 0.0,
-        layers=batches * shapes.layers,
-    )
     # The first token of a reply comes with the prompt's pass.
-    written, steps = count * (reply - 1), batches * (longest - 1)
-    weights = shapes.linear_bytes + shapes.width * shapes.hidden * shapes.vocabulary
-    return total + speed.cost(
-        model=forward(shapes, written, context, written),
-        single=factored(shapes, written) if many else 0.0,
-        read=steps * (weights + (basis_of_adapted(shapes) if many else 0)) + written * context * cached_token(shapes),
-        layers=steps * shapes.layers,
-    )
+    tokens, written = count * prompt, count * (reply - 1)
+    total = forward(shapes, tokens, prompt, count) + forward(shapes, written, prompt + reply / 2, written)
+    return total + (factored(shapes, tokens + written) if mixed else 0.0)
 
 
 def step(
     adapter: Attached,
-    speed: Speed,
     *,
     batch: int,
     micro_batch: int,
@@ -216,12 +100,11 @@ def step(
     reply: float,
     divergence: bool,
     recompute: bool = False,
-) -> Cost:
+) -> float:
     """The gradient of a batch, rollouts and folding apart.
 
     Args:
         adapter: What learns; all methods but SVF count as a LoRA of their rank.
-        speed: Of the GPU.
         batch: Samples.
         micro_batch: Samples at once.
         prompt: Tokens.
@@ -229,24 +112,19 @@ def step(
         divergence: Whether the base model runs too, for the KL.
         recompute: Whether layers run again in the backward pass.
     """
-    total, shapes, svf, first = Cost(), adapter.shapes, adapter.is_svf, adapter.first
+    total, shapes, first = 0.0, adapter.shapes, adapter.first
     for start in range(0, batch, micro_batch):
         samples = min(micro_batch, batch - start)
         # The last token of a reply is not fed in.
         length = prompt + reply - 1
         tokens, answers = samples * length, samples * reply
-        model = forward(shapes, tokens, length, answers) * (2 if divergence else 1)
-        model += backward(shapes, tokens, length, answers, first)
+        total += forward(shapes, tokens, length, answers) * (2 if divergence else 1)
+        total += backward(shapes, tokens, length, answers, first)
         if recompute:
-            model += recomputation(shapes, tokens, length, first)
-        if not svf:
-            # A LoRA's own gradients take twice its forward pass.
-            model += (4 if recompute else 3) * lora(adapter, tokens)
-        total += speed.cost(
-            model=model,
-            single=learning_z(shapes, tokens, recompute) if svf else 0.0,
-            layers=shapes.layers * (4 if divergence else 3) + (shapes.layers - first if recompute else 0),
-        )
+            total += recomputation(shapes, tokens, length, first)
+        # A LoRA's own gradients take twice its forward pass.
+        own = learning_z(shapes, tokens, recompute) if adapter.is_svf else (3 + recompute) * lora(adapter, tokens)
+        total += own
     return total
 
 

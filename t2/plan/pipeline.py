@@ -1,15 +1,17 @@
-"""What each stage of the pipeline needs, under given parameters: memory, operations, hours."""
+"""What each stage of the pipeline needs, under given parameters: memory and operations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from t2.config.rows import OTHER, Base, Classified, Dispatched, Found, Params, Reward, Single, System, Task
 from t2.plan import cost
-from t2.plan.cost import Cost, Experts, Speed
-from t2.plan.gpus import Gpu
 from t2.plan.shapes import Attached, Shapes, read_adapter, read_shapes
+
+Experts = Literal["none", "one", "many"]
+"""None; one for all samples, in a folded W'; or one a sample, factored along Q. A quantised base never folds."""
 
 OPTIMISER = 16
 """Bytes per trainable parameter: itself, its gradient and AdamW's two moments, in float32."""
@@ -23,13 +25,13 @@ class Stage:
         name: As DVC calls it.
         memory: Bytes of one process at its peak, by what takes them.
         processes: How many run side by side.
-        cost: Of all of them together, as if one GPU did everything in turn.
+        operations: Of all of them together.
     """
 
     name: str
     memory: Mapping[str, float]
     processes: int
-    cost: Cost
+    operations: float
 
     @property
     def total(self) -> float:
@@ -45,16 +47,14 @@ class Model:
         base: Its row.
         shapes: Of the model.
         adapters: What each recipe that is trained on it puts there, by the recipe's row.
-        speed: What the GPU reaches in its dtype.
     """
 
     base: Base
     shapes: Shapes
     adapters: Mapping[str, Attached]
-    speed: Speed
 
 
-def read_models(params: Params, gpu: Gpu) -> dict[str, Model]:
+def read_models(params: Params) -> dict[str, Model]:
     """All base models, by their rows.
 
     Raises:
@@ -66,7 +66,7 @@ def read_models(params: Params, gpu: Gpu) -> dict[str, Model]:
         shapes = read_shapes(base)
         trained = dict.fromkeys(row.recipe for row in params.adapters.values() if row.base == name)
         adapters = {recipe: read_adapter(base, params.recipes[recipe], shapes) for recipe in trained}
-        models[name] = Model(base, shapes, adapters, Speed.of(gpu, shapes.width, params.plan))
+        models[name] = Model(base, shapes, adapters)
     return models
 
 
@@ -88,12 +88,12 @@ def plan_stages(params: Params, models: Mapping[str, Model]) -> list[Stage]:
 def _measure(params: Params, planners: Mapping[str, _Planner]) -> Stage:
     """Every system on every task; a process holds one base at a time."""
     places = {name: _tasks_of(params, system) for name, system in params.systems.items()}
-    total, memory = Cost(), dict[str, float]()
+    total, memory = 0.0, dict[str, float]()
     for name, system in params.systems.items():
         planner = planners[system.base]
-        total = sum((planner.measure(system, task) for task in places[name]), total)
+        total += sum(planner.measure(system, task) for task in places[name])
         longest = max((_reward(params.tasks[task]).max_new_tokens for task in places[name]), default=1)
-        needed = planner.answering_memory(params.measure.batch, longest, folds=True)
+        needed = planner.answering_memory(planner.shapes, params.measure.batch, longest, folds=True)
         memory = max(memory, needed, key=lambda parts: sum(parts.values()))
     jobs = len({task for tasks in places.values() for task in tasks})
     return Stage("measure", memory, min(params.execution.workers, jobs), total)
@@ -137,7 +137,7 @@ class _Planner:
     def basis(self, name: str) -> Stage:
         """One matrix after the other."""
         working = float(cost.decomposing(self.shapes))
-        return Stage(f"basis@{name}", {"working": working}, 1, cost.basis(self.shapes, self.model.speed))
+        return Stage(f"basis@{name}", {"working": working}, 1, cost.basis(self.shapes))
 
     def train(self, name: str) -> Stage:
         """An adapter, once per seed."""
@@ -153,26 +153,26 @@ class _Planner:
         row, batch = self.params.searches[name], self.params.search.batch
         budget, longest = self.params.budgets[row.budget], _reward(self.params.tasks[row.task]).max_new_tokens
         draws = budget.draws * self._seeds(self.params.sets[row.set].members)
-        generation = self._answers(budget.population * budget.shots, longest, "many", batch)
-        memory = self.answering_memory(batch, longest, folds=False)
+        generation = self._answers(budget.population * budget.shots, longest, "many")
+        memory = self.answering_memory(self.shapes, batch, longest, folds=False)
         return Stage(f"search@{name}", memory, self._side_by_side(draws), draws * budget.generations * generation)
 
     def temperature(self, name: str) -> Stage:
         """A first pass and an answer a value, on every validation item, per seed."""
         row, batch = self.params.temperatures[name], self.params.search.batch
         seeds = self._seeds(self.params.sets[row.set].members)
-        spent, longest = Cost(), 1
+        spent, longest = 0.0, 1
         for task in row.tasks:
             count, reply = self.params.tasks[task].sizes.valid, _reward(self.params.tasks[task]).max_new_tokens
             longest = max(longest, reply)
-            spent += self._answers(count, 1, "none", batch)
-            spent += len(row.values) * self._answers(count, reply, "many", batch)
-        memory = self.answering_memory(batch, longest, folds=False)
+            spent += self._answers(count, 1, "none")
+            spent += len(row.values) * self._answers(count, reply, "many")
+        memory = self.answering_memory(self.shapes, batch, longest, folds=False)
         return Stage(f"temperature@{name}", memory, self._side_by_side(seeds), seeds * spent)
 
-    def measure(self, system: System, task: str) -> Cost:
+    def measure(self, system: System, task: str) -> float:
         """A system on a task, with all seeds and draws."""
-        row, batch = self.params.tasks[task], self.params.measure.batch
+        row = self.params.tasks[task]
         count, longest = row.sizes.test, _reward(row).max_new_tokens
         adapters = _adapters_of(self.params, system)
         runs, experts = self._seeds(adapters), self._experts(adapters)
@@ -180,21 +180,27 @@ class _Planner:
             budgets = [s.budget for name in system.searches if (s := self.params.searches[name]).task == task]
             runs *= max((self.params.budgets[budget].draws for budget in budgets), default=1)
         if not isinstance(system, Dispatched):
-            return runs * self._answers(count, longest, experts, batch)
+            return runs * self._answers(count, longest, experts)
         reply = _reward(self.params.tasks[system.dispatch]).max_new_tokens
         # The base model is asked once for all seeds, the classifier with each of its own.
         if isinstance(system, Classified):
-            asked = runs * self._answers(count, reply, "one", batch)
+            asked = runs * self._answers(count, reply, "one")
         else:
-            asked = self._answers(count, reply, "none", batch)
+            asked = self._answers(count, reply, "none")
         if row.role == OTHER:
             return asked
         # Once more in mixed batches, to time both passes.
-        return asked + runs * self._answers(count, longest, "one", batch) + self._answers(count, longest, "many", batch)
+        return asked + runs * self._answers(count, longest, "one") + self._answers(count, longest, "many")
 
-    def answering_memory(self, batch: int, longest: int, *, folds: bool) -> dict[str, float]:
+    def answering_memory(self, shapes: Shapes, batch: int, longest: int, *, folds: bool) -> dict[str, float]:
         """Bytes of a process that answers, by what takes them."""
-        return self._answering_memory(self.shapes, batch, longest, folds=folds)
+        answering = cost.answering(shapes, batch, self.params.plan.prompt_tokens, longest)
+        return {
+            "weights": shapes.weight_bytes,
+            "basis": cost.basis_of_adapted(shapes),
+            "W'": cost.folded(shapes) if folds else 0.0,
+            "working": max(answering, cost.folding(shapes) if folds else 0.0),
+        }
 
     # Parts
 
@@ -216,18 +222,11 @@ class _Planner:
         row = self.params.tasks[task]
         return row.sizes.valid * len(getattr(row.source, "tasks", [task]))
 
-    def _answers(self, count: float, longest: int, experts: Experts, batch: int, *, builds_fold: bool = True) -> Cost:
-        return cost.generate(
-            self.shapes,
-            self.model.speed,
-            count,
-            prompt=self.params.plan.prompt_tokens,
-            reply=self._reply(longest),
-            longest=longest,
-            batch=batch,
-            experts=experts,
-            builds_fold=builds_fold,
-        )
+    def _answers(self, count: float, longest: int, experts: Experts) -> float:
+        folds = experts == "one" and self.shapes.quantisation is None
+        mixed, reply = experts != "none" and not folds, self._reply(longest)
+        total = cost.generate(self.shapes, count, prompt=self.params.plan.prompt_tokens, reply=reply, mixed=mixed)
+        return total + (cost.fold(self.shapes) if folds else 0.0)
 
     def _reply(self, longest: int) -> float:
         return max(1.0, self.params.plan.reply_share * longest)
@@ -239,13 +238,11 @@ class _Planner:
             return training.micro_batch
         return min(training.micro_batch, max(1.0, training.micro_tokens / (self.params.plan.prompt_tokens + reply)))
 
-    def _training_cost(self, adapter: Attached, valid: int, longest: int) -> Cost:
+    def _training_cost(self, adapter: Attached, valid: int, longest: int) -> float:
         training, train = self.params.training, adapter.recipe.train
         experts: Experts = "one" if adapter.is_svf else "none"
-        batch = training.generation_batch
         step = cost.step(
             adapter,
-            self.model.speed,
             batch=training.batch,
             micro_batch=int(self._samples_at_once(self._reply(longest))),
             prompt=self.params.plan.prompt_tokens,
@@ -254,12 +251,10 @@ class _Planner:
             recompute=training.gradient_checkpointing,
         )
         if train.objective == "reinforce":
-            step += self._answers(training.batch, longest, experts, batch)
+            step += self._answers(training.batch, longest, experts)
         elif adapter.is_svf:
-            step += self.model.speed.cost(single=cost.fold(adapter.shapes))
-        # The rollouts of the next step run in the same W'.
-        validation = self._answers(valid, longest, experts, batch, builds_fold=False)
-        return train.steps * step + (1 + train.steps // training.valid_every) * validation
+            step += cost.fold(adapter.shapes)
+        return train.steps * step + (1 + train.steps // training.valid_every) * self._answers(valid, longest, experts)
 
     def _training_memory(self, adapter: Attached, longest: int) -> dict[str, float]:
         shapes, training, first = adapter.shapes, self.params.training, adapter.first
@@ -278,17 +273,8 @@ class _Planner:
             recomputed=recomputed,
             chunk=training.logit_chunk,
         )
-        memory = self._answering_memory(shapes, training.generation_batch, longest, folds=adapter.is_svf)
+        memory = self.answering_memory(shapes, training.generation_batch, longest, folds=adapter.is_svf)
         if not adapter.is_svf:
             memory["basis"] = 0.0
         working = max(gradient, memory["working"])
         return {**memory, "working": working + OPTIMISER * adapter.parameters}
-
-    def _answering_memory(self, shapes: Shapes, batch: int, longest: int, *, folds: bool) -> dict[str, float]:
-        answering = cost.answering(shapes, batch, self.params.plan.prompt_tokens, longest)
-        return {
-            "weights": shapes.weight_bytes,
-            "basis": cost.basis_of_adapted(shapes),
-            "W'": cost.folded(shapes) if folds else 0.0,
-            "working": max(answering, cost.folding(shapes) if folds else 0.0),
-        }

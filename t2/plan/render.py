@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from t2.plan import USABLE, Plan
 from t2.plan.shapes import Attached
 
@@ -39,49 +41,40 @@ def _adapter(adapter: Attached) -> str:
 
 
 def _table(plan: Plan) -> list[str]:
-    rows = [["stage", "memory", *(f"{part}" for part in PARTS), "processes", "operations", "time"]]
-    for stage in plan.stages:
-        parts = [_bytes(stage.memory.get(part, 0.0)) for part in PARTS]
-        work = [_amount(stage.cost.operations), _time(stage.cost.seconds)]
-        rows.append([stage.name, _bytes(stage.total), *parts, str(stage.processes), *work])
-    operations = sum(stage.cost.operations for stage in plan.stages)
-    rows.append(["all", _bytes(plan.peak), *[""] * (len(PARTS) + 1), _amount(operations), _time(plan.seconds)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    rows = {
+        stage.name: [
+            *map(_bytes, [stage.total, *(stage.memory.get(part, 0.0) for part in PARTS)]),
+            str(stage.processes),
+            _amount(stage.operations),
+        ]
+        for stage in plan.stages
+    }
+    rows["all"] = [_bytes(plan.peak), *[""] * (len(PARTS) + 1), _amount(sum(s.operations for s in plan.stages))]
+    columns = ["memory", *PARTS, "processes", "operations"]
+    lines = [*pd.DataFrame.from_dict(rows, orient="index", columns=columns).to_string().splitlines(), ""]
     if plan.gpus == 1:
-        return [*lines, "", "It fits one GPU."]
+        return [*lines, "It fits one GPU."]
     return [
         *lines,
-        "",
-        f"It needs the memory of {plan.gpus} GPUs; the time is that of all together. Less: a smaller "
-        "training.micro_batch (or micro_tokens, logit_chunk), a smaller batch of training, search or measure, fewer "
-        "execution.workers, or training.gradient_checkpointing.",
+        f"It needs the memory of {plan.gpus} GPUs. Less: a smaller training.micro_batch (or micro_tokens, "
+        "logit_chunk), a smaller batch of training, search or measure, fewer execution.workers, or "
+        "training.gradient_checkpointing.",
     ]
 
 
 def _assumptions(plan: Plan) -> list[str]:
-    assumed, gpu, training = plan.params.plan, plan.gpu, plan.params.training
-    dtype = plan.main.base.dtype
-    peak = gpu.model if plan.main.shapes.width < 4 else gpu.single
+    assumed, training = plan.params.plan, plan.params.training
     activations = "recomputed, layer by layer" if training.gradient_checkpointing else "kept, not recomputed"
     logits = f"{training.logit_chunk} answer tokens" if training.logit_chunk else "all answer tokens of a micro-batch"
-    lines = [
-        f"prompts of {assumed.prompt_tokens} tokens; replies of {assumed.reply_share:.0%} of a task's max_new_tokens "
-        "on average (operations), of all of them (memory, number of decoding steps)",
-        f"matrix products reach {assumed.compute:.0%} of the peak, {peak / 1e12:.0f} TFLOP/s in {dtype}, "
-        f"{gpu.single / 1e12:.3g} in float32 (W', gradients of z, factored experts), "
-        f"{gpu.double / 1e12:.3g} in float64",
-        f"eigenproblems of 9 r³ operations reach {assumed.eigh:.0%} of the float64 peak; the basis is made on the GPU",
-        f"decoding reads weights, keys and values at {assumed.bandwidth:.0%} of {gpu.bandwidth / 1e12:.3g} TB/s; "
-        f"a layer takes {assumed.layer_ms:g} ms at least, at every step",
-        "the slowest of computing, reading and launching decides; processes get the GPU in turn",
-        "all steps are taken: no early stop; rollouts and validation are in it, loading, sandbox and libraries not",
-        f"attention by fused kernels; activations are {activations}; {logits} have logits at once; AdamW in float32",
-        f"memory of the longest reply in every sample; {1 - USABLE:.0%} of the GPU's for fragmentation and CUDA itself",
-    ]
     return [
         "Assumed (the section `plan` of the parameters, and the code in t2/plan):",
-        *(f"- {line}" for line in lines),
+        f"- prompts of {assumed.prompt_tokens} tokens; replies of {assumed.reply_share:.0%} of a task's max_new_tokens "
+        "on average (operations), of all of them (memory)",
+        "- a basis takes 9 r³ operations in float64 for each matrix's eigenproblem",
+        "- all steps are taken: no early stop; rollouts and validation are in it, loading, sandbox and libraries not",
+        f"- attention by fused kernels; activations are {activations}; {logits} have logits at once; AdamW in float32",
+        f"- {1 - USABLE:.0%} of the GPU's memory for fragmentation and CUDA itself",
+        "No time: nothing of this size was run yet.",
     ]
 
 
@@ -95,14 +88,6 @@ def _amount(value: float) -> str:
         if value >= size:
             return f"{_digits(value / size)} {prefix}"
     return f"{_digits(value)} "
-
-
-def _time(seconds: float) -> str:
-    """Hours, in minutes or seconds where they are few."""
-    for name, size in {"h": 3600, "min": 60}.items():
-        if seconds >= size:
-            return f"{_digits(seconds / size)} {name}"
-    return f"{_digits(seconds)} s"
 
 
 def _digits(value: float) -> str:

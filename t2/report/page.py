@@ -5,22 +5,15 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from t2.files import replace_file
-from t2.report import figures, tables
-from t2.report.render import inline, to_html, to_markdown
+from t2.report import figures, render, tables
 from t2.report.systems import System
 from t2.report.tables import Table
-
-
-def _empty() -> pd.DataFrame:
-    return pd.DataFrame()
 
 
 @dataclass(frozen=True)
@@ -45,12 +38,12 @@ class ReportInputs:
     base: str
     systems: Sequence[System]
     scores: pd.DataFrame
-    comparisons: pd.DataFrame = field(default_factory=_empty)
-    timings: pd.DataFrame = field(default_factory=_empty)
-    histories: pd.DataFrame = field(default_factory=_empty)
-    confusions: pd.DataFrame = field(default_factory=_empty)
-    alphas: pd.DataFrame = field(default_factory=_empty)
-    runs: pd.DataFrame = field(default_factory=_empty)
+    comparisons: pd.DataFrame = field(default_factory=pd.DataFrame)
+    timings: pd.DataFrame = field(default_factory=pd.DataFrame)
+    histories: pd.DataFrame = field(default_factory=pd.DataFrame)
+    confusions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    alphas: pd.DataFrame = field(default_factory=pd.DataFrame)
+    runs: pd.DataFrame = field(default_factory=pd.DataFrame)
     notes: Sequence[str] = ()
     title: str = "Transformer-Squared"
 
@@ -63,6 +56,11 @@ class Picture:
     svg: str
     title: str
     caption: str
+
+    @property
+    def address(self) -> str:
+        """The picture itself, as an address."""
+        return f"data:image/svg+xml;base64,{base64.b64encode(self.svg.encode()).decode()}"
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,8 @@ def write_report(inputs: ReportInputs, folder: str | Path) -> None:
         for block in section.blocks:
             if isinstance(block, Picture):
                 replace_file(folder / "figures" / f"{block.name}.svg", block.svg)
-    replace_file(folder / "report.md", markdown(inputs.title, sections))
-    replace_file(folder / "report.html", html(inputs.title, sections))
+    replace_file(folder / "report.md", render.page(inputs.title, sections, html=False))
+    replace_file(folder / "report.html", render.page(inputs.title, sections, html=True))
 
 
 def outline(inputs: ReportInputs) -> list[Section]:
@@ -139,53 +137,6 @@ def outline(inputs: ReportInputs) -> list[Section]:
     ]
     sections = [Section(title, tuple(block for block in blocks if block)) for title, blocks in parts]
     return [section for section in sections if section.blocks]
-
-
-def markdown(title: str, sections: Sequence[Section]) -> str:
-    """The report as GitHub Markdown; pictures are links into ``figures/``."""
-    lines = [f"# {title}", ""]
-    for section in sections:
-        if section.title:
-            lines += [f"## {section.title}", ""]
-        for block in section.blocks:
-            if isinstance(block, Table):
-                lines += [to_markdown(block), ""]
-            elif isinstance(block, Picture):
-                lines += [f"![{block.title}](figures/{block.name}.svg)", ""]
-                lines += [f"**{block.title}** {block.caption}", ""]
-            else:
-                lines += [block, ""]
-    return "\n".join(lines)
-
-
-def html(title: str, sections: Sequence[Section]) -> str:
-    """The report as one page that loads nothing: style and pictures are inside."""
-    css = files("t2.report").joinpath("page.css").read_text(encoding="utf-8")
-    body = [f"<header><h1>{escape(title)}</h1></header>"]
-    body += [_html_section(section) for section in sections]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>\n'
-        f"<style>\n{css}</style></head>\n<body><main>\n" + "\n".join(body) + "\n</main></body></html>\n"
-    )
-
-
-def _html_section(section: Section) -> str:
-    lines = [f"<h2>{escape(section.title)}</h2>"] if section.title else []
-    for block in section.blocks:
-        if isinstance(block, Table):
-            lines.append(to_html(block))
-        elif isinstance(block, Picture):
-            data = base64.b64encode(block.svg.encode()).decode()
-            image = f'<img alt="{escape(block.title)}" src="data:image/svg+xml;base64,{data}">'
-            caption = f"<strong>{escape(block.title)}</strong> {inline(block.caption)}"
-            lines.append(
-                f'<figure><div class="scroll" tabindex="0">{image}</div><figcaption>{caption}</figcaption></figure>'
-            )
-        else:
-            lines.append(f"<p>{inline(block)}</p>")
-    return "<section>" + "\n".join(lines) + "</section>"
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[Any, Any]]:

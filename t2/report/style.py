@@ -1,15 +1,15 @@
 """How figures look, and their bytes: SVG that follows the reader's light or dark theme, always the same.
 
-Colours are plain hexadecimal while a figure is drawn; the neutral ones, and the hues that need it, become
-CSS variables in the SVG, whose dark values apply where the reader's system asks for a dark page.
+Figures are drawn in light colours; ``figure.css``, which each holds, gives every one of them its dark value where the
+reader's system asks for a dark page.
 """
 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,22 +18,6 @@ if TYPE_CHECKING:
 PAPER, INK, MUTED, RULE = "#fefefe", "#1f2430", "#6b7283", "#dfe3ea"
 BLUE, ORANGE, TEAL, PURPLE = "#2f6bde", "#d9730d", "#0e8f86", "#8250df"
 GREEN, GREY, RED, OCHRE = "#3a8f3a", "#8a92a3", "#d92d3a", "#a67c00"
-DARK = {
-    PAPER: "#161a22",
-    INK: "#e6e9f0",
-    MUTED: "#9aa3b5",
-    RULE: "#313846",
-    BLUE: "#6ea0ff",
-    ORANGE: "#f5994a",
-    TEAL: "#3cc4b8",
-    PURPLE: "#b392f8",
-    GREEN: "#6cc36c",
-    GREY: "#8f98aa",
-    RED: "#ff6b73",
-    OCHRE: "#dcb13c",
-}
-"""Dark value of each colour."""
-
 PALETTE = (ORANGE, OCHRE, BLUE, TEAL, PURPLE, GREEN, GREY)
 """Colours of systems, by their place among those of a base; red is what was chosen."""
 
@@ -95,11 +79,5 @@ def svg(figure: Figure) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = text.replace("'DejaVu Sans'", _FONTS)
-    light, dark = (
-        "".join(f"--c{place}:{colour};" for place, colour in enumerate(colours))
-        for colours in (DARK.keys(), DARK.values())
-    )
-    for place, colour in enumerate(DARK):
-        text = re.sub(colour, f"var(--c{place},{colour})", text, flags=re.IGNORECASE)
-    theme = f"<style>svg{{{light}}}@media(prefers-color-scheme:dark){{svg{{{dark}}}}}</style>"
-    return text.replace("<defs>", f"{theme}<defs>", 1)
+    theme = Path(__file__).with_name("figure.css").read_text(encoding="utf-8")
+    return text.replace("<defs>", f"<style>\n{theme}</style><defs>", 1)

@@ -215,6 +215,26 @@ def runs_table(runs: Iterable[Row], title: str) -> Table | None:
     )
 
 
+def to_text(table: Table) -> str:
+    """Aligned columns for a terminal: the first aside beside each value, no caption."""
+
+    def texts(row: tuple[Cell, ...]) -> list[str]:
+        return [" ".join(filter(None, (cell.text, *cell.asides[:1]))) for cell in row]
+
+    groups = [[texts(row) for row in group] for group in table.groups]
+    rows = [texts(table.header), *(row for group in groups for row in group)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rule = sum(widths) + 2 * (len(widths) - 1)
+
+    def line(row: list[str]) -> str:
+        return "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+
+    lines = [table.title, "━" * rule, line(rows[0])]
+    for group in groups:
+        lines += ["─" * rule, *map(line, group)]
+    return "\n".join([*lines, "━" * rule])
+
+
 def _runs(rows: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
     """Scores by base, task and the system's name."""
     found: dict[tuple[str, str, str], list[Row]] = {}

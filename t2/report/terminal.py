@@ -11,9 +11,8 @@ from pathlib import Path
 
 from t2.config import ConfigError, load
 from t2.config.rows import Params
-from t2.report.render import to_text
 from t2.report.systems import systems_of
-from t2.report.tables import score_table
+from t2.report.tables import score_table, to_text
 
 TITLES = {"trained": "Trained tasks (accuracy in %, normalised)", "unseen": "Unseen tasks"}
 

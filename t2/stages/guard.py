@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,22 +28,30 @@ class Busy(RuntimeError):
 def die_with_pipeline() -> None:
     """Kills this process as soon as the ``dvc`` that started it is gone; without DVC, does nothing.
 
-    Call it as early as possible: whoever takes in the orphan of a pipeline that has ended already looks like one.
+    Call it as early as possible: whoever takes in the orphan of a pipeline that has ended already looks like one, but
+    that it is of another session, or the first process of all.
 
-    ``PR_SET_PDEATHSIG`` alone is not enough: between DVC and the stage may stand a shell that outlives DVC.
+    A process of its own watches: a thread would wait for the interpreter's lock, which the import of a big library
+    holds for seconds. ``PR_SET_PDEATHSIG`` is not enough: between DVC and the stage may stand a shell that outlives
+    DVC.
     """
     if "DVC_ROOT" not in os.environ:
         return
     pipeline = _nearest_ancestor_that_is_no_shell()
-    if pipeline <= 1:
+    if pipeline <= 1 or os.getsid(pipeline) != os.getsid(0):
         sys.exit("the dvc that started this stage has already ended; run `dvc repro` again")
-    descriptor = os.pidfd_open(pipeline)
-
-    def watch() -> None:
-        select.select([descriptor], [], [])
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="die-with-pipeline", daemon=True).start()
+    watched, stage = os.pidfd_open(pipeline), os.pidfd_open(os.getpid())
+    if os.fork():
+        os.close(watched)
+        os.close(stage)
+        return
+    try:
+        os.closerange(0, min(watched, stage))  # whoever reads what the stage writes waits for all who could write
+        ended, _, _ = select.select([watched, stage], [], [])
+        if stage not in ended:
+            signal.pidfd_send_signal(stage, signal.SIGKILL)
+    finally:
+        os._exit(0)
 
 
 def close_standard_input() -> None:

@@ -6,7 +6,7 @@ import json
 from hashlib import sha256
 
 from t2 import tracking
-from t2.adaptation.system import Settings
+from t2.adaptation.spec import Settings
 from t2.serving import log_two_pass
 from t2.stages import members, paths
 from t2.stages.stage import open_stage, project_root

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from t2.config.rows import Params
-from t2.files import read_csv, write_csv
+from t2.files import read_csv, read_json, write_csv
 from t2.report.page import ReportInputs, write_report
 from t2.report.systems import label_of, systems_of
 from t2.stages import cells, paths
@@ -30,8 +29,8 @@ def main() -> None:
         scores, comparisons, confusions = (
             read_csv(paths.scores() / f"{name}.csv") for name in ("scores", "comparisons", "confusions")
         )
-        metrics = json.loads((paths.reports() / "metrics.json").read_text())
-        records = [json.loads(path.read_text()) for path in sorted(paths.runs().glob("*.json"))]
+        metrics = read_json(paths.reports() / "metrics.json")
+        records = [read_json(path) for path in sorted(paths.runs().glob("*.json"))]
         runs, timings = _runs(records), _timings(params)
         write_csv(paths.reports() / "runs.csv", runs)
         write_csv(paths.reports() / "timings.csv", timings)
@@ -148,7 +147,7 @@ def _alphas(params: Params) -> pd.DataFrame:
         base, seeds = params.bases[search.base].label, params.recipes[next(iter(members.values())).recipe].seeds
         for seed in seeds:
             for draw in range(params.budgets[search.budget].draws):
-                alpha = json.loads((paths.search(name, seed, draw) / "alpha.json").read_text())["alpha"]
+                alpha = read_json(paths.search(name, seed, draw) / "alpha.json")["alpha"]
                 for member in [*members, *(other for other in alpha if other not in members)]:
                     value = alpha[member]
                     mean = fmean(value) if isinstance(value, list) else value

@@ -10,12 +10,14 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import yaml
 
+from t2.files import replace_file
 from t2.stages.fingerprint import digest
 
-_DONE = "done"
+_DONE, _NAME = "done", "work"
 
 
 def folder(root: Path, stage: str, fingerprint: str) -> Path:
@@ -27,6 +29,14 @@ def folder(root: Path, stage: str, fingerprint: str) -> Path:
         fingerprint: Of its inputs.
     """
     return root / ".t2" / "scratch" / _name(stage) / fingerprint[:16]
+
+
+def name_of(scratch: Path) -> str:
+    """A name for the work in a folder, no other has it; it is as old as the work."""
+    note = scratch / _NAME
+    if not note.exists():
+        replace_file(note, uuid4().hex)
+    return note.read_text()
 
 
 def finish(scratch: Path) -> None:

@@ -110,8 +110,6 @@ def open_stage(name: str) -> Iterator[Stage]:
     with exclusive(work, patience=20.0), paths.within(folder, params.taken):
         scratch.tidy(project_root(), address, digest)
         work.mkdir(exist_ok=True)
-        note = work / "run.json"
-        known = json.loads(note.read_text())["run_id"] if note.exists() else None
         start = time.perf_counter()
         with tracking.stage_run(
             name,
@@ -120,9 +118,8 @@ def open_stage(name: str) -> Iterator[Stage]:
             root=project_root(),
             fingerprint=digest,
             base_model=_base_model(params, name),
-            run_id=known,
+            work=scratch.name_of(work),
         ) as run:
-            replace_file(note, json.dumps({"run_id": run.run_id}))
             stage = Stage(name, address, params, digest, work, run)
             yield stage
         record = {

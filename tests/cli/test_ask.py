@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from finished_project import TEMPERATURE
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from t2.adaptation.dispatch import Ask, dispatch
+from t2.adaptation.dispatch import Ask, dispatch, loglikelihoods
 from t2.cli import main
 from t2.config import load
 from t2.engine.base import Sampling
@@ -74,6 +75,20 @@ def test_the_first_pass_decides_who_answers(engine: HfEngine, system: str, t2) -
     assert answer["text"] == reply(engine, z)
 
 
+def test_soft_dispatch_mixes_by_what_the_first_pass_believes(engine: HfEngine, t2) -> None:
+    answer = json.loads(t2("ask", PROMPT, "--system", "soft", "--max-new-tokens", 12, "--json").stdout)
+    ask = Ask(load().tasks["dispatch"].prompt, ["math", "code", "reasoning", "other"], 4, "likelihood")
+    (logliks,) = loglikelihoods(engine, [PROMPT], ask)
+    belief = (torch.tensor(logliks, dtype=torch.float64) / TEMPERATURE).softmax(0)
+    assert belief.min() > 0.01  # else the mix is as good as one expert
+    experts = [load_expert(f"data/adapters/{name}/seed-{SEED}").z for name in MEMBERS]
+    unscaled = {module: torch.ones_like(z) for module, z in experts[0].items()}
+    assert answer["text"] == reply(engine, mix([*experts, unscaled], belief))
+    weights = dict(part.split("=") for part in answer["mixture"].split(","))
+    expected = dict(zip([*MEMBERS, "base"], belief.tolist(), strict=True))
+    assert {name: float(weight) for name, weight in weights.items()} == pytest.approx(expected, abs=1e-3)
+
+
 def test_a_named_category_is_answered_by_its_expert(engine: HfEngine, t2, monkeypatch) -> None:
     """The first pass is scripted: no model of a test names categories."""
     monkeypatch.setattr("t2.adaptation.strategies.dispatch", lambda engine, prompts, *_, **__: ["math"] * len(prompts))
@@ -121,6 +136,32 @@ def test_an_expert_that_is_not_the_bases_or_not_finite_is_refused_by_name(
     monkeypatch.setattr("sys.argv", ["t2", "ask", PROMPT])
     said = "made for other base weights" if fault == "another base" else "not finite"
     with pytest.raises(SystemExit, match=f"^t2: {folder}: .*{said}"):
+        main()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is no whole JSON file"),
+        ('{"alpha": {"svf-math": 0.9', "is no whole JSON file"),
+        ("[]", "holds a JSON list; expected an object"),
+        ('{"alpha": {}, "seed": 1}', "is no outcome of a search, it lacks form, renormalise; `dvc repro`"),
+        ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+    ],
+)
+@pytest.mark.parametrize("command", ["ask", "export"])
+def test_a_damaged_mix_is_refused_by_the_name_of_its_file(
+    project: Path, command: str, content: str, message: str, tmp_path: Path, monkeypatch
+) -> None:
+    copy = tmp_path / "project"
+    shutil.copytree(project, copy, symlinks=True)
+    monkeypatch.chdir(copy)
+    (file,) = Path("data", "searches", "math_hard").rglob("alpha.json")
+    file.write_text(content)
+    asked = ["ask", PROMPT, "--system", "fewshot", "--task", "math_hard"]
+    exported = ["expert", "export", "--out", "out", "--search", "math_hard"]
+    monkeypatch.setattr("sys.argv", ["t2", *(asked if command == "ask" else exported)])
+    with pytest.raises(SystemExit, match=f"^t2: {file} {message}"):
         main()
 
 

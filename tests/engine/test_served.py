@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from t2 import config
-from t2.adaptation.system import Settings, TwoPassSystem
+from t2.adaptation.spec import Settings
+from t2.adaptation.system import TwoPassSystem
 from t2.cli.selection import Base, select
 from t2.stages import paths
 from t2.svf.experts import Z

@@ -20,10 +20,20 @@ from report_example import inputs as example_inputs
 from t2 import config
 from t2.files import write_csv
 from t2.report import figures, style
-from t2.report.page import ReportInputs, html, outline, write_report
-from t2.report.render import to_html, to_markdown, to_text
+from t2.report.page import ReportInputs, outline, write_report
+from t2.report.render import page as whole_page
+from t2.report.render import to_html, to_markdown
 from t2.report.systems import System, label_of, systems_of
-from t2.report.tables import Cell, Table, difference_table, runs_table, score_table, timing_table, transfer_table
+from t2.report.tables import (
+    Cell,
+    Table,
+    difference_table,
+    runs_table,
+    score_table,
+    timing_table,
+    to_text,
+    transfer_table,
+)
 from t2.stages.report import isolation
 
 REPOSITORY = Path(__file__).parents[2]
@@ -288,12 +298,24 @@ def test_equal_inputs_give_equal_bytes_also_under_another_hash_seed(folder, tmp_
 
 def test_learning_curves_mark_what_was_kept_and_the_base(inputs):
     svg = figures.learning_figure(inputs.histories, inputs.scores, SYSTEMS, "miniature")
-    red = svg.count(style.RED + ")")
+    red = drawn(svg).count(style.RED)
     kept = int(inputs.histories["chosen"].sum())
     assert kept == 27
     assert red >= kept
     assert svg.count("stroke-dasharray") == 9, "one dashed line a panel"
     assert figures.learning_figure(inputs.histories, inputs.scores, SYSTEMS, "nobody") is None
+
+
+def test_every_colour_that_a_figure_is_drawn_in_has_a_dark_value(folder):
+    for path in (folder / "figures").iterdir():
+        svg = path.read_text()
+        used = set(re.findall(r"(?:fill|stroke): #[0-9a-f]{6}", drawn(svg)))
+        assert used and all(f'[style*="{colour}"]' in svg for colour in used)
+
+
+def drawn(svg: str) -> str:
+    """A figure without its first style sheet, which names all colours."""
+    return svg.split("</style>", 1)[1]
 
 
 def texts(svg: str) -> list[str]:
@@ -315,7 +337,7 @@ def test_systems_have_colours_by_their_place_also_more_than_there_are_hues(input
     rows = inputs.comparisons[(inputs.comparisons["left"] == "svf/own") & (inputs.comparisons["right"] == "base")]
     many = pd.concat([rows.assign(left=system.name) for system in more])
     svg = figures.difference_figure(many, more, "miniature")
-    used = [svg.count(colour + ")") for colour in style.PALETTE]
+    used = [drawn(svg).count(colour) for colour in style.PALETTE]
     assert len(set(used[1:])) == 1
     assert used[0] > 1.5 * used[1] > 0
 
@@ -340,13 +362,13 @@ def test_parts_without_data_are_left_out_and_zero_scores_are_shown(inputs):
     scores = inputs.scores.assign(score=0.0, correct=0, ci_low=0.0, ci_high=0.01)
     sections = outline(ReportInputs(base="miniature", systems=SYSTEMS, scores=scores))
     assert [section.title for section in sections] == ["", "Trained tasks", "Unseen tasks"]
-    page = html("x", sections)
+    page = whole_page("x", sections, html=True)
     assert ">0.0<small>" in page
     assert "nan" not in page
 
 
 def test_notes_and_titles_are_escaped(inputs):
-    page = html("a < b", outline(replace(inputs, notes=["x < y & `z`"])))
+    page = whole_page("a < b", outline(replace(inputs, notes=["x < y & `z`"])), html=True)
     assert "<h1>a &lt; b</h1>" in page
     assert "x &lt; y &amp; <code>z</code>" in page
 

@@ -48,8 +48,8 @@ def imported(path: str) -> frozenset[str]:
                 for file in (stem.with_suffix(".py"), stem / "__init__.py"):
                     if file.is_file() and (relative := file.relative_to(ROOT).as_posix()) not in found:
                         found |= {relative}
-        if isinstance(node, ast.Constant) and str(node.value).endswith((".py", ".css")):
-            sibling = (ROOT / path).parent / str(node.value)  # a program that it starts, a style sheet
+        if isinstance(node, ast.Constant) and str(node.value).endswith((".py", ".css", ".jinja")):
+            sibling = (ROOT / path).parent / str(node.value)  # a program that it starts, a style sheet, a template
             found |= {sibling.relative_to(ROOT).as_posix()} if sibling.is_file() else set()
     if path == SANDBOX:
         found |= {file.relative_to(ROOT).as_posix() for file in (ROOT / path).parent.glob("*.py")}

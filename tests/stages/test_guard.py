@@ -37,11 +37,13 @@ def ends(pid: int, within: float = 5.0) -> bool:
     return False
 
 
+@pytest.mark.parametrize("work", ["time.sleep(60)", "ctypes.PyDLL(None).sleep(60)"], ids=["python", "import"])
 @pytest.mark.parametrize("shell", [False, True], ids=["direct", "through-a-shell"])
-def test_a_stage_dies_with_the_process_that_runs_the_pipeline(shell: bool) -> None:
+def test_a_stage_dies_with_the_process_that_runs_the_pipeline(shell: bool, work: str) -> None:
+    """Also while it holds the interpreter's lock, as it does when it imports a library of C++."""
     stage = (
-        "import os, time; from t2.stages.guard import die_with_pipeline; die_with_pipeline(); "
-        "print(os.getpid(), flush=True); time.sleep(60)"
+        "import ctypes, os, time; from t2.stages.guard import die_with_pipeline; die_with_pipeline(); "
+        f"print(os.getpid(), flush=True); {work}"
     )
     pipeline = start(
         f"""
@@ -58,6 +60,29 @@ def test_a_stage_dies_with_the_process_that_runs_the_pipeline(shell: bool) -> No
     pipeline.kill()
     pipeline.wait()
     assert ends(pid)
+
+
+def test_who_takes_in_the_orphan_of_a_pipeline_is_none(tmp_path: Path) -> None:
+    """A pipeline is killed while its stage's interpreter starts, below a process that adopts orphans."""
+    stage = "import os, sys; from t2.stages.guard import die_with_pipeline; die_with_pipeline(); print('lives on')"
+    pipeline = f"""
+import os, subprocess, sys, time
+if os.fork() == 0:
+    dead = os.getppid()
+    while os.getppid() == dead:
+        time.sleep(0.01)
+    os.execv(sys.executable, [sys.executable, "-c", {stage!r}])
+"""
+    adopter = start(
+        f"""
+        import ctypes, os, subprocess, sys
+        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+        subprocess.run([sys.executable, "-c", {pipeline!r}], start_new_session=True)
+        print(os.waitstatus_to_exitcode(os.wait()[1]))
+        """,
+        DVC_ROOT=str(ROOT),
+    )
+    assert adopter.communicate(timeout=30)[0].split() == ["1"]
 
 
 def test_without_dvc_a_stage_outlives_its_starter() -> None:
