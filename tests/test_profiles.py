@@ -70,6 +70,23 @@ def test_every_composed_profile_is_a_fixed_point_of_dvc_s_writer(name: str, tmp_
     assert path.read_text() == text.replace("splits: {seed: 7}", "splits: {seed: 8}")
 
 
+def test_the_brief_profile_has_a_row_of_each_kind_that_the_miniature_has() -> None:
+    def kinds(name: str) -> list[set[str]]:
+        params = profiles.load(name)
+        rewards = {task.reward.kind for task in params.tasks.values() if task.reward}
+        recipes = params.recipes.values()
+        return [
+            {system.strategy for system in params.systems.values()},
+            {recipe.method for recipe in recipes},
+            {recipe.train.objective for recipe in recipes},
+            {task.role for task in params.tasks.values()},
+            {budget.algorithm for budget in params.budgets.values()},
+            rewards,
+        ]
+
+    assert kinds("brief") == kinds("miniature")
+
+
 def test_the_paper_s_models_share_its_hyper_parameters() -> None:
     for name in ("llama3-8b", "mistral-7b", "llama3-70b"):
         params = profiles.load(name)

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from t2.cli import expert
+from t2.cli.adopt import adopt
 from t2.cli.ask import ask
 from t2.cli.plan import plan
 from t2.files import require_unicode
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(ask)
 app.command()(plan)
+app.command()(adopt)
 app.add_typer(expert.app, name="expert")
 
 

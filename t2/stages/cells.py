@@ -46,6 +46,25 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """What became of an item of a cell.
+
+    Attributes:
+        id: The item's.
+        reply: What the system said; None where it was asked for a category only.
+        right: The reply's grade; None without a reply.
+        category: What a first pass called the item; None without one.
+        logliks: How likely each category was, in nats, where that was read.
+    """
+
+    id: str
+    reply: Reply | None
+    right: bool | None
+    category: str | None
+    logliks: list[float] | None
+
+
+@dataclass(frozen=True)
 class Cell:
     """A system on a task, with a seed and a draw.
 
@@ -102,7 +121,12 @@ def logliks_file(key: str) -> Path:
 
 def timings_file(cell: Cell) -> Path:
     """Where the seconds of both passes over a cell's items lie: apart, since only the report may depend on them."""
-    return paths.timings() / f"{digest([cell.categories, cell.replies])[:32]}.json"
+    return paths.timings() / f"{_name(cell)}.json"
+
+
+def adopted_file(cell: Cell) -> Path:
+    """Where it stands that a cell was made by earlier code, and which; see :mod:`t2.adopting`."""
+    return paths.timings() / f"adopted-{_name(cell)}.json"
 
 
 def isolation_file(grades: str) -> Path:
@@ -111,8 +135,8 @@ def isolation_file(grades: str) -> Path:
 
 
 def beside(cell: Cell) -> list[Path]:
-    """What is known of a cell that no score may depend on: its seconds, and the walls of its grades."""
-    return [timings_file(cell), *map(isolation_file, cell.grades)]
+    """What is known of a cell that no score may depend on: its seconds, whose code made it, its grades' walls."""
+    return [timings_file(cell), adopted_file(cell), *map(isolation_file, cell.grades)]
 
 
 def write_replies(key: str, replies: Iterable[Reply]) -> None:
@@ -154,7 +178,9 @@ def write_index(cells: Sequence[Cell]) -> None:
     """Writes the index, and drops every file that no cell names."""
     rows = ",\n".join(json.dumps(asdict(cell)) for cell in cells)
     replace_file(index_file(), f"[\n{rows}\n]\n")
-    drop_others(paths.predictions(), {index_file()}.union(*map(_files, cells)))
+    _drop_others(paths.predictions(), {index_file()}.union(*map(files, cells)))
+    paths.timings().mkdir(parents=True, exist_ok=True)  # an out, also where no system has two passes
+    _drop_others(paths.timings(), {file for cell in cells for file in beside(cell)})
 
 
 def read_index() -> list[Cell]:
@@ -169,28 +195,51 @@ def take(places: Collection[Place]) -> list[Cell]:
         ValueError: The main run has not measured them.
     """
     with paths.within(Path(), frozenset()):
-        there = {cell.place: (cell, [*_files(cell), *beside(cell)]) for cell in read_index()} if places else {}
+        there = {cell.place: (cell, [*files(cell), *beside(cell)]) for cell in read_index()} if places else {}
     if missing := [place for place in places if place not in there]:
         system, task, *_ = missing[0]
         raise ValueError(
             f"the main run has not measured {system} on {task} ({len(missing)} such cells); `dvc repro measure` does, "
             f"or give the folder a system of its own in place of `{system}: {{from: main}}`"
         )
-    for cell, files in (there[place] for place in places):
-        for file, own in zip(files, [*_files(cell), *beside(cell)], strict=True):
+    for cell, named in (there[place] for place in places):
+        for file, own in zip(named, [*files(cell), *beside(cell)], strict=True):
             if file.exists():
                 replace_file(own, file.read_bytes())
     return [there[place][0] for place in places]
 
 
-def _files(cell: Cell) -> list[Path]:
-    """What a cell names."""
+def files(cell: Cell) -> list[Path]:
+    """What a cell names: the first pass, replies, grades; log-likelihoods need not be there."""
     first = cell.categories
-    of_categories = [] if first is None else [categories_file(first), logliks_file(first)]
-    return [*map(replies_file, cell.replies), *map(grades_file, cell.grades), *of_categories]
+    of_categories = [] if first is None else [logliks_file(first), categories_file(first)]
+    return [*of_categories, *map(replies_file, cell.replies), *map(grades_file, cell.grades)]
 
 
-def drop_others(folder: Path, named: set[Path]) -> None:
+def answers(cell: Cell) -> list[Answered]:
+    """What became of each item of a cell, from the files that it is in."""
+    named: dict[str, str] = {}
+    logliks: dict[str, list[float]] = {}
+    if cell.categories is not None:
+        named = read_values(categories_file(cell.categories))
+        path = logliks_file(cell.categories)
+        logliks = read_values(path) if path.exists() else {}
+    if not cell.replies:
+        return [Answered(id, None, None, called, logliks.get(id)) for id, called in named.items()]
+    graded = []
+    for key, of_grades in zip(cell.replies, cell.grades, strict=True):
+        replies, right = read_replies(key), read_values(grades_file(of_grades))
+        graded.append({reply.id: (reply, good) for reply, good in zip(replies, right, strict=True)})
+    ids = list(named) or list(graded[0])
+    rows = zip(ids, cell.rows or (0,) * len(ids), strict=True)
+    return [Answered(id, *graded[row][id], named.get(id), logliks.get(id)) for id, row in rows]
+
+
+def _name(cell: Cell) -> str:
+    return digest([cell.categories, cell.replies])[:32]
+
+
+def _drop_others(folder: Path, named: set[Path]) -> None:
     """Deletes all files of a folder but those that are named, leftovers of a kill among them."""
     for path in folder.rglob("*"):
         if path.is_file() and path not in named:

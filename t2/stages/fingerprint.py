@@ -31,7 +31,6 @@ def declared(stage: str) -> dict[str, Any]:
     Raises:
         ValueError: ``dvc.yaml`` has no such stage.
     """
-    from dvc.dependency.param import ParamsDependency
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.stage.exceptions import StageFileDoesNotExistError, StageNotFound
@@ -41,13 +40,20 @@ def declared(stage: str) -> dict[str, Any]:
             (found,) = repo.stage.collect(stage)
         except (StageNotFound, StageFileDoesNotExistError, DvcException) as error:
             raise ValueError(f"no stage {stage!r} in dvc.yaml; `dvc stage list` names them ({error})") from None
-        inputs: dict[str, Any] = {"cmd": found.cmd}
-        for dependency in found.deps:
-            path = os.path.relpath(dependency.fs_path, repo.root_dir)
-            if isinstance(dependency, ParamsDependency):
-                inputs[f"params {path}"] = dependency.read_params()
-            else:
-                inputs[path] = dependency.get_hash().value
+        return inputs_of(found)
+
+
+def inputs_of(stage: Any) -> dict[str, Any]:
+    """What :func:`declared` gives, of a stage as DVC's ``Repo`` has it; what is not there has the hash None."""
+    from dvc.dependency.param import ParamsDependency
+
+    inputs: dict[str, Any] = {"cmd": stage.cmd}
+    for dependency in stage.deps:
+        path = os.path.relpath(dependency.fs_path, stage.repo.root_dir)
+        if isinstance(dependency, ParamsDependency):
+            inputs[f"params {path}"] = dependency.read_params()
+        else:
+            inputs[path] = dependency.get_hash().value if dependency.exists else None
     return inputs
 
 

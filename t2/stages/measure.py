@@ -6,7 +6,7 @@ A finished cell stays for as long as its key holds, over kills and over runs: se
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from hashlib import sha256
@@ -54,16 +54,15 @@ def main() -> None:
         # One process loads a base once for all tasks; several share the tasks.
         jobs = {task: [task] for task in tasks} if params.execution.workers > 1 else {"all": tasks}
         progress = Progress("measure", len(own))
+        worker = Worker(params)
         results: dict[str, list[Cell]] = run_jobs(
-            {job: partial(_measure, params, [each for each in own if each.task in of]) for job, of in jobs.items()},
+            {job: partial(make_cells, worker, [each for each in own if each.task in of]) for job, of in jobs.items()},
             at_once=params.execution.workers,
             on_report=lambda job, row: progress.advance(job, made=row["made"]),
         )
         found |= {cell.place: cell for of_job in results.values() for cell in of_job}
         ordered = [found[each.place] for each in plans]
         cells.write_index(ordered)
-        paths.timings().mkdir(parents=True, exist_ok=True)  # an out, also where no system has two passes
-        cells.drop_others(paths.timings(), {file for cell in ordered for file in cells.beside(cell)})
         for path in filter(Path.exists, {cells.isolation_file(key) for cell in ordered for key in cell.grades}):
             stage.note_isolation(cells.read_values(path))
         stage.run.log_params({"measure": params.measure.model_dump(), "cells": len(ordered)})
@@ -181,13 +180,16 @@ def _search_of(params: Params, system: Found, task: str) -> str:
 # In a worker
 
 
-def _measure(params: Params, plans: Sequence[Plan], report: Report) -> list[Cell]:
-    """Makes the cells of some tasks; runs in a process of its own."""
-    torch.set_num_threads(params.training.threads)
-    worker = _Worker(params)
-    with Sandbox(params.sandbox) as sandbox:
+def make_cells(worker: Worker, plans: Sequence[Plan], report: Report) -> list[Cell]:
+    """Makes what is missing of some cells; a stage does so in processes of their own.
+
+    Returns:
+        The cells, in the order in which they were made.
+    """
+    torch.set_num_threads(worker.params.training.threads)
+    with Sandbox(worker.params.sandbox) as sandbox:
         done = []
-        for each in sorted(plans, key=partial(_turn, params)):
+        for each in sorted(plans, key=partial(_turn, worker.params)):
             before = worker.made
             done.append(worker.cell(each, sandbox))
             report({"made": worker.made - before})
@@ -200,7 +202,7 @@ def _turn(params: Params, each: Plan) -> tuple[int, bool]:
     return list(params.bases).index(system.base), isinstance(system, Dispatched)
 
 
-class _Worker:
+class Worker:
     """Models and adapters of one process, each loaded once, and what it makes with them."""
 
     def __init__(self, params: Params) -> None:
@@ -209,6 +211,12 @@ class _Worker:
         self.experts = cache(self._experts)
         self.basis = cache(lambda base: BasisCache.open(paths.basis(base)))
         self._loaded: tuple[str, Engine] | None = None
+
+    def keep(self, path: Path, make: Callable[[], None]) -> None:
+        """Makes a file that is not there yet. Of a cell, each is asked for once: first pass, replies, grades."""
+        if not path.exists():
+            make()
+            self.made += 1
 
     def cell(self, each: Plan, sandbox: Sandbox) -> Cell:
         """Makes what is missing of a cell."""
@@ -289,7 +297,8 @@ class _Worker:
         ask = _ask(self.params, system)
         under = self._source(system.adapter, each.seed) if isinstance(system, Classified) else None
         key = _key(each.inputs, ask=repr(ask), under=under)
-        if not cells.categories_file(key).exists():
+
+        def make() -> None:
             classifier = self._z(system.adapter, system.base, each.seed) if isinstance(system, Classified) else None
             engine, prompts, ids = self._svf(system.base), [item.prompt for item in items], [item.id for item in items]
             if ask.reading == "likelihood":
@@ -299,7 +308,8 @@ class _Worker:
             else:
                 named = dispatch(engine, prompts, ask, classifier=classifier)
             cells.write_values(cells.categories_file(key), dict(zip(ids, named, strict=True)))
-            self.made += 1
+
+        self.keep(cells.categories_file(key), make)
         return key
 
     def _mixed(self, each: Plan, system: System, choice: Choice, part: Sequence[int], items: Sequence[Item]) -> str:
@@ -316,12 +326,15 @@ class _Worker:
         if len(part) < len(choice.mixtures) and not cells.replies_file(key).exists():
             items = [item for item, row in zip(items, choice.rows, strict=True) if row in part]
             key = _key(each.inputs, **keyed, ids=[item.id for item in items])
-        if not cells.replies_file(key).exists():
+
+        def make() -> None:
             experts = self.experts(each.system, each.seed)
             sigma = self._sigma(system.base, experts) if any(mixture.needs_sigma for mixture in mixtures) else None
             own = Choice(tuple(mixtures), rows, (None,) * len(rows))
             prompts = [item.prompt for item in items]
-            self._write(key, items, generate(self._svf(system.base), prompts, sampling, own, experts, sigma=sigma))
+            _write(key, items, generate(self._svf(system.base), prompts, sampling, own, experts, sigma=sigma))
+
+        self.keep(cells.replies_file(key), make)
         return key
 
     def _weights(self, mixture: Mixture, seed: int | None) -> dict[str, Any]:
@@ -336,19 +349,14 @@ class _Worker:
         folder = paths.adapter(adapter.name, each.seed or 0)
         sampling = self._sampling(each)
         key = _key(each.inputs, adapter=_folder_digest(folder), sampling=repr(sampling))
-        if not cells.replies_file(key).exists():
+
+        def make() -> None:
             model, tokenizer = load(self.params.bases[system.base], self.params.execution.device)
             engine = HfEngine(load_adapter(model, folder), tokenizer, batch_size=self.params.measure.batch)
-            self._write(key, items, engine.generate([item.prompt for item in items], sampling))
-        return key
+            _write(key, items, engine.generate([item.prompt for item in items], sampling))
 
-    def _write(self, key: str, items: Sequence[Item], generations: Sequence[Generation]) -> None:
-        replies = (
-            Reply(item.id, reply.text, len(reply.tokens), reply.finished, reply.too_long)
-            for item, reply in zip(items, generations, strict=True)
-        )
-        cells.write_replies(key, replies)
-        self.made += 1
+        self.keep(cells.replies_file(key), make)
+        return key
 
     def _grades(self, each: Plan, key: str, items: Sequence[Item], sandbox: Sandbox) -> str:
         reward = self.params.tasks[each.task].reward
@@ -356,14 +364,16 @@ class _Worker:
         limits = limits_of(kind, self.params.sandbox)
         own = {name: value for name, value in each.graders.items() if _is_grader(name, kind)}
         grades = digest({"replies": key, "code": own, "kind": kind, "sandbox": limits})[:32]
-        if not cells.grades_file(grades).exists():
+
+        def make() -> None:
             asked, replies = {item.id: item for item in items}, cells.read_replies(key)
             right = grade(kind, [asked[reply.id] for reply in replies], [reply.text for reply in replies], sandbox)
             verdicts = [bool(good) and not reply.too_long for good, reply in zip(right, replies, strict=True)]
             if kind == "code":  # first, or a kill in between would leave grades without it
                 cells.write_values(cells.isolation_file(grades), sandbox.isolation)
             cells.write_values(cells.grades_file(grades), verdicts)
-            self.made += 1
+
+        self.keep(cells.grades_file(grades), make)
         return grades
 
     def _time(self, each: Plan, system: System, items: Sequence[Item], cell: Cell) -> None:
@@ -409,6 +419,14 @@ class _Worker:
     def _source(self, name: str, seed: int | None) -> str | None:
         """The digest of a mixture's member; None for the base model."""
         return _folder_digest(paths.adapter(name, seed or 0)) if name in self.params.adapters else None
+
+
+def _write(key: str, items: Sequence[Item], generations: Sequence[Generation]) -> None:
+    replies = (
+        Reply(item.id, reply.text, len(reply.tokens), reply.finished, reply.too_long)
+        for item, reply in zip(items, generations, strict=True)
+    )
+    cells.write_replies(key, replies)
 
 
 # Keys

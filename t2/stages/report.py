@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ def main() -> None:
             confusions=confusions,
             alphas=_alphas(params),
             runs=runs,
-            notes=[*notes(params), too_long(params, metrics), *isolation(records)],
+            notes=[*notes(params), too_long(params, metrics), *isolation(records), *adopted(records)],
         )
         write_report(inputs, paths.reports())
         # A clean clone holds reports/ in git; this copy, which it does not hold, makes DVC run the stage there.
@@ -81,6 +82,30 @@ def isolation(records: Sequence[Mapping[str, Any]]) -> list[str]:
             stages.setdefault(walls, []).append(record["stage"])
     told = "; ".join(f"`{walls}` in {', '.join(names)}" for walls, names in sorted(stages.items()))
     return [f"Generated programs were graded behind these walls of the sandbox: {told}."] if told else []
+
+
+def adopted(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which stages, and which cells, were made by earlier code, in a paragraph; none where all ran with the present.
+
+    Args:
+        records: The stages' run files. That of ``measure`` tells nothing: cells outlive its runs.
+    """
+    notes = [
+        (record["adopted"], f"`{record['stage']}`")
+        for record in records
+        if record["stage"] != "measure" and "adopted" in record
+    ]
+    found = cells.read_index()
+    of_cells = Counter(path.read_text() for cell in found if (path := cells.adopted_file(cell)).exists())
+    notes += [(json.loads(text), f"{count} of {len(found)} measured cells") for text, count in of_cells.items()]
+    by_commits: dict[tuple[str, str], list[str]] = {}
+    for note, what in notes:
+        by_commits.setdefault((note["made"][:10], note["at"][:10]), []).append(what)
+    told = "; ".join(
+        f"{', '.join(what)}, made by the code of {made} and adopted at {at}" for (made, at), what in by_commits.items()
+    )
+    text = "Not run again after a change of code that leaves results as they are"
+    return [f"{text}: {told}."] if told else []
 
 
 def _runs(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pandas as pd
 from t2.config.rows import OTHER, Params
 from t2.files import write_csv
 from t2.stages import cells, paths
-from t2.stages.cells import Cell
+from t2.stages.cells import Answered, Cell
 from t2.stages.stage import open_stage
 from t2.statistics import BASE, Measurement, Prediction, compare, confusion, dispatch_accuracy, scores
 
@@ -85,26 +85,15 @@ def _measurement(params: Params, cell: Cell) -> Measurement:
         variant=variant,
         seed=cell.seed,
         draw=cell.draw,
-        items=tuple(_predictions(cell)),
+        items=tuple(map(_prediction, cells.answers(cell))),
     )
 
 
-def _predictions(cell: Cell) -> list[Prediction]:
-    """Each item of a cell, from the file that it is in."""
-    named = {} if cell.categories is None else cells.read_values(cells.categories_file(cell.categories))
-    if not cell.replies:
-        # Only asked for categories: who says `other` to what nobody serves is right.
-        return [Prediction(id, called == OTHER, called) for id, called in named.items()]
-    files = []
-    for key, graded in zip(cell.replies, cell.grades, strict=True):
-        replies, right = cells.read_replies(key), cells.read_values(cells.grades_file(graded))
-        files.append({reply.id: (reply, good) for reply, good in zip(replies, right, strict=True)})
-    ids = list(named) or list(files[0])
-    found = []
-    for id, row in zip(ids, cell.rows or (0,) * len(ids), strict=True):
-        reply, good = files[row][id]
-        found.append(Prediction(id, good, named.get(id), reply.too_long))
-    return found
+def _prediction(item: Answered) -> Prediction:
+    if item.reply is None:
+        # Only asked for a category: who says `other` to what nobody serves is right.
+        return Prediction(item.id, item.category == OTHER, item.category)
+    return Prediction(item.id, bool(item.right), item.category, item.reply.too_long)
 
 
 def _categories(params: Params) -> list[str]:

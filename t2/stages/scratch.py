@@ -56,11 +56,12 @@ def tidy(root: Path, stage: str, fingerprint: str) -> None:
         fingerprint: Of its inputs.
     """
     finished = [done.parent for done in (root / ".t2" / "scratch").glob(f"*/*/{_DONE}")]
-    recorded = _recorded(stage.rpartition(":")[0] or "dvc.yaml") if finished else {}
+    known = recorded(stage.rpartition(":")[0] or "dvc.yaml") if finished else {}
+    of_runs = {_name(name): digest(inputs)[:16] for name, inputs in known.items()}
     for found in finished:
         name, inputs = found.parts[-2:]
         elsewhere = name == _name(stage) and inputs != fingerprint[:16]
-        if elsewhere or recorded.get(name, "")[:16] == inputs:
+        if elsewhere or of_runs.get(name) == inputs:
             shutil.rmtree(found)
 
 
@@ -68,19 +69,17 @@ def _name(stage: str) -> str:
     return stage.replace("/", "-")
 
 
-def _recorded(file: str) -> dict[str, str]:
-    """The fingerprint of what each stage of a ``dvc.yaml`` ran on, as the ``dvc.lock`` beside it says."""
+def recorded(file: str = "dvc.yaml") -> dict[str, dict[str, Any]]:
+    """What :func:`t2.stages.fingerprint.declared` gave when each stage ran, as the ``dvc.lock`` beside a file says."""
     lock = Path(file).with_name("dvc.lock")
     if not lock.is_file():
         return {}
     stages = (yaml.load(lock.read_bytes(), yaml.CSafeLoader) or {}).get("stages", {})
     folder, prefix = lock.parent, f"{file}:" if lock.parent.parts else ""
-    return {_name(f"{prefix}{name}"): digest(_inputs(entry, folder)) for name, entry in stages.items()}
+    return {f"{prefix}{name}": _inputs(entry, folder) for name, entry in stages.items()}
 
 
 def _inputs(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What :func:`t2.stages.fingerprint.declared` gave when the stage ran."""
-
     def from_root(path: str) -> str:
         return os.path.normpath(folder / path)
 

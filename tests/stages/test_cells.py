@@ -10,7 +10,7 @@ import pytest
 from t2 import config
 from t2.stages import cells, members, paths
 from t2.stages.cells import Cell, Reply
-from t2.stages.measure import Plan, _runs, _Worker, refuse_seen
+from t2.stages.measure import Plan, Worker, _runs, refuse_seen
 from t2.tasks.item import Item
 from t2.tasks.sandbox import Sandbox
 
@@ -86,7 +86,7 @@ def test_a_prompt_that_was_too_long_is_wrong_whatever_the_reply_says():
     ]
     cells.write_replies("r", replies)
     each = Plan("base", "reasoning", None, None, False, inputs={}, graders={})
-    grades = _Worker(PARAMS)._grades(each, "r", items, sandbox=None)
+    grades = Worker(PARAMS)._grades(each, "r", items, sandbox=None)
     assert cells.read_values(cells.grades_file(grades)) == [True, False, False]
 
 
@@ -95,11 +95,11 @@ def test_grades_of_programs_name_the_walls_and_are_the_same_behind_all():
     cells.write_replies("r", [reply("q", "def f(x): return x + 1")])
     each = Plan("base", "code", None, None, False, inputs={}, graders={})
     with Sandbox(PARAMS.sandbox) as sandbox:
-        grades = _Worker(PARAMS)._grades(each, "r", items, sandbox)
+        grades = Worker(PARAMS)._grades(each, "r", items, sandbox)
         assert cells.read_values(cells.isolation_file(grades)) == sandbox.isolation
     assert cells.read_values(cells.grades_file(grades)) == [True]
     other = Plan("base", "reasoning", None, None, False, inputs={}, graders={})
-    assert not cells.isolation_file(_Worker(PARAMS)._grades(other, "r", items, sandbox=None)).exists()
+    assert not cells.isolation_file(Worker(PARAMS)._grades(other, "r", items, sandbox=None)).exists()
 
 
 @pytest.mark.parametrize("system", ["prompt", "classifier"])

@@ -72,9 +72,9 @@ def test_replies_hang_on_what_changes_them_and_on_nothing_else(params: config.Pa
 
 def test_an_adapter_of_another_base_is_refused_by_its_folder(params: config.Params) -> None:
     folder = paths.adapter("svf-math", 0)
-    worker = measure._Worker(params)
+    worker = measure.Worker(params)
     assert worker.experts("svf", 0).keys() == set(MEMBERS)
     expert = load_expert(folder)
     save_expert(Expert(expert.z, expert.provenance | {"basis_fingerprint": "0" * 64}), folder)
     with pytest.raises(ValueError, match=rf"^{folder}: .* was made for other base weights"):
-        measure._Worker(params).experts("svf", 0)
+        measure.Worker(params).experts("svf", 0)
