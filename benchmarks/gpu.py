@@ -7,7 +7,7 @@ downloaded. ``--gpu`` names whose peak stands beside (the device's, where it is 
 model's basis, which is extrapolated where it is reached; of ``--repeats`` the mean counts, but a training step runs
 once. It ends with a markdown table for benchmarks/README.md; ``--out`` is written after every row, and goes on where an
 earlier call with other parts stopped, so that each part fits a time limit of its own. ``--dry`` allocates nothing and
-prints what ``t2.plan`` expects.
+prints what ``t2.plan`` expects of memory.
 
 Seconds are wall time on a GPU and processor time on a CPU, which other work disturbs less. In *training*, *folding* and
 *decode* every Q is a random orthogonal matrix and not the weight's own, which takes as long to run and minutes less to
@@ -30,6 +30,7 @@ from unittest.mock import patch
 import torch
 from harness import mean_seconds, options, peak, random_experts, reset_peak
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from t2 import profiles
@@ -37,7 +38,7 @@ from t2.config.rows import Recipe, Reward
 from t2.engine.attention import GROUPED_SDPA
 from t2.engine.base import Generation, Sampling
 from t2.engine.decode import decode, uniform_draws
-from t2.plan import GPUS, cost
+from t2.plan import GPUS, memory
 from t2.plan.pipeline import OPTIMISER
 from t2.plan.shapes import ARCHITECTURES, Matrix, read_adapter, read_shapes
 from t2.svf import Basis, attach, build_cache, narrow_basis, scaled_weight
@@ -100,7 +101,7 @@ class Bench:
         longest = max(t.reward.max_new_tokens for t in params.tasks.values() if t.role == "trained" and t.reward)
         whole = {"scale": 1, "layers": fields["num_hidden_layers"], "rollouts": params.training.batch}
         whole |= {"micro_batch": params.training.micro_batch, "batch": params.measure.batch}
-        whole |= {"prompt": params.plan.prompt_tokens, "reply": max(2, round(params.plan.reply_share * longest))}
+        whole |= {"prompt": params.plan.prompt_tokens, "reply": max(2, longest // 4)}
         for name, usual in (SMALL if options.device == "cpu" and not options.dry else whole).items():
             setattr(options, name, getattr(options, name) or usual)
         heads = max(1, fields["num_attention_heads"] // options.scale)
@@ -146,10 +147,16 @@ class Bench:
     def mean(self, run: Any) -> float:
         return mean_seconds(run, self.options.repeats, self.device)
 
+    def count(self, run: Any) -> int:
+        """Operations of a run, as torch counts them."""
+        with FlopCounterMode(display=False) as counter:
+            run()
+        return int(counter.get_total_flops())
+
     def add(self, name: str, seconds: float, **found: Any) -> None:
         """Notes a row beside what the plan expects of it, prints it, and writes the file."""
         row = {"seconds": seconds, "peak": peak(self.device), "against": "", "ratio": None, "note": "", **found}
-        self.rows[name] = row | self.expected().get(name, {})
+        self.rows[name] = row | {"plan_peak": self.expected().get(name)}
         print(f"[{time.strftime('%H:%M:%S')}] {ROWS[name]}: {seconds:.3g} s, {row['peak'] / 1e9:.3g} GB", flush=True)
         if self.options.out:
             self.options.out.write_text(json.dumps({"what": self.title, "rows": self.rows}, indent=1) + "\n")
@@ -167,58 +174,51 @@ class Bench:
         return 0.02 * torch.randn(matrix.rows, matrix.columns, device=self.device, dtype=self.dtype)
 
     @cache  # noqa: B019 (one bench a process)
-    def expected(self) -> dict[str, dict[str, float]]:
-        """Operations and bytes by row, by the formulas of ``t2.plan``."""
-        shapes, o, divergence = self.shapes, self.options, self.svf.recipe.train.kl > 0
-        lengths = {"prompt": o.prompt, "reply": o.reply}
-        fold, rollouts = cost.fold(shapes), cost.generate(shapes, o.rollouts, **lengths)
-        recompute, samples = self.training.gradient_checkpointing, self.training.micro_batch
-        again = {"divergence": divergence, "recompute": recompute, **lengths}
-        step = cost.step(self.svf, batch=o.rollouts, micro_batch=samples, **again)
-        answers = cost.generate(shapes, o.batch, **lengths)
-        svf = shapes.weight_bytes + cost.basis_of_adapted(shapes)
-        folded, optimiser = svf + cost.folded(shapes), OPTIMISER * self.svf.parameters
-        kept = cost.kept_by_layers(shapes, shapes.first_adapted) + cost.kept_by_svf(shapes)
-        gradient = cost.learning(
+    def expected(self) -> dict[str, float]:
+        """Bytes by row, by the formulas of ``t2.plan``."""
+        shapes, o, training = self.shapes, self.options, self.training
+        svf = shapes.weight_bytes + memory.basis_of_adapted(shapes)
+        folded, optimiser = svf + memory.folded(shapes), OPTIMISER * self.svf.parameters
+        kept = memory.kept_by_layers(shapes, shapes.first_adapted) + memory.kept_by_svf(shapes)
+        recompute = training.gradient_checkpointing
+        gradient = memory.learning(
             shapes,
-            cost.kept_inputs(shapes, shapes.first_adapted) if recompute else kept,
-            samples=samples,
-            divergence=divergence,
+            memory.kept_inputs(shapes, shapes.first_adapted) if recompute else kept,
+            samples=training.micro_batch,
+            prompt=o.prompt,
+            reply=o.reply,
+            divergence=self.svf.recipe.train.kl > 0,
             recomputed=kept / (shapes.layers - shapes.first_adapted) if recompute else 0.0,
-            chunk=self.training.logit_chunk,
-            **lengths,
+            chunk=training.logit_chunk,
         )
-        answering = cost.answering(shapes, o.batch, o.prompt, o.reply)
-        rolling = folded + optimiser + max(answering, cost.folding(shapes))
-        learning = folded + optimiser + gradient
-        rows = {
-            "basis.layer": (cost.basis(shapes) * len(self.one_layer) / len(shapes.adapted), cost.decomposing(shapes)),
-            "basis.model": (cost.basis(shapes), cost.decomposing(shapes)),
-            "training.rollouts": (rollouts + fold, rolling),
-            "training.gradients": (step, learning),
-            "training.step": (rollouts + fold + step, max(rolling, learning)),
-            "folding.fold": (fold, svf + cost.folding(shapes)),
-            "folding.push": (fold, folded + cost.folding(shapes)),
-            "decode.base": (answers, svf + answering),
-            "decode.one": (answers + fold, folded + answering),
-            "decode.mixed": (cost.generate(shapes, o.batch, mixed=True, **lengths), svf + answering),
+        answering = memory.answering(shapes, o.batch, o.prompt, o.reply)
+        rolling, learning = folded + optimiser + max(answering, memory.folding(shapes)), folded + optimiser + gradient
+        decomposing = float(memory.decomposing(shapes))
+        return {
+            "basis.layer": decomposing,
+            "basis.model": decomposing,
+            "training.rollouts": rolling,
+            "training.gradients": learning,
+            "training.step": max(rolling, learning),
+            "folding.fold": svf + memory.folding(shapes),
+            "folding.push": folded + memory.folding(shapes),
+            "decode.base": svf + answering,
+            "decode.one": folded + answering,
+            "decode.mixed": svf + answering,
         }
-        return {name: {"operations": float(count), "plan_peak": float(size)} for name, (count, size) in rows.items()}
 
     def table(self, absent: str = "not measured") -> str:
         """Markdown; ``absent`` stands where nothing was measured."""
-        peak_rate, shown = GPUS[self.gpu].operations, []
+        shown = []
         for name, title in ROWS.items():
-            row = self.expected().get(name, {}) | self.rows.get(name, {})
-            seconds, count, size = row.get("seconds"), row.get("operations"), row.get("plan_peak")
+            row, size = self.rows.get(name, {}), self.expected().get(name)
+            seconds, count = row.get("seconds"), row.get("operations")
             cells = [f"{seconds:.3g} s", f"{row['peak'] / 1e9:.3g} GB"] if seconds else [absent, absent]
             cells.append(f"{row['ratio']:.3g} × {row['against']}" if row.get("ratio") else absent)
-            cells.append(f"{count / 1e12:.3g} T" if count else "–")
-            cells.append(f"{count / seconds / peak_rate:.1%}" if count and seconds else "–")
+            cells.append(f"{count / seconds / GPUS[self.gpu].operations:.1%}" if count else "–")
             shown.append([title, *cells, f"{size / 1e9:.3g} GB" if size else "–", row.get("note", "")])
-        heads = ["what", "time", "peak memory", "speed against", "plan's operations", f"of {self.gpu}'s peak"]
-        heads += ["plan's memory", "note"]
-        lines = [heads, ["---", *["---:"] * 6, "---"], *shown]
+        heads = ["what", "time", "peak memory", "speed against", f"of {self.gpu}'s peak", "plan's memory", "note"]
+        lines = [heads, ["---", *["---:"] * 5, "---"], *shown]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -291,16 +291,17 @@ def basis(bench: Bench) -> None:
 
 def training(bench: Bench) -> None:
     """A step of REINFORCE by SVF, then the same by LoRA."""
-    ours, lora = (training_step(bench, bench.recipes[method]) for method in ("svf", "lora"))
+    (ours, operations), (lora, _) = (training_step(bench, bench.recipes[method]) for method in ("svf", "lora"))
     peft = bench.recipes["lora"].peft
     against = f"LoRA, rank {peft['r']} on {' and '.join(peft['target_modules'])}"
     for name, (seconds, top) in ours.items():
         note = f"LoRA's peak {lora[name][1] / 1e9:.3g} GB"
-        bench.add(f"training.{name}", seconds, peak=top, against=against, ratio=lora[name][0] / seconds, note=note)
+        ratio, count = lora[name][0] / seconds, operations if name == "step" else None
+        bench.add(f"training.{name}", seconds, peak=top, against=against, ratio=ratio, operations=count, note=note)
 
 
-def training_step(bench: Bench, recipe: Recipe) -> dict[str, tuple[float, float]]:
-    """Seconds and peak of rollouts, of gradients and of the whole step."""
+def training_step(bench: Bench, recipe: Recipe) -> tuple[dict[str, tuple[float, float]], float]:
+    """Seconds and peak of rollouts, of gradients and of the whole step; and the operations of that."""
     with random_bases():
         adapted = build_adapter(bench.model(), recipe, seed=0, task="benchmark")
     if bench.training.gradient_checkpointing:
@@ -324,7 +325,7 @@ def training_step(bench: Bench, recipe: Recipe) -> dict[str, tuple[float, float]
         print(f"  {recipe.method}: " + ", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
 
     # As many as a micro-batch holds: kernels are chosen by shape.
-    step(bench.training.micro_batch)
+    operations = bench.count(lambda: step(bench.training.micro_batch))
     engine.seconds = engine.peak = 0.0
     start = bench.clock()
     step(bench.options.rollouts)
@@ -333,7 +334,7 @@ def training_step(bench: Bench, recipe: Recipe) -> dict[str, tuple[float, float]
         "rollouts": (engine.seconds, engine.peak),
         "gradients": (whole - engine.seconds, top),
         "step": (whole, max(top, engine.peak)),
-    }
+    }, operations * bench.options.rollouts / bench.training.micro_batch
 
 
 def attached(bench: Bench, model: Any) -> Any:
@@ -382,7 +383,7 @@ def folding(bench: Bench) -> None:
     # One layer for all: U and V would take 39 GB.
     seconds, reference = bench.mean(fold), bench.mean(rebuild) * len(bench.shapes.adapted) / len(bench.one_layer)
     against = "U diag(σz) Vᵀ in float32, one layer, times layers"
-    bench.add("folding.fold", seconds, against=against, ratio=reference / seconds)
+    bench.add("folding.fold", seconds, against=against, ratio=reference / seconds, operations=bench.count(fold))
     seconds, note = bench.mean(push), "vLLM: benchmarks/vllm_experts.py"
     bench.add("folding.push", seconds, against="copying finished W'", ratio=bench.mean(copy) / seconds, note=note)
 
@@ -407,13 +408,13 @@ def decoding(bench: Bench) -> None:
     ):
         with svf.per_sample(tables, rows):
             engine.peak = 0.0
-            found, seconds = run(engine), bench.mean(lambda: run(engine))
+            found, seconds, counted = run(engine), bench.mean(lambda: run(engine)), bench.count(lambda: run(engine))
         note = f"{count * sampling.max_new_tokens / seconds:,.0f} tokens/s"
         if name == "base":
             same = sum(a == b for a, b in zip(found, replies, strict=True))
             note += f"; replies equal to the bare model's: {same} of {count}"
-        ratio = plain / seconds
-        bench.add(f"decode.{name}", seconds, peak=engine.peak, against="the bare model", ratio=ratio, note=note)
+        row = {"peak": engine.peak, "against": "the bare model", "ratio": plain / seconds, "operations": counted}
+        bench.add(f"decode.{name}", seconds, note=note, **row)
 
 
 def main() -> None:

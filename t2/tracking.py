@@ -1,7 +1,7 @@
-"""The only module that says MLflow: one run an executed stage, under one parent a pipeline run.
+"""What MLflow is told: one run per executed stage, under one parent per pipeline run.
 
-MLflow observes; nothing is computed from what it holds. Imported by stages only, and importing none of the
-rooms: every stage depends on this file.
+MLflow observes; nothing is computed from what it holds. :mod:`t2.serving` is what it serves, and the only other module
+that imports it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
+import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -238,6 +239,7 @@ class StageRun:
         import pandas as pd
         from safetensors.torch import save_file
 
+        from t2.report import expert_figures
         from t2.svf.experts import load_expert, statistics
 
         z = load_expert(adapter).z
@@ -247,7 +249,7 @@ class StageRun:
             self._client.log_artifact(self.run_id, str(path), folder)
         table = pd.DataFrame(list(statistics(z)))
         self.log_table(table, f"{folder}/statistics")
-        self.log_figure(_change_figure(table), f"{folder}/change")
+        self.log_figure(expert_figures.change(table), f"{folder}/change")
         self.log_metrics({"z.change": float(table["change"].mean())})
 
     @_observed
@@ -267,6 +269,8 @@ class StageRun:
         """
         import pandas as pd
 
+        from t2.report import expert_figures
+
         rows = [
             {"expert": name, "layer": layer, "alpha": float(value)}
             for name, values in alpha.items()
@@ -276,7 +280,7 @@ class StageRun:
         self.log_table(history, f"{folder}/history")
         steps = history.rename(columns={"generation": "step"})
         self.log_history({str(key): value for key, value in row.items()} for row in steps.to_dict("records"))
-        self.log_figure(_search_figure(history, list(alpha)), f"{folder}/search")
+        self.log_figure(expert_figures.search(history, list(alpha)), f"{folder}/search")
 
     @_observed
     def register_expert(self, name: str, folder: Path, score: float, description: str) -> None:
@@ -568,25 +572,20 @@ def _pipeline() -> tuple[str, str]:
     experiment = os.environ.get("DVC_EXP_NAME")
     if experiment:
         return f"experiment {experiment}", f"experiment {experiment}"
-    (itself, *above) = _with_ancestors(os.getpid()) or [(os.getpid(), "0", [])]
-    runner, started, _ = next((process for process in above if _is_dvc(process[2])), itself)
+    itself = psutil.Process()
+    runner = next((process for process in itself.parents() if _is_dvc(_command(process))), itself)
+    # Of the machine's uptime: the clock may be set between two stages.
+    started = f"{runner.create_time() - psutil.boot_time():.2f}"
     boot = Path("/proc/sys/kernel/random/boot_id")
     machine = boot.read_text().strip() if boot.exists() else "unknown"
-    return f"pipeline {datetime.now():%Y-%m-%d %H:%M:%S}", f"process {machine} {runner} {started}"
+    return f"pipeline {datetime.now():%Y-%m-%d %H:%M:%S}", f"process {machine} {runner.pid} {started}"
 
 
-def _with_ancestors(pid: int) -> list[tuple[int, str, list[str]]]:
-    """Pid, start time in clock ticks since boot, and command line of a process and of those above it."""
-    found = []
-    while pid > 1:
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-            command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
-        except OSError:
-            break
-        found.append((pid, stat[19], command))
-        pid = int(stat[1])
-    return found
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has ended, or is somebody else's
+        return []
 
 
 def _is_dvc(command: Sequence[str]) -> bool:
@@ -649,51 +648,6 @@ def _parts(entries: list[Any], size: int) -> Iterator[list[Any]]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _change_figure(statistics: pd.DataFrame) -> Figure:
-    """The mean of |z − 1| as a picture, layers × modules."""
-    from matplotlib.figure import Figure
-
-    modules = list(dict.fromkeys(statistics["module"]))
-    grid = statistics.pivot_table(index="layer", columns="module", values="change")[modules]
-    figure = Figure(figsize=(2.0 + 0.55 * len(modules), 1.6 + 0.28 * len(grid)), layout="constrained")
-    axes = figure.subplots()
-    top = _round_up(float(statistics["change"].max()))  # the grid has holes where a layer lacks a module
-    picture = axes.imshow(grid.to_numpy(), cmap="viridis", aspect="auto", vmin=0.0, vmax=top)
-    axes.set_xticks(range(len(modules)), modules, rotation=45, ha="right")
-    axes.set_yticks(range(len(grid)), [str(layer) for layer in grid.index])
-    axes.set_ylabel("layer")
-    figure.colorbar(picture, ax=axes, label="mean |z − 1|")
-    return figure
-
-
-def _round_up(value: float) -> float:
-    """The next of 1, 2, 5, 10, …, so that pictures of like experts have the same colours."""
-    if value <= 0.0:
-        return 1.0
-    unit = 10.0 ** math.floor(math.log10(value))
-    return unit * next(step for step in (1, 2, 5, 10) if step * unit >= value)
-
-
-def _search_figure(history: pd.DataFrame, experts: Sequence[str]) -> Figure:
-    """Mean and deviation of each expert's α by generation."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
-    axes = figure.subplots()
-    steps = history["generation"].to_numpy(float)
-    for expert in experts:
-        if f"alpha.{expert}" in history:
-            mean = history[f"alpha.{expert}"].to_numpy(float)
-            axes.plot(steps, mean, label=expert)
-            if f"std.{expert}" in history:
-                spread = history[f"std.{expert}"].to_numpy(float)
-                axes.fill_between(steps, mean - spread, mean + spread, alpha=0.15, linewidth=0)
-    axes.set(xlabel="generation", ylabel="α")
-    if axes.lines:
-        axes.legend(frameon=False)
-    return figure
 
 
 def main() -> None:

@@ -255,11 +255,6 @@ def test_layers_that_only_the_model_can_tell_apart_are_left_to_the_stage(raw: di
     assert config.parse(raw).bases["control"].layers == [2, 3]
 
 
-def test_a_file_of_the_former_form_says_how_to_convert_it() -> None:
-    (problem,) = problems({"base": {"name": "miniature"}, "trained": {}, "splits": {"seed": 7}})
-    assert problem.startswith("base, trained: of the form") and "`make profile PROFILE=miniature FORCE=1`" in problem
-
-
 @pytest.mark.parametrize("method", ["LORA", "IA3", "VERA", "SVF"])
 def test_the_keys_that_are_read_from_source_are_those_of_the_installed_classes(method: str) -> None:
     installed = {

@@ -27,6 +27,7 @@ from small_pipeline import copy_project, surroundings
 
 from t2 import tracking
 from t2.config.rows import Tracking
+from t2.report import expert_figures
 from t2.svf.experts import Expert, Z, save_expert
 
 SETTINGS = Tracking(uri=None, experiment="tests")
@@ -598,4 +599,4 @@ def test_a_flows_parent_holds_its_stages_and_is_removed_if_there_are_none(root, 
 
 @pytest.mark.parametrize(("value", "top"), [(0.0, 1.0), (0.09, 0.1), (0.104, 0.2), (0.2, 0.2), (3.0, 5.0), (0.6, 1.0)])
 def test_pictures_of_like_experts_have_the_same_colours(value, top):
-    assert tracking._round_up(value) == pytest.approx(top)
+    assert expert_figures._round_up(value) == pytest.approx(top)

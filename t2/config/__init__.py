@@ -17,22 +17,6 @@ from t2.config import folder, roundtrip
 from t2.config.checks import relations
 from t2.config.rows import Params
 
-FORMER = (
-    "base",
-    "control",
-    "trained",
-    "unseen",
-    "other",
-    "svf",
-    "lora",
-    "experts",
-    "classifier",
-    "baselines",
-    "adaptation",
-    "benchmark",
-)
-"""Sections of the form that files had before experiments became rows."""
-
 
 class ConfigError(ValueError):
     """Everything that is wrong with a configuration, one line each."""
@@ -71,9 +55,6 @@ def parse(raw: Any, *, source: str = "params", main: Params | None = None) -> Pa
     """Validates parameters that are already in memory; see :func:`load`."""
     if not isinstance(raw, dict):
         raise ConfigError(source, [f"expected a mapping of sections, got {type(raw).__name__}"])
-    former = [name for name in FORMER if name in raw]
-    if former:
-        raise ConfigError(source, [_convert(former)])
     unknown = raw.keys() - Params.model_fields.keys()
     problems = [f"{name}: unknown section; remove it or correct its spelling" for name in unknown]
     taken: frozenset[str] = frozenset()
@@ -113,12 +94,3 @@ def _describe(section: str, entry: Any) -> str:
     said, got = entry["msg"].removeprefix("Value error, "), entry["input"]
     # What a whole row is stands in the file.
     return f"{where}: {said}" if isinstance(got, dict) else f"{where}: {said} (got {got!r})"
-
-
-def _convert(former: list[str]) -> str:
-    return (
-        f"{', '.join(former)}: of the form that parameter files had before experiments became rows. "
-        "`make profile PROFILE=miniature FORCE=1` writes the new one; then put your values into its rows: base and "
-        "control became bases; trained, unseen and other became tasks; svf, lora, experts, baselines and classifier "
-        "became recipes and adapters; adaptation became budgets and searches; benchmark became measure and score"
-    )

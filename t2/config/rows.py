@@ -595,7 +595,6 @@ class Plan(Section):
 
     gpu: str
     prompt_tokens: PositiveInt
-    reply_share: Share
 
 
 class Params(Section):

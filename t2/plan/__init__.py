@@ -1,8 +1,8 @@
 """What a run will need, before it is started: parameters, memory and operations, without any weights.
 
 A base model is built on the meta device from its configuration, the adapters are attached to it as the stages attach
-them, and the costs follow from the shapes. What is assumed beyond them stands in ``plan`` of the parameters, and in
-the plan's text.
+them, and what they need follows from the shapes. What is assumed beyond them stands in ``plan`` of the parameters, and
+in the plan's text.
 """
 
 from __future__ import annotations
@@ -41,6 +41,12 @@ class Plan:
     def main(self) -> Model:
         """The first base model, which the others are compared with."""
         return next(iter(self.models.values()))
+
+    @property
+    def tokens(self) -> int:
+        """Of a prompt and its longest reply, on the trained tasks."""
+        rewards = [task.reward for task in self.params.tasks.values() if task.reward and task.role == "trained"]
+        return self.params.plan.prompt_tokens + max(reward.max_new_tokens for reward in rewards)
 
     @property
     def peak(self) -> float:

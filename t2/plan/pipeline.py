@@ -1,17 +1,13 @@
-"""What each stage of the pipeline needs, under given parameters: memory and operations."""
+"""What each stage of the pipeline needs of memory, under given parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-from t2.config.rows import OTHER, Base, Classified, Dispatched, Found, Params, Reward, Single, System, Task
-from t2.plan import cost
+from t2.config.rows import Base, Params, Task
+from t2.plan import memory
 from t2.plan.shapes import Attached, Shapes, read_adapter, read_shapes
-
-Experts = Literal["none", "one", "many"]
-"""None; one for all samples, in a folded W'; or one a sample, factored along Q. A quantised base never folds."""
 
 OPTIMISER = 16
 """Bytes per trainable parameter: itself, its gradient and AdamW's two moments, in float32."""
@@ -25,13 +21,11 @@ class Stage:
         name: As DVC calls it.
         memory: Bytes of one process at its peak, by what takes them.
         processes: How many run side by side.
-        operations: Of all of them together.
     """
 
     name: str
     memory: Mapping[str, float]
     processes: int
-    operations: float
 
     @property
     def total(self) -> float:
@@ -77,204 +71,72 @@ def plan_stages(params: Params, models: Mapping[str, Model]) -> list[Stage]:
         params: The parameters.
         models: Of every base.
     """
-    planners = {name: _Planner(params, model) for name, model in models.items()}
-    stages = [planner.basis(name) for name, planner in planners.items()]
-    stages += [planners[row.base].train(name) for name, row in params.adapters.items()]
-    stages += [planners[row.base].search(name) for name, row in params.searches.items()]
-    stages += [planners[row.base].temperature(name) for name, row in params.temperatures.items()]
-    return [*stages, _measure(params, planners)]
+    tasks, workers = params.tasks, params.execution.workers
+
+    def seeds(of_set: str) -> int:
+        """Of a set's adapters, which are taken seed by seed."""
+        return len(params.recipes[params.adapters[params.sets[of_set].members[0]].recipe].seeds)
+
+    stages = [Stage(f"basis@{n}", {"working": memory.decomposing(m.shapes)}, 1) for n, m in models.items()]
+    for name, row in params.adapters.items():
+        adapter = models[row.base].adapters[row.recipe]
+        needed = _training(params, adapter, _longest(tasks[row.task]))
+        stages.append(Stage(f"train@{name}", needed, min(workers, len(adapter.recipe.seeds))))
+    for name, search in params.searches.items():
+        needed = _answering(params, models[search.base].shapes, params.search.batch, _longest(tasks[search.task]))
+        draws = params.budgets[search.budget].draws * seeds(search.set)
+        stages.append(Stage(f"search@{name}", needed, min(workers, draws)))
+    for name, found in params.temperatures.items():
+        longest = max(_longest(tasks[task]) for task in found.tasks)
+        needed = _answering(params, models[found.base].shapes, params.search.batch, longest)
+        stages.append(Stage(f"temperature@{name}", needed, min(workers, seeds(found.set))))
+    measured = [task for task in tasks.values() if task.role != "dispatch"]
+    longest = max(map(_longest, measured))
+    all_bases = [
+        _answering(params, models[base].shapes, params.measure.batch, longest, folds=True)
+        for base in {system.base for system in params.systems.values()}
+    ]
+    needed = max(all_bases, key=lambda parts: sum(parts.values()))
+    return [*stages, Stage("measure", needed, min(workers, len(measured)))]
 
 
-def _measure(params: Params, planners: Mapping[str, _Planner]) -> Stage:
-    """Every system on every task; a process holds one base at a time."""
-    places = {name: _tasks_of(params, system) for name, system in params.systems.items()}
-    total, memory = 0.0, dict[str, float]()
-    for name, system in params.systems.items():
-        planner = planners[system.base]
-        total += sum(planner.measure(system, task) for task in places[name])
-        longest = max((_reward(params.tasks[task]).max_new_tokens for task in places[name]), default=1)
-        needed = planner.answering_memory(planner.shapes, params.measure.batch, longest, folds=True)
-        memory = max(memory, needed, key=lambda parts: sum(parts.values()))
-    jobs = len({task for tasks in places.values() for task in tasks})
-    return Stage("measure", memory, min(params.execution.workers, jobs), total)
+def _longest(task: Task) -> int:
+    """Tokens of a task's longest reply; where nobody answers, one."""
+    return task.reward.max_new_tokens if task.reward else 1
 
 
-def _tasks_of(params: Params, system: System) -> list[str]:
-    """Where a system is measured; what no expert serves only asks for categories."""
-    if system.tasks != "all":
-        return list(system.tasks)
-    families = {params.tasks[params.adapters[name].task].family for name in _adapters_of(params, system)}
-    own = system.strategy == "own"
-    return [
-        name
-        for name, task in params.tasks.items()
-        if task.role in ("trained", "unseen") and not (own and task.family not in families)
-    ] + [name for name, task in params.tasks.items() if task.role == OTHER and isinstance(system, Dispatched)]
+def _training(params: Params, adapter: Attached, longest: int) -> dict[str, float]:
+    """Bytes of a process that trains, by what takes them."""
+    shapes, training, first = adapter.shapes, params.training, adapter.first
+    kept = memory.kept_by_layers(shapes, first)
+    kept += memory.kept_by_svf(shapes) if adapter.is_svf else memory.kept_by_lora(adapter)
+    recomputed = 0.0
+    if training.gradient_checkpointing:
+        kept, recomputed = memory.kept_inputs(shapes, first), kept / (shapes.layers - first)
+    samples: float = training.micro_batch
+    if training.micro_tokens is not None:  # filled to the last token
+        samples = min(samples, max(1.0, training.micro_tokens / (params.plan.prompt_tokens + longest)))
+    gradient = memory.learning(
+        shapes,
+        kept,
+        samples=samples,
+        prompt=params.plan.prompt_tokens,
+        reply=longest,
+        divergence=adapter.recipe.train.kl > 0,
+        recomputed=recomputed,
+        chunk=training.logit_chunk,
+    )
+    parts = _answering(params, shapes, training.generation_batch, longest, folds=adapter.is_svf)
+    working = max(gradient, parts["working"]) + OPTIMISER * adapter.parameters
+    return {**parts, "basis": parts["basis"] if adapter.is_svf else 0.0, "working": working}
 
 
-def _adapters_of(params: Params, system: System) -> list[str]:
-    if isinstance(system, Single):
-        return [system.adapter]
-    return list(params.sets[system.set].members) if hasattr(system, "set") else []
-
-
-def _reward(task: Task) -> Reward:
-    """A task's reward; where nobody answers, as if with a reply of one token."""
-    return task.reward or Reward(kind="dispatch", right=1.0, wrong=0.0, stop=[], max_new_tokens=1)
-
-
-@dataclass(frozen=True)
-class _Planner:
-    """Stages on one base."""
-
-    params: Params
-    model: Model
-
-    @property
-    def shapes(self) -> Shapes:
-        return self.model.shapes
-
-    def basis(self, name: str) -> Stage:
-        """One matrix after the other."""
-        working = float(cost.decomposing(self.shapes))
-        return Stage(f"basis@{name}", {"working": working}, 1, cost.basis(self.shapes))
-
-    def train(self, name: str) -> Stage:
-        """An adapter, once per seed."""
-        row = self.params.adapters[name]
-        adapter, longest = self.model.adapters[row.recipe], _reward(self.params.tasks[row.task]).max_new_tokens
-        seeds = len(adapter.recipe.seeds)
-        memory = self._training_memory(adapter, longest)
-        spent = self._training_cost(adapter, self._valid_items(row.task), longest)
-        return Stage(f"train@{name}", memory, self._side_by_side(seeds), seeds * spent)
-
-    def search(self, name: str) -> Stage:
-        """A search per seed and draw; a generation is one mixed batch of the population on the shots."""
-        row, batch = self.params.searches[name], self.params.search.batch
-        budget, longest = self.params.budgets[row.budget], _reward(self.params.tasks[row.task]).max_new_tokens
-        draws = budget.draws * self._seeds(self.params.sets[row.set].members)
-        generation = self._answers(budget.population * budget.shots, longest, "many")
-        memory = self.answering_memory(self.shapes, batch, longest, folds=False)
-        return Stage(f"search@{name}", memory, self._side_by_side(draws), draws * budget.generations * generation)
-
-    def temperature(self, name: str) -> Stage:
-        """A first pass and an answer a value, on every validation item, per seed."""
-        row, batch = self.params.temperatures[name], self.params.search.batch
-        seeds = self._seeds(self.params.sets[row.set].members)
-        spent, longest = 0.0, 1
-        for task in row.tasks:
-            count, reply = self.params.tasks[task].sizes.valid, _reward(self.params.tasks[task]).max_new_tokens
-            longest = max(longest, reply)
-            spent += self._answers(count, 1, "none")
-            spent += len(row.values) * self._answers(count, reply, "many")
-        memory = self.answering_memory(self.shapes, batch, longest, folds=False)
-        return Stage(f"temperature@{name}", memory, self._side_by_side(seeds), seeds * spent)
-
-    def measure(self, system: System, task: str) -> float:
-        """A system on a task, with all seeds and draws."""
-        row = self.params.tasks[task]
-        count, longest = row.sizes.test, _reward(row).max_new_tokens
-        adapters = _adapters_of(self.params, system)
-        runs, experts = self._seeds(adapters), self._experts(adapters)
-        if isinstance(system, Found):
-            budgets = [s.budget for name in system.searches if (s := self.params.searches[name]).task == task]
-            runs *= max((self.params.budgets[budget].draws for budget in budgets), default=1)
-        if not isinstance(system, Dispatched):
-            return runs * self._answers(count, longest, experts)
-        reply = _reward(self.params.tasks[system.dispatch]).max_new_tokens
-        # The base model is asked once for all seeds, the classifier with each of its own.
-        if isinstance(system, Classified):
-            asked = runs * self._answers(count, reply, "one")
-        else:
-            asked = self._answers(count, reply, "none")
-        if row.role == OTHER:
-            return asked
-        # Once more in mixed batches, to time both passes.
-        return asked + runs * self._answers(count, longest, "one") + self._answers(count, longest, "many")
-
-    def answering_memory(self, shapes: Shapes, batch: int, longest: int, *, folds: bool) -> dict[str, float]:
-        """Bytes of a process that answers, by what takes them."""
-        answering = cost.answering(shapes, batch, self.params.plan.prompt_tokens, longest)
-        return {
-            "weights": shapes.weight_bytes,
-            "basis": cost.basis_of_adapted(shapes),
-            "W'": cost.folded(shapes) if folds else 0.0,
-            "working": max(answering, cost.folding(shapes) if folds else 0.0),
-        }
-
-    # Parts
-
-    def _side_by_side(self, jobs: int) -> int:
-        return min(self.params.execution.workers, jobs)
-
-    def _seeds(self, adapters: list[str]) -> int:
-        """Of adapters, which are taken seed by seed; 1 where nothing was trained."""
-        rows = [self.params.recipes[self.params.adapters[name].recipe] for name in adapters]
-        return len(rows[0].seeds) if rows else 1
-
-    def _experts(self, adapters: list[str]) -> Experts:
-        """What runs beside the base: a LoRA's operations are few."""
-        methods = {self.params.recipes[self.params.adapters[name].recipe].method for name in adapters}
-        return "one" if methods == {"svf"} else "none"
-
-    def _valid_items(self, task: str) -> int:
-        """Items of a validation split; that of a dispatching task is made of several."""
-        row = self.params.tasks[task]
-        return row.sizes.valid * len(getattr(row.source, "tasks", [task]))
-
-    def _answers(self, count: float, longest: int, experts: Experts) -> float:
-        folds = experts == "one" and self.shapes.quantisation is None
-        mixed, reply = experts != "none" and not folds, self._reply(longest)
-        total = cost.generate(self.shapes, count, prompt=self.params.plan.prompt_tokens, reply=reply, mixed=mixed)
-        return total + (cost.fold(self.shapes) if folds else 0.0)
-
-    def _reply(self, longest: int) -> float:
-        return max(1.0, self.params.plan.reply_share * longest)
-
-    def _samples_at_once(self, reply: float) -> float:
-        """Of a micro-batch, filled to the last token."""
-        training = self.params.training
-        if training.micro_tokens is None:
-            return training.micro_batch
-        return min(training.micro_batch, max(1.0, training.micro_tokens / (self.params.plan.prompt_tokens + reply)))
-
-    def _training_cost(self, adapter: Attached, valid: int, longest: int) -> float:
-        training, train = self.params.training, adapter.recipe.train
-        experts: Experts = "one" if adapter.is_svf else "none"
-        step = cost.step(
-            adapter,
-            batch=training.batch,
-            micro_batch=int(self._samples_at_once(self._reply(longest))),
-            prompt=self.params.plan.prompt_tokens,
-            reply=self._reply(longest),
-            divergence=train.kl > 0,
-            recompute=training.gradient_checkpointing,
-        )
-        if train.objective == "reinforce":
-            step += self._answers(training.batch, longest, experts)
-        elif adapter.is_svf:
-            step += cost.fold(adapter.shapes)
-        return train.steps * step + (1 + train.steps // training.valid_every) * self._answers(valid, longest, experts)
-
-    def _training_memory(self, adapter: Attached, longest: int) -> dict[str, float]:
-        shapes, training, first = adapter.shapes, self.params.training, adapter.first
-        kept = cost.kept_by_layers(shapes, first)
-        kept += cost.kept_by_svf(shapes) if adapter.is_svf else cost.kept_by_lora(adapter)
-        recomputed = 0.0
-        if training.gradient_checkpointing:
-            kept, recomputed = cost.kept_inputs(shapes, first), kept / (shapes.layers - first)
-        gradient = cost.learning(
-            shapes,
-            kept,
-            samples=self._samples_at_once(longest),
-            prompt=self.params.plan.prompt_tokens,
-            reply=longest,
-            divergence=adapter.recipe.train.kl > 0,
-            recomputed=recomputed,
-            chunk=training.logit_chunk,
-        )
-        memory = self.answering_memory(shapes, training.generation_batch, longest, folds=adapter.is_svf)
-        if not adapter.is_svf:
-            memory["basis"] = 0.0
-        working = max(gradient, memory["working"])
-        return {**memory, "working": working + OPTIMISER * adapter.parameters}
+def _answering(params: Params, shapes: Shapes, batch: int, longest: int, *, folds: bool = False) -> dict[str, float]:
+    """Bytes of a process that answers, by what takes them."""
+    answering = memory.answering(shapes, batch, params.plan.prompt_tokens, longest)
+    return {
+        "weights": shapes.weight_bytes,
+        "basis": memory.basis_of_adapted(shapes),
+        "W'": memory.folded(shapes) if folds else 0.0,
+        "working": max(answering, memory.folding(shapes) if folds else 0.0),
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from t2.plan import USABLE, Plan
+from t2.plan.operations import per_sample
 from t2.plan.shapes import Attached
 
 PARTS = ["weights", "basis", "W'", "working"]
@@ -17,6 +18,7 @@ def render(plan: Plan) -> str:
 
 def _facts(plan: Plan) -> list[str]:
     base, shapes = plan.main.base, plan.main.shapes
+    forward, both = per_sample(base, plan.tokens)
     rows = {
         "base": f"{base.path}: {_amount(shapes.parameters)} parameters, {_bytes(shapes.weight_bytes)} "
         f"in {base.dtype}{f', linear layers in {shapes.quantisation}' if shapes.quantisation else ''}",
@@ -24,6 +26,8 @@ def _facts(plan: Plan) -> list[str]:
         "basis": f"{_amount(shapes.cache_bytes / 4)} numbers, {_bytes(shapes.cache_bytes)} for "
         f"{len(shapes.adapted)} matrices; U, σ and V would be {_amount(shapes.svd_numbers)} numbers",
         **{name: _adapter(adapter) for name, adapter in plan.main.adapters.items()},
+        "operations": f"{_amount(forward)} for a pass over prompt and reply ({plan.tokens} tokens), {_amount(both)} "
+        "with the gradient; what an adapter adds is not counted",
         "GPU": f"{plan.params.plan.gpu}, {_bytes(plan.gpu.memory)} ({plan.gpu.source})",
     }
     width = max(map(len, rows)) + 2
@@ -45,12 +49,10 @@ def _table(plan: Plan) -> list[str]:
         stage.name: [
             *map(_bytes, [stage.total, *(stage.memory.get(part, 0.0) for part in PARTS)]),
             str(stage.processes),
-            _amount(stage.operations),
         ]
         for stage in plan.stages
     }
-    rows["all"] = [_bytes(plan.peak), *[""] * (len(PARTS) + 1), _amount(sum(s.operations for s in plan.stages))]
-    columns = ["memory", *PARTS, "processes", "operations"]
+    columns = ["memory", *PARTS, "processes"]
     lines = [*pd.DataFrame.from_dict(rows, orient="index", columns=columns).to_string().splitlines(), ""]
     if plan.gpus == 1:
         return [*lines, "It fits one GPU."]
@@ -68,10 +70,7 @@ def _assumptions(plan: Plan) -> list[str]:
     logits = f"{training.logit_chunk} answer tokens" if training.logit_chunk else "all answer tokens of a micro-batch"
     return [
         "Assumed (the section `plan` of the parameters, and the code in t2/plan):",
-        f"- prompts of {assumed.prompt_tokens} tokens; replies of {assumed.reply_share:.0%} of a task's max_new_tokens "
-        "on average (operations), of all of them (memory)",
-        "- a basis takes 9 r³ operations in float64 for each matrix's eigenproblem",
-        "- all steps are taken: no early stop; rollouts and validation are in it, loading, sandbox and libraries not",
+        f"- prompts of {assumed.prompt_tokens} tokens, replies of a task's max_new_tokens",
         f"- attention by fused kernels; activations are {activations}; {logits} have logits at once; AdamW in float32",
         f"- {1 - USABLE:.0%} of the GPU's memory for fragmentation and CUDA itself",
         "No time: nothing of this size was run yet.",

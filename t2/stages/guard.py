@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 _SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "fish"}
 _PR_SET_PDEATHSIG = 1
 
@@ -104,14 +106,7 @@ def exclusive(folder: Path, *, patience: float) -> Iterator[None]:
 
 
 def _nearest_ancestor_that_is_no_shell() -> int:
-    pid = os.getppid()
-    while pid > 1:
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-        except FileNotFoundError:
-            return os.getppid()
-        name, rest = stat[stat.index("(") + 1 :].rsplit(")", 1)
-        if name not in _SHELLS:
-            return pid
-        pid = int(rest.split()[1])
-    return pid
+    try:
+        return next((process.pid for process in psutil.Process().parents() if process.name() not in _SHELLS), 1)
+    except psutil.NoSuchProcess:
+        return os.getppid()
