@@ -481,13 +481,9 @@ class Score(Section):
 
     Attributes:
         contrasts: Pairs of systems, left and right, beside each system's difference to its base.
-        resamples: Bootstrap resamples of the items for the interval of a difference.
-        seed: Of the resamples.
     """
 
     contrasts: list[Annotated[list[Name], Field(min_length=2, max_length=2)]]
-    resamples: PositiveInt
-    seed: Count
 
 
 class Splits(Section):

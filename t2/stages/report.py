@@ -27,8 +27,8 @@ def main() -> None:
     """Writes ``reports/``."""
     with open_stage("report") as stage:
         params = stage.params
-        scores, comparisons, confusions = (
-            read_csv(paths.scores() / f"{name}.csv") for name in ("scores", "comparisons", "confusions")
+        scores, comparisons, confusions, dispatch = (
+            read_csv(paths.scores() / f"{name}.csv") for name in ("scores", "comparisons", "confusions", "dispatch")
         )
         metrics = json.loads((paths.reports() / "metrics.json").read_text())
         records = [json.loads(path.read_text()) for path in sorted(paths.runs().glob("*.json"))]
@@ -43,9 +43,10 @@ def main() -> None:
             timings=timings,
             histories=_histories(params),
             confusions=confusions,
+            dispatch=dispatch,
             alphas=_alphas(params),
             runs=runs,
-            notes=[*notes(params), too_long(params, metrics), *isolation(records)],
+            notes=[*notes(params), too_long(params, metrics), *processors(records), *isolation(records)],
         )
         write_report(inputs, paths.reports())
         # A clean clone holds reports/ in git; this copy, which it does not hold, makes DVC run the stage there.
@@ -76,12 +77,35 @@ def isolation(records: Sequence[Mapping[str, Any]]) -> list[str]:
     Args:
         records: The stages' run files.
     """
-    stages: dict[str, list[str]] = {}
-    for record in records:
-        for walls in record.get("isolation", []):  # stages that are not due keep run files of earlier versions
-            stages.setdefault(walls, []).append(record["stage"])
-    told = "; ".join(f"`{walls}` in {', '.join(names)}" for walls, names in sorted(stages.items()))
+    # Stages that are not due keep run files of earlier versions, without it.
+    told = _told({record["stage"]: record.get("isolation", []) for record in records})
     return [f"Generated programs were graded behind these walls of the sandbox: {told}."] if told else []
+
+
+def processors(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """On what processor the stages computed that run a model, in a paragraph; none where it is not known.
+
+    Args:
+        records: The stages' run files.
+    """
+    known = {record["stage"]: [name] for record in records if (name := record.get("processor"))}
+    kinds = {name for names in known.values() for name in names}
+    if not kinds:
+        return []
+    where = f"on `{kinds.pop()}`" if len(kinds) == 1 else f"on several processors: {_told(known)}"
+    return [
+        f"Models ran {where}. Another kind of processor rounds differently, which sends training another way: it gives "
+        "another run, not the same numbers."
+    ]
+
+
+def _told(of_stages: Mapping[str, Sequence[str]]) -> str:
+    """What each of several things holds for, in words."""
+    stages: dict[str, list[str]] = {}
+    for stage, things in of_stages.items():
+        for thing in things:
+            stages.setdefault(thing, []).append(stage)
+    return "; ".join(f"`{thing}` in {', '.join(names)}" for thing, names in sorted(stages.items()))
 
 
 def _runs(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
