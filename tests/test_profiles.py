@@ -227,9 +227,9 @@ def test_a_profile_that_has_changed_is_told_apart_from_edited_parameters(shelf: 
     profiles.write("mine", path)
     edit(shelf / "mine.yaml", "seed: 1", "seed: 2")
     assert profiles.write("mine", path) == "renewed"
-    edit(shelf / "miniature.yaml", "splits: {seed: 7}", "splits: {seed: 9}")
+    edit(shelf / "miniature.yaml", "checkpoint_every: 5", "checkpoint_every: 6")
     assert profiles.write("mine", path) == "renewed"
-    assert config.load(path).splits.seed == 9
+    assert config.load(path).training.checkpoint_every == 6
     # Changed and edited: the edit is not lost.
     edit(shelf / "mine.yaml", "seed: 2", "seed: 3")
     apply_overrides(path, ["measure.batch=64"])
