@@ -177,11 +177,11 @@ def test_a_row_with_nothing_in_it_is_taken_out_and_comments_stay_with_what_stays
 
 
 def test_later_profiles_win_and_each_is_composed_once(shelf: Path) -> None:
-    (shelf / "a.yaml").write_text("extends: [miniature]\nsplits: {seed: 1}\nscore: {seed: 1}\n")
+    (shelf / "a.yaml").write_text("extends: [miniature]\nsplits: {seed: 1}\nmeasure: {batch: 11}\n")
     (shelf / "b.yaml").write_text("extends: [miniature]\nsplits: {seed: 2}\n")
     (shelf / "c.yaml").write_text("extends: [a, b]\ntracking: {experiment: c}\n")
     params = profiles.load("c")
-    assert (params.splits.seed, params.score.seed, params.tracking.experiment) == (2, 1, "c")
+    assert (params.splits.seed, params.measure.batch, params.tracking.experiment) == (2, 11, "c")
 
 
 @pytest.mark.parametrize(
