@@ -21,6 +21,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 # Read when MLflow is imported.
@@ -260,19 +261,20 @@ class StageRun:
         """Logs mixing weights and the search that found them.
 
         Args:
-            alpha: The returned weight of each expert; a sequence holds one a layer.
-            history: One row a generation: ``generation``, ``alpha.<expert>`` and ``std.<expert>``, the
-                distribution's mean and deviation, and any other number.
+            alpha: What each expert weighs in the mix that was found; a sequence holds one a layer or matrix.
+            history: One row a generation: ``generation``, ``raw.<expert>`` and ``raw_std.<expert>``, mean and deviation
+                of the search's own variable, and any other number.
             folder: Folder of artifacts: ``alpha.json``, ``history.json``, ``search.png``.
         """
         import pandas as pd
 
+        weights = {name: values if isinstance(values, Sequence) else [values] for name, values in alpha.items()}
         rows = [
-            {"expert": name, "layer": layer, "alpha": float(value)}
-            for name, values in alpha.items()
-            for layer, value in (enumerate(values) if isinstance(values, Sequence) else [(None, values)])
+            {"expert": name, "alpha": fmean(values), "lowest": min(values), "highest": max(values)}
+            for name, values in weights.items()
         ]
         self.log_table(pd.DataFrame(rows), f"{folder}/alpha")
+        self.log_metrics({f"alpha.{name}": fmean(values) for name, values in weights.items()})
         self.log_table(history, f"{folder}/history")
         steps = history.rename(columns={"generation": "step"})
         self.log_history({str(key): value for key, value in row.items()} for row in steps.to_dict("records"))
@@ -656,20 +658,20 @@ def _round_up(value: float) -> float:
 
 
 def _search_figure(history: pd.DataFrame, experts: Sequence[str]) -> Figure:
-    """Mean and deviation of each expert's α by generation."""
+    """Mean and deviation of the search's own variable by generation, for each expert."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes = figure.subplots()
     steps = history["generation"].to_numpy(float)
     for expert in experts:
-        if f"alpha.{expert}" in history:
-            mean = history[f"alpha.{expert}"].to_numpy(float)
+        if f"raw.{expert}" in history:
+            mean = history[f"raw.{expert}"].to_numpy(float)
             axes.plot(steps, mean, label=expert)
-            if f"std.{expert}" in history:
-                spread = history[f"std.{expert}"].to_numpy(float)
+            if f"raw_std.{expert}" in history:
+                spread = history[f"raw_std.{expert}"].to_numpy(float)
                 axes.fill_between(steps, mean - spread, mean + spread, alpha=0.15, linewidth=0)
-    axes.set(xlabel="generation", ylabel="α")
+    axes.set(xlabel="generation", ylabel="α of the search, before it becomes weights")
     if axes.lines:
         axes.legend(frameon=False)
     return figure

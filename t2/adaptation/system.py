@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from t2.adaptation.dispatch import Ask
-from t2.adaptation.strategies import STRATEGIES, Setting
+from t2.adaptation.strategies import STRATEGIES, Setting, equal_parts
 from t2.adaptation.two_pass import TwoPass, answer
-from t2.config.rows import Base, Classified, Dispatched, Found, Params, Soft
+from t2.config.rows import Base, Budget, Classified, Dispatched, Found, Params, Soft, Uniform
 from t2.config.rows import Engine as EngineSettings
 from t2.config.rows import Prompt as Template
 from t2.engine.base import Engine, Sampling
@@ -35,6 +35,7 @@ class Spec:
         classifier: The adapter that the first pass runs under; None: the base model.
         searches: The search whose mix answers, by the task that it was found for.
         temperature: The search for the temperature of the first pass's beliefs; None: there is none.
+        budget: Fields of the budget whose form and members the uniform mix has; None: it has none.
     """
 
     strategy: str
@@ -44,6 +45,7 @@ class Spec:
     classifier: str | None
     searches: dict[str, str]
     temperature: str | None
+    budget: dict[str, Any] | None
 
     @classmethod
     def of(cls, params: Params, name: str) -> Spec:
@@ -53,7 +55,7 @@ class Spec:
             ValueError: The row is none that answers a user: it has no set, or needs to know the prompt's task.
         """
         system = params.systems[name]
-        if not isinstance(system, Dispatched | Found) and system.strategy != "uniform":
+        if not isinstance(system, Dispatched | Found | Uniform):
             raise ValueError(
                 f"systems.{name} has the strategy {system.strategy!r}, which does not choose an expert for a prompt; "
                 "name a system that does: prompt, classifier, soft, fewshot or uniform"
@@ -76,6 +78,9 @@ class Spec:
             classifier=system.adapter if isinstance(system, Classified) else None,
             searches={params.searches[search].task: search for search in getattr(system, "searches", [])},
             temperature=system.temperature if isinstance(system, Soft) else None,
+            budget=params.budgets[system.budget].model_dump()
+            if isinstance(system, Uniform) and system.budget
+            else None,
         )
 
 
@@ -187,9 +192,10 @@ class TwoPassSystem:
             raise ValueError(
                 f"task {task!r} names a mix that was found for it, which system {name!r} has none of; {self._mixing}"
             )
+        experts = {name: self._adapters[name] for name in spec.members}
         setting = Setting(
             families=dict(zip(spec.members, spec.families, strict=True)),
-            found=self._found[spec.searches[task]] if task else None,
+            mixture=self._mixture(spec, task, experts),
             ask=None if spec.ask is None else Ask(**{**spec.ask, "template": Template(**spec.ask["template"])}),
             engine=self._engine,
             classifier=None if spec.classifier is None else self._adapters[spec.classifier],
@@ -197,10 +203,17 @@ class TwoPassSystem:
         )
         longest = max_new_tokens or self.settings.max_new_tokens
         sampling = Sampling(longest, stop=tuple(self.settings.stop))
-        experts = {name: self._adapters[name] for name in spec.members}
-        rescaled = setting.found is not None and setting.found.needs_sigma
-        sigma = self._sigma(experts) if rescaled else None
-        return answer(self._engine, prompts, sampling, STRATEGIES[spec.strategy], setting, experts, sigma=sigma)
+        return answer(self._engine, prompts, sampling, STRATEGIES[spec.strategy], setting, experts)
+
+    def _mixture(self, spec: Spec, task: str, experts: Mapping[str, Z]) -> Mixture | None:
+        """The mixture of all prompts, by effective weights, where a system has one."""
+        if spec.strategy == "uniform":
+            mixture = equal_parts(spec.members, Budget(**spec.budget) if spec.budget else None)
+        elif task:
+            mixture = self._found[spec.searches[task]]
+        else:
+            return None
+        return mixture.effective(experts, self._sigma(experts) if mixture.needs_sigma else None)
 
     @property
     def _mixing(self) -> str:

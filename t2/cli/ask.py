@@ -83,7 +83,7 @@ def ask(
     if not reply.finished:
         typer.echo("— cut off at the longest reply; raise --max-new-tokens", err=True)
     seconds = f"{outcome.first_seconds:.2f} s + {outcome.second_seconds:.2f} s"
-    typer.echo(f"— {mixture} (seed {seed}): {record['why']} ({seconds})", err=True)
+    typer.echo(f"— {mixture.summary} (seed {seed}): {record['why']} ({seconds})", err=True)
 
 
 def _why(outcome: TwoPass, spec: dict[str, Any], task: str) -> str:

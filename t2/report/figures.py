@@ -151,7 +151,7 @@ def alpha_figure(alphas: pd.DataFrame, base: str) -> str | None:
     """Figure 7: the mixing weights that each search found; a point per seed and draw, a bar for their mean.
 
     Args:
-        alphas: Columns base, search, task, seed, draw, expert, alpha; several layers of a draw are averaged.
+        alphas: Columns base, search, task, seed, draw, expert, alpha, lowest, highest.
         base: The base model.
     """
     rows = alphas[alphas["base"] == base]
@@ -165,13 +165,13 @@ def alpha_figure(alphas: pd.DataFrame, base: str) -> str | None:
             mine = rows[rows["search"] == search]
             experts = list(dict.fromkeys(mine["expert"]))
             for place, expert in enumerate(experts):
-                draws = mine[mine["expert"] == expert].groupby(["seed", "draw"])["alpha"].mean()
-                values = draws.to_numpy()
-                axes.bar(
-                    place, draws.groupby("seed").mean().mean(), width=0.62, color=style.BLUE, alpha=0.28, linewidth=0
-                )
+                draws = mine[mine["expert"] == expert]
+                values, mean = draws["alpha"].to_numpy(), draws.groupby("seed")["alpha"].mean().mean()
+                axes.bar(place, mean, width=0.62, color=style.BLUE, alpha=0.28, linewidth=0)
                 spread = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else [0.0]
-                axes.plot(place + np.asarray(spread), values, "o", color=style.BLUE, ms=4, alpha=0.85)
+                places = place + np.asarray(spread)
+                axes.vlines(places, draws["lowest"], draws["highest"], color=style.BLUE, linewidth=1.2, alpha=0.6)
+                axes.plot(places, values, "o", color=style.BLUE, ms=4, alpha=0.85)
             axes.axhline(0, color=style.MUTED, linewidth=1)
             axes.axhline(1 / len(experts), color=style.MUTED, dashes=(4, 3), linewidth=1.2)
             axes.set_title(task if list(searches.values()).count(task) == 1 else search)

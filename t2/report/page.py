@@ -39,7 +39,9 @@ class ReportInputs:
         histories: base, label, adapter, task, seed, step, valid_score, chosen.
         confusions: base, dispatcher, suite, task, seed, truth, predicted, count.
         dispatch: Columns of ``reports/dispatch.csv``.
-        alphas: base, search, task, seed, draw, expert, alpha.
+        alphas: base, search, task, seed, draw, expert, alpha, lowest, highest; effective weights, of several layers or
+            matrices their mean and range.
+        searches: Columns of ``reports/searches.csv``.
         runs: stage, run_id, seconds.
     """
 
@@ -52,6 +54,7 @@ class ReportInputs:
     confusions: pd.DataFrame = field(default_factory=_empty)
     dispatch: pd.DataFrame = field(default_factory=_empty)
     alphas: pd.DataFrame = field(default_factory=_empty)
+    searches: pd.DataFrame = field(default_factory=_empty)
     runs: pd.DataFrame = field(default_factory=_empty)
     notes: Sequence[str] = ()
     title: str = "Transformer-Squared"
@@ -130,6 +133,7 @@ def outline(inputs: ReportInputs) -> list[Section]:
                 tables.dispatch_table(_rows(inputs.dispatch), _rows(inputs.confusions), systems, "The first pass."),
                 _picture("confusion", _draw(figures.confusion_figure, inputs.confusions, systems, base)),
                 _picture("alpha", _draw(figures.alpha_figure, inputs.alphas, base)),
+                tables.search_table(_rows(inputs.searches), "What a search adds."),
             ],
         ),
         (
@@ -231,7 +235,8 @@ _CAPTIONS = {
     ),
     "alpha": (
         "Figure 7. Mixing weights found by few-shot search.",
-        "Weight α of each expert on each task that was searched on: a point per seed of the experts and draw of "
-        "the shots, the bar is their mean. Dashed: the uniform mix.",
+        "What each expert weighs in the mix that answers, on each task that was searched on: a point per seed of the "
+        "experts and draw of the shots, the bar is their mean over draws and seeds. Where layers or matrices have "
+        "weights of their own, the point is their mean and the line their range. Dashed: the uniform mix.",
     ),
 }

@@ -246,6 +246,57 @@ def dispatch_table(
     )
 
 
+def search_table(searches: Iterable[Row], title: str) -> Table | None:
+    """How each search came by its result: when, and what it gained over random draws.
+
+    Args:
+        searches: Rows of the table of searches, one a seed and draw.
+        title: The table's title.
+
+    Returns:
+        The table, or None where nothing was searched.
+    """
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in searches:
+        found.setdefault((row["base"], row["search"]), []).append(row)
+    if not found:
+        return None
+    lines = []
+    for (_, name), rows in found.items():
+        several = [row["gain_over_random"] for row in rows if row["gain_over_random"] is not None]
+        improved = sum(int(row["accuracy_generation"]) > 1 for row in rows)
+        generations = {int(float(row["best_generation"])) for row in rows}
+        lines.append(
+            (
+                Cell(name, (str(rows[0]["algorithm"]),)),
+                Cell(_percent(_mean_of(rows, "accuracy")), (f"of {_span({int(row['shots']) for row in rows})} shots",)),
+                Cell(
+                    f"{_mean_of(rows, 'best_generation'):.1f}", (f"{_span(generations)} of {rows[0]['generations']}",)
+                ),
+                Cell(f"{improved} of {len(rows)}"),
+                Cell(_points(_mean_of(rows, "gain_over_first"))),
+                Cell(_points(_mean(several)) if several else NONE),
+                Cell(_span({int(row["evaluations"]) for row in rows})),
+                Cell(_repeats(rows)),
+            )
+        )
+    return Table(
+        title,
+        "On the shots that were searched on, mean over draws and seeds: accuracy of the mix that was found, in per "
+        "cent; the generation that it comes from, and the range; how many searches found a better accuracy after the "
+        "first generation, which is nothing but random draws; points gained over that generation, and over random "
+        "search on the same shots with as many evaluations. Points on the shots are no points on the test questions.",
+        tuple(
+            Cell(head)
+            for head in (
+                *("Search", "Shots right", "Generation", "Improved", "Over the first", "Over random", "Evaluations"),
+                "Runs",
+            )
+        ),
+        (tuple(lines),),
+    )
+
+
 def holm(p: Sequence[float], level: float = 0.05) -> list[bool]:
     """Which of several comparisons differ, so that the chance of a single false one among them is at most ``level``.
 
@@ -348,11 +399,11 @@ def _strong(comparisons: Mapping[Key, Row]) -> set[Key]:
     return {key for key, differs in zip(comparisons, found, strict=True) if differs}
 
 
-def _mean_of(rows: Sequence[Row]) -> float:
-    """Mean score over draws, then over seeds."""
+def _mean_of(rows: Sequence[Row], column: str = "score") -> float:
+    """Mean over draws, then over seeds."""
     seeds: dict[str, list[float]] = {}
     for row in rows:
-        seeds.setdefault(str(row["seed"]), []).append(float(row["score"]))
+        seeds.setdefault(str(row["seed"]), []).append(float(row[column]))
     return _mean([_mean(scores) for scores in seeds.values()])
 
 

@@ -149,7 +149,9 @@ def inputs(n: int = 120) -> ReportInputs:
         ),
         confusions=confusion(found, CATEGORIES),
         dispatch=recalls(found, contrasts=CONTRASTS),
-        alphas=pd.DataFrame(alphas, columns=["base", "search", "task", "seed", "draw", "expert", "alpha"]),
+        alphas=pd.DataFrame(alphas, columns=["base", "search", "task", "seed", "draw", "expert", "alpha"]).assign(
+            lowest=lambda rows: rows["alpha"], highest=lambda rows: rows["alpha"]
+        ),
         runs=pd.DataFrame(runs, columns=["stage", "run_id", "seconds"]),
         notes=[
             "The base model is a **miniature**: a Llama of a million parameters, trained on generated "

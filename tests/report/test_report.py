@@ -31,6 +31,7 @@ from t2.report.tables import (
     holm,
     runs_table,
     score_table,
+    search_table,
     timing_table,
     transfer_table,
 )
@@ -477,3 +478,24 @@ def test_the_report_says_on_what_processor_models_ran() -> None:
     (told,) = processors([*known, {"stage": "measure", "processor": "Slow"}])
     assert "on several processors: `Quick AVX2` in train@svf-math; `Slow` in measure." in told
     assert processors([{"stage": "score", "processor": None}]) == []
+
+
+def test_what_a_search_adds_is_told_beside_random_draws() -> None:
+    row = {"base": "mini", "search": "hard", "algorithm": "cem", "seed": 0, "draw": 0, "shots": 10, "evaluations": 256}
+    row |= {"generations": 8, "accuracy": 0.6, "best_generation": 5, "accuracy_generation": 1}
+    row |= {"gain_over_first": 0.0, "gain_over_random": -0.1}
+    later = {"draw": 1, "best_generation": 8, "accuracy_generation": 3, "gain_over_first": 0.1, "gain_over_random": 0.1}
+    rows = [row, row | later, row | {"search": "luck", "algorithm": "random", "gain_over_random": None}]
+    table = search_table(rows, "T")
+    assert cells(table) == {
+        "hard": ["60", "6.5", "1 of 2", "+5", "0", "256", "2 draws, 1 seed"],
+        "luck": ["60", "5.0", "0 of 1", "0", "–", "256", "1 draw, 1 seed"],
+    }
+    assert table.groups[0][0][2].asides == ("5–8 of 8",)
+    assert search_table([], "T") is None
+
+
+def test_figure_7_shows_the_range_of_weights_by_matrix(inputs):
+    wide = inputs.alphas.assign(lowest=inputs.alphas["alpha"] - 0.5, highest=inputs.alphas["alpha"] + 0.5)
+    narrow, shown = (figures.alpha_figure(frame, "miniature") for frame in (inputs.alphas, wide))
+    assert narrow != shown
