@@ -271,6 +271,7 @@ class Training(Section):
         gradient_checkpointing: Keep only each decoder layer's input for the backward pass, and run the layer again
             there.
         logit_chunk: Answer tokens whose logits over the vocabulary exist at once. Null: all of a micro-batch.
+        weight_decay: Decoupled (AdamW), towards the base model: SVF's z towards 1.
         threads: Per process, in training, searching and measuring.
     """
 

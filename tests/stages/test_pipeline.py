@@ -80,7 +80,7 @@ def test_scores_have_the_promised_columns_and_no_trace_of_the_run(finished: Path
     header, *rows = text.splitlines()
     assert header == "base,suite,task,family,method,strategy,variant,seed,draw,n,correct,score,ci_low,ci_high"
     strategies = {row.split(",")[5] for row in rows}
-    assert strategies == {"none", "own", "prompt", "classifier", "fewshot", "uniform"}
+    assert strategies == {"none", "own", "prompt", "classifier", "fewshot", "soft", "uniform"}
     assert not any(run_id in text for run_id, _ in mlflow_runs(finished))
 
 
