@@ -178,7 +178,8 @@ Source = Annotated[
 class Sizes(Section):
     """Items drawn for each split of a task; a split of size 0 is an empty file.
 
-    For layout ``dispatch``: items per task that it is made of; of role ``other``, as many as there are up to that.
+    For layout ``dispatch``: items per task that it is made of; of role ``other``, as many as there are up to that. Who
+    is to learn ``other`` needs sizes train and valid of that task.
     """
 
     train: Count

@@ -122,11 +122,12 @@ def transfer_table(
         for task in tasks:
             cell = _score_cell(runs.get(of(expert, task)), against.get(of(expert, task)), of(expert, task) in strong)
             own = family[task] == expert.family and cell.text != NONE
-            cells.append(replace(cell, text=f"{cell.text}{OWN}") if own else cell)
+            # The multiples would make the table too wide; comparisons.csv has them.
+            cells.append(replace(cell, text=f"{cell.text}{OWN}" if own else cell.text, asides=cell.asides[:1]))
         lines.append((Cell(expert.label), *cells))
     return Table(
         title,
-        f"Accuracy in per cent of each single adapter on each task, mean over seeds. {_INTERVAL}; × as in Table 1. "
+        f"Accuracy in per cent of each single adapter on each task, mean over seeds. {_INTERVAL}. "
         f"{OWN} marks tasks of the adapter's own family. {_bold('from the base model')}",
         (Cell("Adapter"), *(Cell(task) for task in tasks)),
         (tuple(lines),),
@@ -223,7 +224,7 @@ def dispatch_table(
             nothing, asked = counts.get((base, key[1]), [0, 0])
             if key[2]:
                 line = [_difference_cell(cells.get(name), (key, name) in strong) for name in categories]
-                of_base[1].append((Cell(f"{left} − {right}"), *line, Cell(NONE)))
+                of_base[1].append((Cell(left, (f"− {right}",)), *line, Cell(NONE)))
             else:
                 line = [_recall_cell(cells.get(name)) for name in categories]
                 of_base[0].append((Cell(left), *line, Cell(_percent(nothing / asked) if asked else NONE)))
@@ -240,7 +241,7 @@ def dispatch_table(
         (
             Cell("First pass"),
             *(Cell(name, (f"n = {_span(counted[name])}",)) for name in categories),
-            Cell("no category"),
+            Cell(NO_CATEGORY),
         ),
         tuple(groups),
     )
@@ -269,15 +270,14 @@ def search_table(searches: Iterable[Row], title: str) -> Table | None:
         lines.append(
             (
                 Cell(name, (str(rows[0]["algorithm"]),)),
-                Cell(_percent(_mean_of(rows, "accuracy")), (f"of {_span({int(row['shots']) for row in rows})} shots",)),
+                Cell(_percent(_mean_of(rows, "accuracy")), (f"{_span({int(row['shots']) for row in rows})} shots",)),
                 Cell(
-                    f"{_mean_of(rows, 'best_generation'):.1f}", (f"{_span(generations)} of {rows[0]['generations']}",)
+                    f"{_mean_of(rows, 'best_generation'):.1f}", (f"{_span(generations)}, of {rows[0]['generations']}",)
                 ),
                 Cell(f"{improved} of {len(rows)}"),
                 Cell(_points(_mean_of(rows, "gain_over_first"))),
                 Cell(_points(_mean(several)) if several else NONE),
                 Cell(_span({int(row["evaluations"]) for row in rows})),
-                Cell(_repeats(rows)),
             )
         )
     return Table(
@@ -288,10 +288,7 @@ def search_table(searches: Iterable[Row], title: str) -> Table | None:
         "search on the same shots with as many evaluations. Points on the shots are no points on the test questions.",
         tuple(
             Cell(head)
-            for head in (
-                *("Search", "Shots right", "Generation", "Improved", "Over the first", "Over random", "Evaluations"),
-                "Runs",
-            )
+            for head in (*("Search", "Right, %", "Generation", "Improved", "Over first", "Over random", "Evaluations"),)
         ),
         (tuple(lines),),
     )
