@@ -105,6 +105,6 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
     for name in frame.columns.intersection(["seed", "draw"]):
         frame[name] = frame[name].astype("Int64")
-    if "variant" in frame:
-        frame["variant"] = frame["variant"].fillna("").astype(str)
+    for name in frame.columns.intersection(["variant", "against"]):
+        frame[name] = frame[name].fillna("").astype(str)
     return frame

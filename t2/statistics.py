@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+
+from t2.intervals import Results, estimate, share_interval, wilson
 
 OTHER = "other"
 """The suite of prompts that no expert serves: only dispatchers are measured there, and it is no part of the scores."""
@@ -18,8 +19,8 @@ NO_CATEGORY = "none"
 BASE = "base"
 """The method of a base model as it is."""
 
-Z95 = 1.959963984540054
-"""97.5 % quantile of the standard normal distribution."""
+BALANCED = "balanced"
+"""In the place of a category: the mean of all categories' recalls."""
 
 System = tuple[str, str, str]
 """What is compared on a task: method, strategy, variant."""
@@ -32,7 +33,7 @@ class Prediction:
     Attributes:
         id: The item's id, unique within its task.
         correct: Whether the reply was graded as right.
-        category: What a dispatcher called the prompt; None without a dispatcher, or where it named none.
+        category: What a dispatcher called the prompt, :data:`NO_CATEGORY` where it named none; None without one.
         too_long: The prompt left no room for a reply in the model's context; scored as wrong.
     """
 
@@ -56,6 +57,7 @@ class Measurement:
         variant: The system's, where others have its method and strategy.
         seed: Training seed; None where nothing was trained.
         draw: Draw of the shots; None without few-shot search.
+        dispatcher_seed: Training seed of what named the categories; None: the base model, which has none.
         items: One prediction an item.
     """
 
@@ -68,6 +70,7 @@ class Measurement:
     variant: str = ""
     seed: int | None = None
     draw: int | None = None
+    dispatcher_seed: int | None = None
     items: tuple[Prediction, ...] = ()
 
     def __post_init__(self) -> None:
@@ -81,6 +84,11 @@ class Measurement:
         return self.method, self.strategy, self.variant
 
     @property
+    def dispatcher(self) -> str:
+        """What named the categories, as tables of dispatching write it."""
+        return dispatcher_of(self.system)
+
+    @property
     def name(self) -> str:
         """A file name of its own for every measurement, without ending."""
         parts = [self.base, self.task, self.method, self.strategy, self.variant]
@@ -88,31 +96,20 @@ class Measurement:
         return ".".join(part for part in parts if part)
 
 
-_KEYS = [field.name for field in fields(Measurement) if field.name != "items"]
+_KEYS = [field.name for field in fields(Measurement) if field.name not in ("dispatcher_seed", "items")]
 SCORE_COLUMNS = [*_KEYS, "n", "correct", "score", "ci_low", "ci_high"]
 COMPARISON_COLUMNS = [
-    *("base", "suite", "task", "family", "left", "right", "n_items", "n_runs", "mean_left", "mean_right"),
-    *("difference", "ci_low", "ci_high", "run_low", "run_high"),
+    *("base", "suite", "task", "family", "left", "right", "n_items", "n_runs", "n_seeds", "mean_left", "mean_right"),
+    *("left_low", "left_high", "ratio", "ratio_low", "ratio_high", "difference", "ci_low", "ci_high"),
+    *("run_low", "run_high", "se", "df", "p", "sd_runs", "sd_draws", "sd_questions"),
 ]
 CONFUSION_COLUMNS = ["base", "dispatcher", "suite", "task", "seed", "truth", "predicted", "count"]
+DISPATCH_COLUMNS = [
+    *("base", "dispatcher", "against", "category", "n_items", "n_seeds", "value", "ci_low", "ci_high", "p"),
+]
 
 
 # Scores
-
-
-def wilson(correct: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share (Wilson 1927, https://doi.org/10.2307/2276774).
-
-    Args:
-        correct: Successes, 0 to ``n``.
-        n: Trials, at least 1.
-    """
-    if n < 1 or not 0 <= correct <= n:
-        raise ValueError(f"{correct} of {n} is no share; a score needs at least one item")
-    share, square = correct / n, Z95**2 / n
-    centre = (share + square / 2) / (1 + square)
-    half = np.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def scores(measurements: Iterable[Measurement]) -> pd.DataFrame:
@@ -131,25 +128,19 @@ def scores(measurements: Iterable[Measurement]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=SCORE_COLUMNS).astype({"seed": "Int64", "draw": "Int64"})
 
 
-def compare(
-    measurements: Iterable[Measurement],
-    *,
-    contrasts: Iterable[tuple[System, System]],
-    resamples: int,
-    seed: int,
-) -> pd.DataFrame:
+def compare(measurements: Iterable[Measurement], *, contrasts: Iterable[tuple[System, System]]) -> pd.DataFrame:
     """Paired differences between systems on the same items; :data:`COMPARISON_COLUMNS`.
 
-    Compared are, on each task, every system with the base model and the pairs that are asked for. The difference of
-    an item is averaged over seeds or draws; the 95 % interval is a percentile bootstrap over items. ``run_low`` and
-    ``run_high`` are the range over single runs, each against the right side's run of the same seed where there is
-    one.
+    Compared are, on each task, every system with the base model and the pairs that are asked for. A mean is over items
+    and seeds, and over a seed's draws before. Intervals, standard error, degrees of freedom, p and the deviations are
+    :func:`t2.intervals.estimate`'s: they cover other questions and other runs. Where both sides have the same seeds,
+    runs are paired by seed, else they are independent. ``ratio`` is that of the means, its interval by the delta
+    method; empty where the right mean is 0. ``run_low`` and ``run_high`` are the range over single runs, each against
+    the right side's run of the same seed where there is one.
 
     Args:
         measurements: In the order of the rows.
         contrasts: Pairs of systems, left and right.
-        resamples: Bootstrap resamples.
-        seed: Seed of the bootstrap; every comparison over n items uses the same resamples.
 
     Raises:
         ValueError: Two runs on a task do not have the same items.
@@ -163,20 +154,23 @@ def compare(
     for where, systems in groups.items():
         ids = sorted(item.id for item in next(iter(systems.values()))[0].items)
         results = {system: _results(runs, ids) for system, runs in systems.items()}
+        by_seed = {system: _by_seed(runs, results[system]) for system, runs in systems.items()}
         with_base = [(left, right) for right in systems if right[0] == BASE for left in systems if left[0] != BASE]
         for left, right in [*with_base, *(pair for pair in wanted if set(pair) <= systems.keys())]:
-            items_left, items_right = results[left].mean(0), results[right].mean(0)
-            difference = items_left - items_right
-            low, high = np.quantile(_resamples(len(ids), resamples, seed) @ difference, [0.025, 0.975])
+            mine, other = by_seed[left], by_seed[right]
+            found, alone = estimate(_groups(mine, other)), estimate([list(mine.values())])
+            mean_right = estimate([list(other.values())]).value
             single = [
-                float(mine.mean() - results[right][_partners(run, systems[right])].mean())
-                for run, mine in zip(systems[left], results[left], strict=True)
+                float(of_run.mean() - results[right][_partners(run, systems[right])].mean())
+                for run, of_run in zip(systems[left], results[left], strict=True)
             ]
             rows.append(
                 [
                     *(*where, "/".join(filter(None, _short(left))), "/".join(filter(None, _short(right)))),
-                    *(len(ids), len(single), items_left.mean(), items_right.mean(), difference.mean()),
-                    *(low, high, min(single), max(single)),
+                    *(len(ids), len(single), len(mine), alone.value, mean_right),
+                    *(*share_interval(alone, len(ids)), *_ratio(mine, other, alone.value, mean_right)),
+                    *(found.value, *found.interval, min(single), max(single)),
+                    *(found.se, found.df, found.p, found.sd_runs, found.sd_draws, found.sd_questions),
                 ]
             )
     return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
@@ -185,40 +179,71 @@ def compare(
 # Dispatch
 
 
+def dispatcher_of(system: System) -> str:
+    """A system in the tables of dispatching: how it chooses, and its variant."""
+    _, strategy, variant = system
+    return "/".join(filter(None, (strategy, variant)))
+
+
 def confusion(measurements: Iterable[Measurement], categories: Sequence[str]) -> pd.DataFrame:
     """Counts what each dispatcher called the prompts of each task; :data:`CONFUSION_COLUMNS`.
 
+    ``seed`` is the dispatcher's: what has none is counted once, however many seeds the experts have that answer.
+
     Args:
         measurements: Those whose items were called something are counted; the true category of a measurement is its
-            family. Seeds count each, also of a dispatcher that answers for all of them alike.
+            family.
         categories: What a dispatcher may answer, ``other`` last; :data:`NO_CATEGORY` is added.
     """
     rows = []
-    for m in measurements:
-        if any(item.category is not None for item in m.items):
-            counts = Counter(item.category or NO_CATEGORY for item in m.items)
-            strange = sorted(counts.keys() - {*categories, NO_CATEGORY})
-            if strange:
-                raise ValueError(f"{m.name}: unknown categories {strange}; allowed: {list(categories)}")
-            dispatcher = "/".join(filter(None, (m.strategy, m.variant)))
-            key = [m.base, dispatcher, m.suite, m.task, m.seed, m.family]
-            rows += [[*key, called, counts[called]] for called in (*categories, NO_CATEGORY)]
+    for m in _dispatched(measurements):
+        counts = Counter(item.category for item in m.items)
+        strange = sorted(str(name) for name in counts.keys() - {*categories, NO_CATEGORY})
+        if strange:
+            raise ValueError(f"{m.name}: unknown categories {strange}; allowed: {list(categories)}")
+        key = [m.base, m.dispatcher, m.suite, m.task, m.dispatcher_seed, m.family]
+        rows += [[*key, called, counts[called]] for called in (*categories, NO_CATEGORY)]
     return pd.DataFrame(rows, columns=CONFUSION_COLUMNS).astype({"seed": "Int64"})
 
 
-def dispatch_accuracy(confusions: pd.DataFrame) -> pd.DataFrame:
-    """Share of prompts whose category was named, over all tasks and seeds of a base model's dispatcher.
+def recalls(measurements: Iterable[Measurement], *, contrasts: Iterable[tuple[System, System]]) -> pd.DataFrame:
+    """How many of each category's prompts a dispatcher calls by it; :data:`DISPATCH_COLUMNS`.
 
-    Returns:
-        Columns base, dispatcher, n, correct, accuracy.
+    :data:`BALANCED`, the headline, is the mean over categories, which does not hang on how many prompts each has. A
+    prompt that was called nothing is nobody's right answer. Intervals cover prompts and the dispatcher's seeds, see
+    :func:`t2.intervals.estimate`.
+
+    Args:
+        measurements: Those whose items were called something.
+        contrasts: Pairs of systems; where both dispatch, ``against`` is the right one, and ``value`` the difference.
     """
-    right = confusions["count"].where(confusions["truth"] == confusions["predicted"], 0)
-    table = (
-        confusions.assign(n=confusions["count"], correct=right)
-        .groupby(["base", "dispatcher"], as_index=False, sort=False)[["n", "correct"]]
-        .sum()
-    )
-    return table.assign(accuracy=table["correct"] / table["n"])
+    named: dict[str, dict[str, dict[int | None, list[Measurement]]]] = {}
+    for m in _dispatched(measurements):
+        named.setdefault(m.base, {}).setdefault(m.dispatcher, {}).setdefault(m.dispatcher_seed, []).append(m)
+    pairs = [(dispatcher_of(left), dispatcher_of(right)) for left, right in contrasts]
+    rows = []
+    for base, dispatchers in named.items():
+        right = {name: _named_rightly(name, seeds) for name, seeds in dispatchers.items()}
+        for left, against in [*((name, "") for name in right), *(pair for pair in pairs if set(pair) <= right.keys())]:
+            truths, mine = right[left]
+            other: dict[int | None, Results] = {}
+            if against:
+                truths_of_other, other = right[against]
+                if truths_of_other != truths:
+                    raise ValueError(f"{left} and {against} were not asked about the same prompts of {base}")
+            categories = list(dict.fromkeys(truths))
+            labels = np.array([categories.index(truth) for truth in truths])
+            parts: list[tuple[str, np.ndarray]] = [(BALANCED, np.arange(len(labels)))]
+            parts += [(category, np.flatnonzero(labels == place)) for place, category in enumerate(categories)]
+            for category, part in parts:
+                # Within a category, all are of one stratum.
+                strata = np.unique(labels[part], return_inverse=True)[1]
+                taken, others = ({seed: table[:, part] for seed, table in of.items()} for of in (mine, other))
+                found = estimate(_groups(taken, others), strata)
+                interval = found.interval if against else share_interval(found, len(part))
+                p = found.p if against else np.nan
+                rows.append([base, left, against, category, len(part), len(mine), found.value, *interval, p])
+    return pd.DataFrame(rows, columns=DISPATCH_COLUMNS)
 
 
 # Parts
@@ -262,8 +287,56 @@ def _partners(run: Measurement, others: Sequence[Measurement]) -> list[int]:
     return both or seed or list(range(len(others)))
 
 
-@lru_cache(maxsize=8)
-def _resamples(n: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each item is drawn in each bootstrap resample, as a share, shape (resamples, n)."""
-    generator = np.random.default_rng([seed, n])
-    return generator.multinomial(n, np.full(n, 1 / n), size=resamples) / n
+def _by_seed(runs: Sequence[Measurement], results: np.ndarray) -> dict[int | None, Results]:
+    """Each seed's results, a row for each of its draws."""
+    places: dict[int | None, list[int]] = {}
+    for place, run in sorted(enumerate(runs), key=lambda at: -1 if at[1].draw is None else at[1].draw):
+        places.setdefault(run.seed, []).append(place)
+    return {seed: results[rows] for seed, rows in places.items()}
+
+
+def _groups(
+    left: Mapping[int | None, Results], right: Mapping[int | None, Results], scale: float = 1.0
+) -> list[list[Results]]:
+    """Left minus ``scale`` times right: by seed where both have the same seeds, else as independent runs."""
+    if left.keys() != right.keys():
+        groups = [list(left.values()), [-scale * table for table in right.values()]]
+        return [group for group in groups if group]
+    # The shots of a draw are the same for all who have draws.
+    paired = all(len(left[seed]) == len(right[seed]) for seed in left)
+    return [[left[seed] - scale * (right[seed] if paired else right[seed].mean(0)) for seed in left]]
+
+
+def _ratio(
+    left: Mapping[int | None, Results], right: Mapping[int | None, Results], mean_left: float, mean_right: float
+) -> tuple[float, float, float]:
+    """The ratio of both means and its interval: by the delta method, that of (left − ratio · right) / mean of right."""
+    if mean_right == 0:
+        return np.nan, np.nan, np.nan
+    ratio = mean_left / mean_right
+    low, high = estimate(_groups(left, right, ratio)).interval
+    return ratio, max(0.0, ratio + low / mean_right), ratio + high / mean_right
+
+
+def _dispatched(measurements: Iterable[Measurement]) -> list[Measurement]:
+    """Those whose items were called something, one for each seed of a dispatcher."""
+    found: dict[tuple[str, str, str, int | None], Measurement] = {}
+    for m in measurements:
+        if any(item.category is not None for item in m.items):
+            found.setdefault((m.base, m.dispatcher, m.task, m.dispatcher_seed), m)
+    return list(found.values())
+
+
+def _named_rightly(
+    name: str, seeds: Mapping[int | None, Sequence[Measurement]]
+) -> tuple[list[str], dict[int | None, Results]]:
+    """The true category of each prompt; by seed whether (1) or not (0) a dispatcher named it, shape (1, prompts)."""
+    tables = {}
+    truths: dict[tuple[str, str], str] | None = None
+    for seed, runs in seeds.items():
+        called = {(run.task, item.id): (run.family, item.category) for run in runs for item in run.items}
+        truths = truths or {key: truth for key, (truth, _) in called.items()}
+        if called.keys() != truths.keys():
+            raise ValueError(f"{name}, seed {seed}: other prompts than with the other seeds; measure all seeds anew")
+        tables[seed] = np.array([[float(called[key][1] == truth) for key, truth in truths.items()]])
+    return list((truths or {}).values()), tables

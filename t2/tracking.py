@@ -21,6 +21,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 # Read when MLflow is imported.
@@ -262,21 +263,22 @@ class StageRun:
         """Logs mixing weights and the search that found them.
 
         Args:
-            alpha: The returned weight of each expert; a sequence holds one a layer.
-            history: One row a generation: ``generation``, ``alpha.<expert>`` and ``std.<expert>``, the
-                distribution's mean and deviation, and any other number.
+            alpha: What each expert weighs in the mix that was found; a sequence holds one a layer or matrix.
+            history: One row a generation: ``generation``, ``raw.<expert>`` and ``raw_std.<expert>``, mean and deviation
+                of the search's own variable, and any other number.
             folder: Folder of artifacts: ``alpha.json``, ``history.json``, ``search.png``.
         """
         import pandas as pd
 
         from t2.report import expert_figures
 
+        weights = {name: values if isinstance(values, Sequence) else [values] for name, values in alpha.items()}
         rows = [
-            {"expert": name, "layer": layer, "alpha": float(value)}
-            for name, values in alpha.items()
-            for layer, value in (enumerate(values) if isinstance(values, Sequence) else [(None, values)])
+            {"expert": name, "alpha": fmean(values), "lowest": min(values), "highest": max(values)}
+            for name, values in weights.items()
         ]
         self.log_table(pd.DataFrame(rows), f"{folder}/alpha")
+        self.log_metrics({f"alpha.{name}": fmean(values) for name, values in weights.items()})
         self.log_table(history, f"{folder}/history")
         steps = history.rename(columns={"generation": "step"})
         self.log_history({str(key): value for key, value in row.items()} for row in steps.to_dict("records"))

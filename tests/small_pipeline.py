@@ -57,7 +57,7 @@ def small(params: dict[str, Any]) -> dict[str, Any]:
     params["temperatures"]["soft"] |= {"tasks": ["reasoning"], "values": [0.5, 4.0]}
     systems["fewshot"] |= {"searches": ["reasoning_hard"], "tasks": ["reasoning_hard"]}
     contrasts = [["fewshot", "uniform"], ["classifier", "prompt"], ["soft", "prompt"], ["svf", "lora"]]
-    params["score"] |= {"resamples": 50, "contrasts": contrasts}
+    params["score"] |= {"contrasts": contrasts}
     return params
 
 

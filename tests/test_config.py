@@ -240,6 +240,7 @@ def test_svf_moves_to_another_base(raw: dict[str, Any]) -> None:
         "base": "control",
         "strategy": "uniform",
         "set": "svf",
+        "budget": None,
         "tasks": "all",
         "variant": "moved",
     }

@@ -194,11 +194,11 @@ def test_a_row_with_nothing_in_it_is_taken_out_and_comments_stay_with_what_stays
 
 
 def test_later_profiles_win_and_each_is_composed_once(shelf: Path) -> None:
-    (shelf / "a.yaml").write_text("extends: [miniature]\nsplits: {seed: 1}\nscore: {seed: 1}\n")
+    (shelf / "a.yaml").write_text("extends: [miniature]\nsplits: {seed: 1}\nmeasure: {batch: 11}\n")
     (shelf / "b.yaml").write_text("extends: [miniature]\nsplits: {seed: 2}\n")
     (shelf / "c.yaml").write_text("extends: [a, b]\ntracking: {experiment: c}\n")
     params = profiles.load("c")
-    assert (params.splits.seed, params.score.seed, params.tracking.experiment) == (2, 1, "c")
+    assert (params.splits.seed, params.measure.batch, params.tracking.experiment) == (2, 11, "c")
 
 
 @pytest.mark.parametrize(
@@ -229,9 +229,9 @@ def test_a_profile_replaces_another_but_no_edit_unless_told(tmp_path: Path) -> N
     assert profiles.write("llama3-8b", path) == "written"
     assert profiles.write("llama3-8b", path) == "held"
     assert profiles.write("mistral-7b", path) == "written"
-    edit(path, "resamples: 2000", "resamples: 10")
+    edit(path, "splits: {seed: 7}", "splits: {seed: 10}")
     edited = path.read_text()
-    with pytest.raises(profiles.ProfileError, match=r"differs from profile mistral-7b in\n  - score.resamples: 10"):
+    with pytest.raises(profiles.ProfileError, match=r"differs from profile mistral-7b in\n  - splits.seed: 10"):
         profiles.write("llama3-8b", path)
     assert path.read_text() == edited
     assert profiles.write("llama3-8b", path, force=True) == "written"
@@ -244,9 +244,9 @@ def test_a_profile_that_has_changed_is_told_apart_from_edited_parameters(shelf: 
     profiles.write("mine", path)
     edit(shelf / "mine.yaml", "seed: 1", "seed: 2")
     assert profiles.write("mine", path) == "renewed"
-    edit(shelf / "miniature.yaml", "resamples: 2000", "resamples: 1000")
+    edit(shelf / "miniature.yaml", "checkpoint_every: 5", "checkpoint_every: 6")
     assert profiles.write("mine", path) == "renewed"
-    assert config.load(path).score.resamples == 1000
+    assert config.load(path).training.checkpoint_every == 6
     # Changed and edited: the edit is not lost.
     edit(shelf / "mine.yaml", "seed: 2", "seed: 3")
     apply_overrides(path, ["measure.batch=64"])

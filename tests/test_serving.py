@@ -85,7 +85,7 @@ def test_the_served_model_answers_as_the_system_does(settings: Settings, given: 
     mixtures = [str(outcome.choice.mixtures[row]) for row in outcome.choice.rows]
     assert served["mixture"].tolist() == mixtures
     if given and given["system"] == "fewshot":
-        assert set(mixtures) == {"svf-code=-0.2,svf-math=0.9,svf-reasoning=0.4"}
+        assert set(mixtures) == {"svf-code=-0.23333333,svf-math=0.8666667,svf-reasoning=0.36666667"}
 
 
 def test_what_the_system_lacks_is_said(settings: Settings) -> None:

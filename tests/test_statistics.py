@@ -5,18 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
 
 from t2.files import read_csv, write_csv
 from t2.statistics import (
+    NO_CATEGORY,
     SCORE_COLUMNS,
     Measurement,
     Prediction,
     compare,
     confusion,
-    dispatch_accuracy,
+    recalls,
     scores,
-    wilson,
 )
 
 CATEGORIES = ["math", "code", "other"]
@@ -34,17 +33,6 @@ def base(right, **key) -> Measurement:
 def row(frame: pd.DataFrame, left: str, right: str) -> pd.Series:
     (found,) = frame.index[(frame.left == left) & (frame.right == right)]
     return frame.loc[found]
-
-
-@pytest.mark.parametrize(("correct", "n"), [(0, 1), (1, 1), (0, 600), (600, 600), (37, 80), (412, 600)])
-def test_wilson_agrees_with_scipy(correct, n):
-    expected = binomtest(correct, n).proportion_ci(0.95, method="wilson")
-    assert wilson(correct, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-def test_wilson_refuses_an_empty_test_split():
-    with pytest.raises(ValueError, match="at least one item"):
-        wilson(0, 0)
 
 
 def test_measurements_have_names_of_their_own_and_refuse_nonsense():
@@ -75,21 +63,20 @@ def test_differences_are_paired_by_item_and_averaged_over_seeds():
     baseline = base([0, 0, 1, 1])
     shuffled = replace(baseline, items=baseline.items[::-1])
     runs = [measure([1, 0, 1, 1], seed=0), measure([1, 1, 1, 0], seed=1)]
-    found = row(compare([shuffled, *runs], contrasts=[], resamples=200, seed=1), "svf/own", "base")
+    found = row(compare([shuffled, *runs], contrasts=[]), "svf/own", "base")
     assert (found.n_items, found.n_runs) == (4, 2)
     assert (found.mean_left, found.mean_right, found.difference) == (0.75, 0.5, 0.25)
     assert (found.run_low, found.run_high) == (0.25, 0.25)
-    # Item differences are 1, ½, 0, −½: no resample can leave their range.
-    assert -0.5 <= found.ci_low < found.difference < found.ci_high <= 1.0
+    assert found.ci_low < found.difference < found.ci_high
 
 
 def test_pairing_makes_the_interval_of_correlated_systems_narrow():
     generator = np.random.default_rng(0)
     right = generator.random(600) < 0.5
     better = right | (np.arange(600) < 30)
-    paired = row(compare([base(right), measure(better)], contrasts=[], resamples=1000, seed=3), "svf/own", "base")
+    paired = row(compare([base(right), measure(better)], contrasts=[]), "svf/own", "base")
     other = row(
-        compare([base(right), measure(generator.permutation(better))], contrasts=[], resamples=1000, seed=3),
+        compare([base(right), measure(generator.permutation(better))], contrasts=[]),
         "svf/own",
         "base",
     )
@@ -97,14 +84,37 @@ def test_pairing_makes_the_interval_of_correlated_systems_narrow():
     assert paired.ci_low > 0
 
 
-def test_bootstrap_interval_covers_the_truth_as_often_as_it_says():
-    generator = np.random.default_rng(5)
-    covered = 0
-    for _ in range(200):
-        left, right = generator.random(300) < 0.6, generator.random(300) < 0.5
-        found = row(compare([base(right), measure(left)], contrasts=[], resamples=400, seed=7), "svf/own", "base")
-        covered += found.ci_low <= 0.1 <= found.ci_high
-    assert 180 <= covered <= 198
+def test_a_mean_is_over_seeds_however_many_draws_each_has():
+    runs = [measure([1, 1, 0, 0], strategy="fewshot", seed=0, draw=draw) for draw in range(3)]
+    runs += [measure([1, 1, 1, 1], strategy="fewshot", seed=1, draw=0)]
+    found = row(compare([base([0, 0, 0, 1]), *runs], contrasts=[]), "svf/fewshot", "base")
+    assert (found.n_runs, found.n_seeds, found.mean_left, found.difference) == (4, 2, 0.75, 0.5)
+    assert found.ratio == 3.0
+
+
+def test_runs_are_paired_by_seed_only_where_both_sides_have_the_same_seeds():
+    generator = np.random.default_rng(3)
+    level = generator.random(400)
+    luck = (0.0, 0.2, 0.4)
+    runs = [measure(level < 0.4 + shift, seed=seed) for seed, shift in enumerate(luck)]
+    runs += [measure(level < 0.3 + shift, strategy="uniform", seed=seed) for seed, shift in enumerate(luck)]
+    runs += [measure(level < 0.3 + shift, strategy="fewshot", seed=seed + 1, draw=0) for seed, shift in enumerate(luck)]
+    own, uniform, fewshot = (("svf", strategy, "") for strategy in ("own", "uniform", "fewshot"))
+    frame = compare([base(level < 0.2), *runs], contrasts=[(own, uniform), (own, fewshot)])
+    paired, apart = row(frame, "svf/own", "svf/uniform"), row(frame, "svf/own", "svf/fewshot")
+    assert paired.difference == pytest.approx(apart.difference)
+    assert paired.sd_runs < 0.02 < 0.2 < apart.sd_runs, "what the seeds share cancels out"
+
+
+def test_a_ratio_has_an_interval_and_none_over_nothing():
+    generator = np.random.default_rng(0)
+    right = generator.random(500) < 0.4
+    better = [measure(right | (generator.random(500) < 0.3), seed=seed) for seed in range(3)]
+    found = row(compare([base(right), *better], contrasts=[]), "svf/own", "base")
+    assert 1 < found.ratio_low < found.ratio < found.ratio_high < 3
+    assert found.ratio == pytest.approx(found.mean_left / found.mean_right)
+    found = row(compare([base([0, 0]), measure([1, 0])], contrasts=[]), "svf/own", "base")
+    assert np.isnan([found.ratio, found.ratio_low, found.ratio_high]).all()
 
 
 def test_contrasts_and_run_ranges():
@@ -127,7 +137,7 @@ def test_contrasts_and_run_ranges():
     )
     absent = (svf, ("svf", "own", "absent"))
     pairs = [(fewshot, uniform), (classifier, prompt), (svf, lora), absent]
-    frame = compare(runs, contrasts=pairs, resamples=50, seed=0)
+    frame = compare(runs, contrasts=pairs)
     assert set(zip(frame.left, frame.right, strict=True)) == {
         *((left, "base") for left in ("svf/own", "lora/own/next_token", "svf/fewshot", "svf/uniform")),
         *((left, "base") for left in ("svf/prompt", "svf/classifier")),
@@ -141,40 +151,72 @@ def test_contrasts_and_run_ranges():
     assert (found.run_low, found.run_high) == (0.5, 0.5)
 
 
-def test_comparisons_are_seeded_and_refuse_other_items():
-    generator = np.random.default_rng(0)
-    runs = [base(generator.random(100) < 0.4), measure(generator.random(100) < 0.6)]
-    first, again, other = (compare(runs, contrasts=[], resamples=100, seed=seed) for seed in (1, 1, 2))
-    pd.testing.assert_frame_equal(first, again)
-    assert list(first.ci_low) != list(other.ci_low)
+def test_comparisons_refuse_other_items():
     with pytest.raises(ValueError, match="math-00099"):
-        compare([runs[0], measure([1] * 99)], contrasts=[], resamples=10, seed=0)
+        compare([base([1] * 100), measure([1] * 99)], contrasts=[])
+
+
+def called(names, *, task="math", truth="math", strategy="classifier", seed=0, dispatcher_seed=None, **key):
+    items = tuple(Prediction(f"{task}-{i}", True, category=name) for i, name in enumerate(names))
+    suite = "other" if truth == "other" else "trained"
+    return Measurement(
+        "m", suite, task, truth, "svf", strategy, seed=seed, dispatcher_seed=dispatcher_seed, items=items, **key
+    )
 
 
 def test_confusion_counts_every_row_and_the_replies_that_name_nothing():
-    called = ["math", "code", None, "math"]
-    items = tuple(Prediction(f"i{i}", True, category=name) for i, name in enumerate(called))
-    other = tuple(Prediction(f"o{i}", True, category=name) for i, name in enumerate(["other", "other"]))
     runs = [
-        Measurement("m", "trained", "math", "math", "svf", "classifier", seed=0, items=items),
-        Measurement("m", "other", "other", "other", "svf", "classifier", seed=0, items=other),
+        called(["math", "code", NO_CATEGORY, "math"]),
+        called(["other", NO_CATEGORY], task="other", truth="other"),
         measure([1, 1], seed=0),
     ]
-    frame = confusion(runs, CATEGORIES)
-    table = frame.pivot_table(index="truth", columns="predicted", values="count", aggfunc="sum")
+    table = confusion(runs, CATEGORIES).pivot_table(index="truth", columns="predicted", values="count", aggfunc="sum")
     assert table.loc["math"].to_dict() == {"math": 2, "code": 1, "other": 0, "none": 1}
-    assert table.loc["other"].to_dict() == {"math": 0, "code": 0, "other": 2, "none": 0}
-    (accuracy,) = dispatch_accuracy(frame).itertuples(index=False)
-    assert (accuracy.n, accuracy.correct) == (6, 4)
-    assert accuracy.accuracy == pytest.approx(4 / 6)
+    assert table.loc["other"].to_dict() == {"math": 0, "code": 0, "other": 1, "none": 1}
     with pytest.raises(ValueError, match="'code'"):
         confusion(runs, ["math", "other"])
 
 
+def test_a_dispatcher_that_names_nothing_at_all_has_its_rows():
+    frame = confusion([called([NO_CATEGORY] * 3)], CATEGORIES)
+    assert frame.set_index("predicted")["count"].to_dict() == {"math": 0, "code": 0, "other": 0, "none": 3}
+
+
+def test_what_names_categories_without_a_seed_is_counted_once():
+    prompt = [called(["math", "code"], strategy="prompt", seed=seed) for seed in range(3)]
+    classifier = [called(["math", "math"], seed=seed, dispatcher_seed=seed) for seed in range(3)]
+    frame = confusion([*prompt, *classifier], CATEGORIES)
+    assert frame.groupby("dispatcher")["count"].sum().to_dict() == {"prompt": 2, "classifier": 6}
+    assert frame["seed"].isna().sum() == 4
+    assert recalls([*prompt, *classifier], contrasts=[]).set_index(["dispatcher", "category"])["n_seeds"].to_dict() == {
+        (dispatcher, category): seeds
+        for dispatcher, seeds in (("prompt", 1), ("classifier", 3))
+        for category in ("balanced", "math")
+    }
+
+
+def test_balanced_accuracy_does_not_hang_on_how_many_prompts_a_category_has():
+    runs = [
+        called(["math"] * 90 + ["code"] * 10),
+        called(["other"] * 2 + [NO_CATEGORY] * 2, task="other", truth="other"),
+        called(["math"] * 80 + ["code"] * 20, strategy="prompt"),
+        called(["other"] * 4, task="other", truth="other", strategy="prompt"),
+    ]
+    pairs = [(("svf", "classifier", ""), ("svf", "prompt", ""))]
+    found = recalls(runs, contrasts=pairs).set_index(["dispatcher", "against", "category"]).sort_index()
+    assert found["value"]["classifier", ""].to_dict() == pytest.approx({"balanced": 0.7, "math": 0.9, "other": 0.5})
+    assert found["value"]["prompt", ""].to_dict() == pytest.approx({"balanced": 0.9, "math": 0.8, "other": 1.0})
+    assert found["value"]["classifier", "prompt"].to_dict() == pytest.approx(
+        {"balanced": -0.2, "math": 0.1, "other": -0.5}
+    )
+    assert (found["ci_low"] <= found["value"]).all() and (found["value"] <= found["ci_high"]).all()
+    assert found["p"].isna().to_dict() == {key: not key[1] for key in found.index}
+
+
 def test_dispatchers_of_one_strategy_are_told_apart_by_their_variant():
     runs = [
-        Measurement("m", "trained", "math", "math", "svf", "prompt", variant, items=(Prediction("a", True, called),))
-        for variant, called in (("", "math"), ("likelihood", "code"))
+        called([name] * 2, strategy="prompt", variant=variant)
+        for variant, name in (("", "math"), ("likelihood", "code"))
     ]
-    accuracy = dispatch_accuracy(confusion(runs, CATEGORIES)).set_index("dispatcher")["accuracy"]
-    assert accuracy.to_dict() == {"prompt": 1.0, "prompt/likelihood": 0.0}
+    balanced = recalls(runs, contrasts=[]).query("category == 'balanced'").set_index("dispatcher")["value"]
+    assert balanced.to_dict() == {"prompt": 1.0, "prompt/likelihood": 0.0}

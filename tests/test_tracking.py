@@ -337,7 +337,7 @@ def test_experts_and_alpha_are_artifacts_and_metrics(root, tmp_path):
     # Neither layer has the other's module.
     z = {"layers.1.up_proj": torch.tensor([0.75, 1.25, 0.5, 1.5]), "layers.0.q_proj": torch.ones(3)}
     history = pd.DataFrame(
-        {"generation": [0, 1], "alpha.math": [0.5, 0.8], "std.math": [0.3, 0.1], "best": [0.1, float("-inf")]}
+        {"generation": [0, 1], "raw.math": [0.5, 0.8], "raw_std.math": [0.3, 0.1], "best": [0.1, float("-inf")]}
     )
     with open_stage(root) as run:
         run.log_expert(adapter(tmp_path, z))
@@ -347,10 +347,11 @@ def test_experts_and_alpha_are_artifacts_and_metrics(root, tmp_path):
     assert all(torch.equal(kept[name], z[name]) for name in z)
     names = [entry.path for folder in ("expert", "alpha") for entry in client.list_artifacts(run.run_id, folder)]
     assert {"expert/statistics.json", "expert/change.png", "alpha/alpha.json", "alpha/search.png"} <= set(names)
-    assert steps(root, run.run_id, "alpha.math") == [0, 1]
+    assert steps(root, run.run_id, "raw.math") == [0, 1]
     assert steps(root, run.run_id, "best") == [0], "an infinite score has no place on a curve"
     metrics = client.get_run(run.run_id).data.metrics
-    assert metrics["std.math"] == 0.1
+    assert metrics["raw_std.math"] == 0.1
+    assert (metrics["alpha.math"], metrics["alpha.code"]) == (pytest.approx(0.75), pytest.approx(0.25))
     assert metrics["z.change"] == pytest.approx(0.1875)
     assert (root / "mlartifacts").is_dir()
 

@@ -1,4 +1,4 @@
-"""The cross-entropy method over mixing weights α (paper, sections 2, 3.2 C and appendix A.4).
+"""The cross-entropy method over mixing weights α (paper, sections 2, 3.2 C and appendix A.4), and random search.
 
 Tensors in, tensors out: what a candidate scores is the business of the ``evaluate`` function.
 """
@@ -37,7 +37,7 @@ class Step:
     """What one generation found, and what was made of it.
 
     Attributes:
-        elites: The elite alphas (E, K) or (E, L, K), best first; none if nobody was right.
+        elites: The elite alphas (E, K) or (E, L, K), best first; none if nobody was right, and in random search.
         mean: Of the distribution after it, (K,) or (L, K).
         std: Its standard deviation.
         best: The best α so far.
@@ -80,6 +80,25 @@ class State:
     history: tuple[Step, ...] = ()
 
     @property
+    def best_generation(self) -> int:
+        """The generation, from 1, that ``best`` comes from; 0 where nobody was right."""
+        return self._first(lambda step: (step.accuracy, step.loglik) == (self.accuracy, self.loglik))
+
+    @property
+    def accuracy_generation(self) -> int:
+        """The generation, from 1, that was the first with the accuracy of ``best``; 0 where nobody was right."""
+        return self._first(lambda step: step.accuracy == self.accuracy)
+
+    @property
+    def first_accuracy(self) -> float:
+        """The best accuracy of the first generation, which is as many random draws."""
+        return self.history[0].accuracy
+
+    def _first(self, holds: Callable[[Step], bool]) -> int:
+        places = (place for place, step in enumerate(self.history, start=1) if holds(step))
+        return next(places, 0) if self.accuracy > 0 else 0
+
+    @property
     def without_answer(self) -> int:
         """Generations in which no candidate had a right answer."""
         return sum(not step.any_right for step in self.history)
@@ -99,7 +118,7 @@ def start(shape: tuple[int, ...], settings: Budget, seed: int) -> State:
 
 
 def advance(state: State, settings: Budget, evaluate: Evaluate) -> State:
-    """Draws one generation, scores it and moves the distribution to its elites.
+    """Draws one generation, scores it and moves the distribution to its elites; in random search it stays.
 
     Candidates are ranked by accuracy, then by log-likelihood, then by the order in which they were drawn.
 
@@ -117,7 +136,7 @@ def advance(state: State, settings: Budget, evaluate: Evaluate) -> State:
     first = int(order[0])
     right = float(accuracy[first]) > 0
     elites = alphas[:0]
-    if right:
+    if right and settings.algorithm == "cem":
         count = max(1, round(settings.elite_share * settings.population))
         elites = alphas[[i for i in order[:count].tolist() if accuracy[i] > -torch.inf]]
         state = replace(
@@ -125,6 +144,7 @@ def advance(state: State, settings: Budget, evaluate: Evaluate) -> State:
             mean=elites.mean(0),
             std=elites.std(0, correction=0).clamp(min=settings.min_std),
         )
+    if right:
         found = float(accuracy[first]), float(loglik[first])
         if found > (state.accuracy, state.loglik):
             state = replace(state, best=alphas[first], accuracy=found[0], loglik=found[1])

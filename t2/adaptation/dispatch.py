@@ -51,7 +51,7 @@ def dispatch(
     *,
     classifier: Mapping[str, Tensor] | None = None,
     progress: Progress | None = None,
-) -> list[str]:
+) -> list[str | None]:
     """Asks the model for the category of each prompt.
 
     Args:
@@ -63,7 +63,7 @@ def dispatch(
         progress: Called as prompts are finished.
 
     Returns:
-        One of the categories for each prompt; a generated answer that names none of them counts as ``other``.
+        One of the categories for each prompt; None where the answer names none of them.
     """
     if ask.reading == "likelihood":
         return likeliest(loglikelihoods(engine, prompts, ask, classifier=classifier, progress=progress), ask.categories)
@@ -71,7 +71,7 @@ def dispatch(
     choices = tuple(map(classification_reply, ask.categories)) if ask.reading == "choice" else ()
     sampling = Sampling(ask.max_new_tokens, choices=choices)
     answers = engine.generate(_questions(prompts, ask), sampling, experts=experts, rows=rows, progress=progress)
-    return [category(answer.text, ask.categories) or OTHER for answer in answers]
+    return [category(answer.text, ask.categories) for answer in answers]
 
 
 def loglikelihoods(
@@ -95,9 +95,9 @@ def loglikelihoods(
     return found
 
 
-def likeliest(logliks: Sequence[Sequence[float]], categories: Sequence[str]) -> list[str]:
-    """The category that a model is likeliest to name; ``other`` where none fits into the context."""
-    return [OTHER if max(row) == -math.inf else categories[row.index(max(row))] for row in logliks]
+def likeliest(logliks: Sequence[Sequence[float]], categories: Sequence[str]) -> list[str | None]:
+    """The category that a model is likeliest to name; None where none fits into the context."""
+    return [None if max(row) == -math.inf else categories[row.index(max(row))] for row in logliks]
 
 
 def _questions(prompts: Sequence[Prompt], ask: Ask) -> list[Prompt]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2.config.rows import Classified, Dispatched, Found, Params, Soft
+from t2.config.rows import Classified, Dispatched, Found, Params, Soft, Uniform
 from t2.tasks.dispatch import categories_of
 
 
@@ -26,6 +26,7 @@ class Spec:
         classifier: The adapter that the first pass runs under; None: the base model.
         searches: The search whose mix answers, by the task that it was found for.
         temperature: The search for the temperature of the first pass's beliefs; None: there is none.
+        budget: Fields of the budget whose form and members the uniform mix has; None: it has none.
     """
 
     strategy: str
@@ -35,6 +36,7 @@ class Spec:
     classifier: str | None
     searches: dict[str, str]
     temperature: str | None
+    budget: dict[str, Any] | None
 
     @classmethod
     def of(cls, params: Params, name: str) -> Spec:
@@ -44,7 +46,7 @@ class Spec:
             ValueError: The row is none that answers a user: it has no set, or needs to know the prompt's task.
         """
         system = params.systems[name]
-        if not isinstance(system, Dispatched | Found) and system.strategy != "uniform":
+        if not isinstance(system, Dispatched | Found | Uniform):
             raise ValueError(
                 f"systems.{name} has the strategy {system.strategy!r}, which does not choose an expert for a prompt; "
                 "name a system that does: prompt, classifier, soft, fewshot or uniform"
@@ -67,6 +69,9 @@ class Spec:
             classifier=system.adapter if isinstance(system, Classified) else None,
             searches={params.searches[search].task: search for search in getattr(system, "searches", [])},
             temperature=system.temperature if isinstance(system, Soft) else None,
+            budget=params.budgets[system.budget].model_dump()
+            if isinstance(system, Uniform) and system.budget
+            else None,
         )
 
 

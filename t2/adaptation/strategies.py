@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from t2.adaptation.dispatch import Ask, dispatch, likeliest, loglikelihoods
+from t2.config.rows import Budget
 from t2.engine.base import Engine
 from t2.svf.mixture import BASE, Mixture
 from t2.tasks.prompt import Prompt
@@ -51,7 +52,7 @@ class Setting:
     Attributes:
         families: The family of each member of the set, by its name.
         family: That of the task which the prompts belong to, where it is known.
-        found: The mixture that a search found for the task.
+        mixture: Of all prompts: what a search found for the task, or equal parts.
         ask: How a first pass asks for a category.
         engine: Runs the first pass.
         classifier: z (r,) by module name that it runs under; None: the base model.
@@ -60,7 +61,7 @@ class Setting:
 
     families: Mapping[str, str]
     family: str | None = None
-    found: Mixture | None = None
+    mixture: Mixture | None = None
     ask: Ask | None = None
     engine: Engine | None = None
     classifier: Mapping[str, Tensor] | None = None
@@ -69,6 +70,18 @@ class Setting:
 
 Strategy = Callable[[Setting, Sequence[Prompt]], Choice]
 """Prompts to mixtures."""
+
+
+def equal_parts(members: Sequence[str], budget: Budget | None) -> Mixture:
+    """The uniform mix of a set, in the form and with the members that a budget's searches have.
+
+    Args:
+        members: Of the set.
+        budget: None: the normalised form, without the base model.
+    """
+    if budget is None:
+        return Mixture.uniform(members)
+    return Mixture.uniform(members, budget.form, budget.renormalise, budget.include_base)
 
 
 def by_category(families: Mapping[str, str], categories: Sequence[str | None]) -> Choice:
@@ -124,15 +137,10 @@ def _own(setting: Setting, prompts: Sequence[Prompt]) -> Choice:
     return Choice(chosen.mixtures, chosen.rows, (None,) * len(prompts))
 
 
-def _uniform(setting: Setting, prompts: Sequence[Prompt]) -> Choice:
-    share = 1 / len(setting.families)
-    return Choice.same(Mixture(dict.fromkeys(setting.families, share)), len(prompts))
-
-
-def _found(setting: Setting, prompts: Sequence[Prompt]) -> Choice:
-    if setting.found is None:
+def _given(setting: Setting, prompts: Sequence[Prompt]) -> Choice:
+    if setting.mixture is None:
         raise ValueError("no mix was searched for this task; name one that `searches` has")
-    return Choice.same(setting.found, len(prompts))
+    return Choice.same(setting.mixture, len(prompts))
 
 
 def _dispatched(setting: Setting, prompts: Sequence[Prompt]) -> Choice:
@@ -153,8 +161,8 @@ STRATEGIES: dict[str, Strategy] = {
     "none": _base,
     "adapter": _single,
     "own": _own,
-    "uniform": _uniform,
-    "fewshot": _found,
+    "uniform": _given,
+    "fewshot": _given,
     "prompt": _dispatched,
     "classifier": _dispatched,
     "soft": _soft,

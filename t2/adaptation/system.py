@@ -8,9 +8,9 @@ from typing import Any
 
 from t2.adaptation.dispatch import Ask
 from t2.adaptation.spec import Settings, Spec
-from t2.adaptation.strategies import STRATEGIES, Setting
+from t2.adaptation.strategies import STRATEGIES, Setting, equal_parts
 from t2.adaptation.two_pass import TwoPass, answer
-from t2.config.rows import Base
+from t2.config.rows import Base, Budget
 from t2.config.rows import Engine as EngineSettings
 from t2.config.rows import Prompt as Template
 from t2.engine.base import Engine, Sampling
@@ -78,9 +78,10 @@ class TwoPassSystem:
             raise ValueError(
                 f"task {task!r} names a mix that was found for it, which system {name!r} has none of; {self._mixing}"
             )
+        experts = {name: self._adapters[name] for name in spec.members}
         setting = Setting(
             families=dict(zip(spec.members, spec.families, strict=True)),
-            found=self._found[spec.searches[task]] if task else None,
+            mixture=self._mixture(spec, task, experts),
             ask=None if spec.ask is None else Ask(**{**spec.ask, "template": Template(**spec.ask["template"])}),
             engine=self._engine,
             classifier=None if spec.classifier is None else self._adapters[spec.classifier],
@@ -88,10 +89,17 @@ class TwoPassSystem:
         )
         longest = max_new_tokens or self.settings.max_new_tokens
         sampling = Sampling(longest, stop=tuple(self.settings.stop))
-        experts = {name: self._adapters[name] for name in spec.members}
-        rescaled = setting.found is not None and setting.found.needs_sigma
-        sigma = self._sigma(experts) if rescaled else None
-        return answer(self._engine, prompts, sampling, STRATEGIES[spec.strategy], setting, experts, sigma=sigma)
+        return answer(self._engine, prompts, sampling, STRATEGIES[spec.strategy], setting, experts)
+
+    def _mixture(self, spec: Spec, task: str, experts: Mapping[str, Z]) -> Mixture | None:
+        """The mixture of all prompts, by effective weights, where a system has one."""
+        if spec.strategy == "uniform":
+            mixture = equal_parts(spec.members, Budget(**spec.budget) if spec.budget else None)
+        elif task:
+            mixture = self._found[spec.searches[task]]
+        else:
+            return None
+        return mixture.effective(experts, self._sigma(experts) if mixture.needs_sigma else None)
 
     @property
     def _mixing(self) -> str:

@@ -40,7 +40,6 @@ def answer(
     setting: Setting,
     experts: Mapping[str, Mapping[str, Tensor]],
     *,
-    sigma: Mapping[str, Tensor] | None = None,
     progress: Progress | None = None,
 ) -> TwoPass:
     """Answers each prompt under the mixture that a strategy chooses for it; all mixtures share their batches.
@@ -52,13 +51,12 @@ def answer(
         strategy: One of :data:`t2.adaptation.strategies.STRATEGIES`.
         setting: What it may look at.
         experts: z (r,) by module name of each expert, by its name.
-        sigma: Singular values (r,) by module name, for mixtures that are rescaled.
         progress: Called as prompts are finished.
     """
     start = time.perf_counter()
     choice = strategy(setting, prompts)
     between = time.perf_counter()
-    generations = generate(engine, prompts, sampling, choice, experts, sigma=sigma, progress=progress)
+    generations = generate(engine, prompts, sampling, choice, experts, progress=progress)
     return TwoPass(generations, choice, between - start, time.perf_counter() - between)
 
 
@@ -69,13 +67,12 @@ def generate(
     choice: Choice,
     experts: Mapping[str, Mapping[str, Tensor]],
     *,
-    sigma: Mapping[str, Tensor] | None = None,
     progress: Progress | None = None,
 ) -> list[Generation]:
     """The second pass: each prompt under its mixture; arguments as of :func:`answer`."""
     base = Mixture({BASE: 1.0})
     mixed = [mixture for mixture in choice.mixtures if mixture != base]
-    tables = stack([mixture.z(experts, sigma) for mixture in mixed]) if mixed else {}
+    tables = stack([mixture.z(experts) for mixture in mixed]) if mixed else {}
     row = [mixed.index(mixture) if mixture in mixed else -1 for mixture in choice.mixtures]
     rows = [row[index] for index in choice.rows]
     return engine.generate(prompts, sampling, experts=tables, rows=rows, progress=progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -73,7 +73,7 @@ def ask(
         "finished": reply.finished,
         "mixture": str(mixture),
         "seed": seed,
-        "why": _why(outcome, spec["classifier"], task),
+        "why": _why(outcome, spec, task),
         "system": name,
         "first_seconds": outcome.first_seconds,
         "second_seconds": outcome.second_seconds,
@@ -85,14 +85,17 @@ def ask(
     if not reply.finished:
         typer.echo("— cut off at the longest reply; raise --max-new-tokens", err=True)
     seconds = f"{outcome.first_seconds:.2f} s + {outcome.second_seconds:.2f} s"
-    typer.echo(f"— {mixture} (seed {seed}): {record['why']} ({seconds})", err=True)
+    typer.echo(f"— {mixture.summary} (seed {seed}): {record['why']} ({seconds})", err=True)
 
 
-def _why(outcome: TwoPass, classifier: str | None, task: str) -> str:
+def _why(outcome: TwoPass, spec: dict[str, Any], task: str) -> str:
     if task:
         return f"few-shot search found it for {task}"
     (category,) = outcome.choice.categories
-    if category is None:
+    if spec["ask"] is None:
         return "the system's mix for every prompt"
+    classifier = spec["classifier"]
     who = f"the classifier expert {classifier}" if classifier else "the base model, asked for a category,"
+    if category is None:
+        return f"{who} named none, so the base model answered"
     return f"{who} called the prompt {category}" + (", which no expert serves" if category == OTHER else "")

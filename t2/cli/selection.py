@@ -110,7 +110,8 @@ def _mix(mixture: Mixture, entries: Mapping[str, library.Entry], given: Base) ->
     sigma = None
     if mixture.needs_sigma:
         sigma = {name: checkpoint.basis_of(name, checkpoint.weights[name]).sigma.cpu() for name in first.z}
-    mixed = mixture.z({name: expert.z for name, expert in experts.items()}, sigma)
+    z = {name: expert.z for name, expert in experts.items()}
+    mixture = mixture.effective(z, sigma)
     provenance = {key: value for key, value in first.provenance.items() if key not in ("task", "seed")}
     about = _said(base) | {
         "experts": {entry.name: str(entry.folder) for entry in entries.values()},
@@ -118,7 +119,7 @@ def _mix(mixture: Mixture, entries: Mapping[str, library.Entry], given: Base) ->
         "form": mixture.form,
         "renormalise": mixture.renormalise,
     }
-    return Selection(Expert(mixed, provenance | _said(base)), checkpoint, about)
+    return Selection(Expert(mixture.z(z), provenance | _said(base)), checkpoint, about)
 
 
 def _found(search: str, given: Base) -> Selection:

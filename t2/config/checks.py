@@ -32,6 +32,7 @@ REFERENCES = {
         "base": "bases",
         "set": "sets",
         "adapter": "adapters",
+        "budget": "budgets",
         "dispatch": "tasks",
         "temperature": "temperatures",
     },

@@ -178,7 +178,8 @@ Source = Annotated[
 class Sizes(Section):
     """Items drawn for each split of a task; a split of size 0 is an empty file.
 
-    For layout ``dispatch``: items per task that it is made of; of role ``other``, as many as there are up to that.
+    For layout ``dispatch``: items per task that it is made of; of role ``other``, as many as there are up to that. Who
+    is to learn ``other`` needs sizes train and valid of that task.
     """
 
     train: Count
@@ -271,6 +272,7 @@ class Training(Section):
         gradient_checkpointing: Keep only each decoder layer's input for the backward pass, and run the layer again
             there.
         logit_chunk: Answer tokens whose logits over the vocabulary exist at once. Null: all of a micro-batch.
+        weight_decay: Decoupled (AdamW), towards the base model: SVF's z towards 1.
         threads: Per process, in training, searching and measuring.
     """
 
@@ -310,7 +312,7 @@ class Budget(Section):
     """A search for mixing weights (paper, section 3.1 and appendix A.4), and how much of it.
 
     Attributes:
-        algorithm: ``cem``: the cross-entropy method.
+        algorithm: ``cem``: the cross-entropy method. ``random``: every generation is drawn as its first one is.
         form: Of the mix: ``normalised``, or ``free``.
         per_layer: A weight per expert and layer, in place of one per expert.
         include_base: The base model takes part in the mix.
@@ -325,7 +327,7 @@ class Budget(Section):
         min_std: Its floor later.
     """
 
-    algorithm: Literal["cem"]
+    algorithm: Literal["cem", "random"]
     form: Form
     per_layer: bool
     include_base: bool
@@ -402,11 +404,25 @@ class Single(_System):
     adapter: Name
 
 
-class Fixed(_System):
-    """``own``: the member that was trained on the task's family. ``uniform``: all of them, in equal parts."""
+class Own(_System):
+    """The member that was trained on the task's family."""
 
-    strategy: Literal["own", "uniform"]
+    strategy: Literal["own"]
     set: Name
+
+
+class Uniform(_System):
+    """All members in equal parts.
+
+    Attributes:
+        set: The members.
+        budget: Of the searches that it stands beside, whose form and members it has; null: the normalised form,
+            without the base model.
+    """
+
+    strategy: Literal["uniform"]
+    set: Name
+    budget: Name | None
 
 
 class Prompted(_System):
@@ -455,14 +471,14 @@ class Found(_System):
 
 
 def _strategy(value: Any) -> str:
-    strategy = _entry(value, "strategy")
-    return "<fixed>" if strategy in ("own", "uniform") else f"<{strategy}>"
+    return f"<{_entry(value, 'strategy')}>"
 
 
 System = Annotated[
     Annotated[Bare, Tag("<none>")]
     | Annotated[Single, Tag("<adapter>")]
-    | Annotated[Fixed, Tag("<fixed>")]
+    | Annotated[Own, Tag("<own>")]
+    | Annotated[Uniform, Tag("<uniform>")]
     | Annotated[Prompted, Tag("<prompt>")]
     | Annotated[Classified, Tag("<classifier>")]
     | Annotated[Soft, Tag("<soft>")]
@@ -486,13 +502,9 @@ class Score(Section):
 
     Attributes:
         contrasts: Pairs of systems, left and right, beside each system's difference to its base.
-        resamples: Bootstrap resamples of the items for the interval of a difference.
-        seed: Of the resamples.
     """
 
     contrasts: list[Annotated[list[Name], Field(min_length=2, max_length=2)]]
-    resamples: PositiveInt
-    seed: Count
 
 
 class Splits(Section):

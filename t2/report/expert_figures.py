@@ -33,18 +33,18 @@ def _round_up(value: float) -> float:
 
 
 def search(history: pd.DataFrame, experts: Sequence[str]) -> Figure:
-    """Mean and deviation of each expert's α by generation."""
+    """Mean and deviation of the search's own variable by generation, for each expert."""
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes = figure.subplots()
     steps = history["generation"].to_numpy(float)
     for expert in experts:
-        if f"alpha.{expert}" in history:
-            mean = history[f"alpha.{expert}"].to_numpy(float)
+        if f"raw.{expert}" in history:
+            mean = history[f"raw.{expert}"].to_numpy(float)
             axes.plot(steps, mean, label=expert)
-            if f"std.{expert}" in history:
-                spread = history[f"std.{expert}"].to_numpy(float)
+            if f"raw_std.{expert}" in history:
+                spread = history[f"raw_std.{expert}"].to_numpy(float)
                 axes.fill_between(steps, mean - spread, mean + spread, alpha=0.15, linewidth=0)
-    axes.set(xlabel="generation", ylabel="α")
+    axes.set(xlabel="generation", ylabel="α of the search, before it becomes weights")
     if axes.lines:
         axes.legend(frameon=False)
     return figure

@@ -138,9 +138,8 @@ def confusion_figure(confusions: pd.DataFrame, systems: Sequence[System], base: 
             mine = rows[rows["dispatcher"] == name]
             counts = mine.groupby(["truth", "predicted"])["count"].sum().unstack()
             counts = counts.reindex(index=truths, columns=columns).fillna(0)
-            right = sum(counts.loc[truth, truth] for truth in truths)
-            accuracy = 100 * right / max(1, counts.to_numpy().sum())
-            axes.set_title(f"{labels[name]}\n{accuracy:.1f} % right")
+            recalls = [counts.loc[truth, truth] / max(1, counts.loc[truth].sum()) for truth in truths]
+            axes.set_title(f"{labels[name]}\nbalanced {100 * np.mean(recalls):.0f} %")
             _heat(axes, counts)
             axes.set_xlabel("called")
             if axes is figure.axes[0]:
@@ -152,7 +151,7 @@ def alpha_figure(alphas: pd.DataFrame, base: str) -> str | None:
     """Figure 7: the mixing weights that each search found; a point per seed and draw, a bar for their mean.
 
     Args:
-        alphas: Columns base, search, task, seed, draw, expert, alpha; several layers of a draw are averaged.
+        alphas: Columns base, search, task, seed, draw, expert, alpha, lowest, highest.
         base: The base model.
     """
     rows = alphas[alphas["base"] == base]
@@ -166,10 +165,13 @@ def alpha_figure(alphas: pd.DataFrame, base: str) -> str | None:
             mine = rows[rows["search"] == search]
             experts = list(dict.fromkeys(mine["expert"]))
             for place, expert in enumerate(experts):
-                values = mine[mine["expert"] == expert].groupby(["seed", "draw"])["alpha"].mean().to_numpy()
-                axes.bar(place, values.mean(), width=0.62, color=style.BLUE, alpha=0.28, linewidth=0)
+                draws = mine[mine["expert"] == expert]
+                values, mean = draws["alpha"].to_numpy(), draws.groupby("seed")["alpha"].mean().mean()
+                axes.bar(place, mean, width=0.62, color=style.BLUE, alpha=0.28, linewidth=0)
                 spread = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else [0.0]
-                axes.plot(place + np.asarray(spread), values, "o", color=style.BLUE, ms=4, alpha=0.85)
+                places = place + np.asarray(spread)
+                axes.vlines(places, draws["lowest"], draws["highest"], color=style.BLUE, linewidth=1.2, alpha=0.6)
+                axes.plot(places, values, "o", color=style.BLUE, ms=4, alpha=0.85)
             axes.axhline(0, color=style.MUTED, linewidth=1)
             axes.axhline(1 / len(experts), color=style.MUTED, dashes=(4, 3), linewidth=1.2)
             axes.set_title(task if list(searches.values()).count(task) == 1 else search)
@@ -230,7 +232,7 @@ def _heat(axes: Axes, counts: pd.DataFrame) -> None:
         shade = 0.06 + 0.9 * share
         axes.add_patch(Rectangle((column - 0.47, line - 0.46), 0.94, 0.92, color=style.BLUE, alpha=shade, linewidth=0))
         ink = style.PAPER if share > 0.7 else style.INK
-        axes.text(column, line, f"{100 * share:.1f}", ha="center", va="center", color=ink, fontsize=9)
+        axes.text(column, line, f"{100 * share:.0f}", ha="center", va="center", color=ink, fontsize=9)
     axes.set_xlim(-0.5, shares.shape[1] - 0.5)
     axes.set_ylim(shares.shape[0] - 0.5, -0.5)
     axes.set_xticks(range(shares.shape[1]), [str(name) for name in counts.columns])

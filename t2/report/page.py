@@ -31,7 +31,10 @@ class ReportInputs:
         timings: base, system, task, n, first_seconds, second_seconds.
         histories: base, label, adapter, task, seed, step, valid_score, chosen.
         confusions: base, dispatcher, suite, task, seed, truth, predicted, count.
-        alphas: base, search, task, seed, draw, expert, alpha.
+        dispatch: Columns of ``reports/dispatch.csv``.
+        alphas: base, search, task, seed, draw, expert, alpha, lowest, highest; effective weights, of several layers or
+            matrices their mean and range.
+        searches: Columns of ``reports/searches.csv``.
         runs: stage, run_id, seconds.
     """
 
@@ -42,7 +45,9 @@ class ReportInputs:
     timings: pd.DataFrame = field(default_factory=pd.DataFrame)
     histories: pd.DataFrame = field(default_factory=pd.DataFrame)
     confusions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    dispatch: pd.DataFrame = field(default_factory=pd.DataFrame)
     alphas: pd.DataFrame = field(default_factory=pd.DataFrame)
+    searches: pd.DataFrame = field(default_factory=pd.DataFrame)
     runs: pd.DataFrame = field(default_factory=pd.DataFrame)
     notes: Sequence[str] = ()
     title: str = "Transformer-Squared"
@@ -104,16 +109,16 @@ def outline(inputs: ReportInputs) -> list[Section]:
         (
             "Trained tasks",
             [
-                tables.score_table(scores, systems, "trained", "Table 1. Fine-tuning."),
+                tables.score_table(scores, comparisons, systems, "trained", "Table 1. Fine-tuning."),
                 tables.difference_table(comparisons, systems, "trained", "Paired differences on trained tasks."),
             ],
         ),
         (
             "Unseen tasks",
             [
-                tables.score_table(scores, systems, "unseen", "Table 2. Self-adaptation on unseen tasks."),
+                tables.score_table(scores, comparisons, systems, "unseen", "Table 2. Self-adaptation on unseen tasks."),
                 tables.difference_table(comparisons, systems, "unseen", "Paired differences on unseen tasks."),
-                tables.transfer_table(scores, systems, base, "Every adapter on every task."),
+                tables.transfer_table(scores, comparisons, systems, base, "Every adapter on every task."),
             ],
         ),
         (
@@ -123,8 +128,10 @@ def outline(inputs: ReportInputs) -> list[Section]:
         (
             "Dispatching and mixing",
             [
+                tables.dispatch_table(_rows(inputs.dispatch), _rows(inputs.confusions), systems, "The first pass."),
                 _picture("confusion", _draw(figures.confusion_figure, inputs.confusions, systems, base)),
                 _picture("alpha", _draw(figures.alpha_figure, inputs.alphas, base)),
+                tables.search_table(_rows(inputs.searches), "What a search adds."),
             ],
         ),
         (
@@ -162,9 +169,8 @@ _LEAD = (
 _CAPTIONS = {
     "differences": (
         "Differences to the base model.",
-        "Points of accuracy on the test items, each item compared with itself. Dot: mean over seeds or "
-        "draws. Thick line: 95 % interval of a bootstrap over items. Thin line: range over single seeds or "
-        "draws.",
+        "Points of accuracy on the test questions, each compared with itself. Dot: mean over seeds. Thick line: 95 % "
+        "interval over training runs and test questions. Thin line: range over single seeds or draws.",
     ),
     "learning": (
         "Figure 4. Learning curves.",
@@ -174,12 +180,14 @@ _CAPTIONS = {
     ),
     "confusion": (
         "Figure 6. Confusion matrices of the dispatchers.",
-        "Per cent of each row, over trained and unseen tasks of a family and all seeds; n is the number of "
-        "prompts times seeds. Prompts of `other` belong to no expert and are left to the base model.",
+        "Per cent of each row, over trained and unseen tasks of a family and the seeds of what asks; n is the number "
+        "of prompts times such seeds. Prompts of `other` belong to no expert and are left to the base model, and so "
+        "are those that were called nothing, `none`.",
     ),
     "alpha": (
         "Figure 7. Mixing weights found by few-shot search.",
-        "Weight α of each expert on each task that was searched on: a point per seed of the experts and draw of "
-        "the shots, the bar is their mean. Dashed: the uniform mix.",
+        "What each expert weighs in the mix that answers, on each task that was searched on: a point per seed of the "
+        "experts and draw of the shots, the bar is their mean over draws and seeds. Where layers or matrices have "
+        "weights of their own, the point is their mean and the line their range. Dashed: the uniform mix.",
     ),
 }

@@ -6,15 +6,25 @@ column to value, as ``csv.DictReader`` gives them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import sqrt
-from typing import Any
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from t2.report.systems import ADAPTER, BASE, System, name_of, present
 
 Row = Mapping[str, Any]
+Key = TypeVar("Key", bound=Hashable)
 NONE = "–"
+OWN = "°"
+"""Behind what an adapter scores on a task of its own family."""
+NO_CATEGORY = "none"
+"""In confusions: the column of prompts that were called by no category."""
+
+_INTERVAL = "In brackets, the 95 % interval over training runs and test questions"
+
+
+def _bold(what: str) -> str:
+    return f"Bold: differs {what}, by Holm's rule over the table's comparisons (family-wise 5 %)."
 
 
 @dataclass(frozen=True)
@@ -43,11 +53,14 @@ class Table:
     groups: tuple[tuple[tuple[Cell, ...], ...], ...]
 
 
-def score_table(scores: Iterable[Row], systems: Sequence[System], suite: str, title: str) -> Table | None:
-    """Tables 1 and 2: accuracy by system and task, normalised to the base model in parentheses.
+def score_table(
+    scores: Iterable[Row], comparisons: Iterable[Row], systems: Sequence[System], suite: str, title: str
+) -> Table | None:
+    """Tables 1 and 2: accuracy by system and task with its interval, and as a multiple of the base model's.
 
     Args:
         scores: Rows of the score file; bases and tasks keep the order in which they stand there.
+        comparisons: Rows of the comparison file: intervals, and what differs from the base.
         systems: The lines, in order; those without scores are left out.
         suite: ``trained`` or ``unseen``.
         title: The table's title.
@@ -59,29 +72,32 @@ def score_table(scores: Iterable[Row], systems: Sequence[System], suite: str, ti
     bases, tasks = _distinct(runs, 0), _distinct(runs, 1)
     if not tasks:
         return None
+    against = {key: row for key, row in _against_base(comparisons).items() if key in runs}
+    strong = _strong(against)
     groups = []
     for base in bases:
         lines = []
         for system in present(systems, base, (name for of, _, name in runs if of == base)):
-            alone = system.method == BASE
-            cells = [_score_cell(runs.get((base, task, system.name)), runs.get((base, task, BASE))) for task in tasks]
-            mine = [row for task in tasks for row in runs.get((base, task, system.name), [])]
-            label = base if alone else f"+ {system.label}"
-            lines.append((Cell(label, strong=alone), *cells, Cell(_repeats(mine))))
+            keys = [(base, task, system.name) for task in tasks]
+            cells = [_score_cell(runs.get(key), against.get(key), key in strong) for key in keys]
+            mine = [row for key in keys for row in runs.get(key, [])]
+            label = base if system.method == BASE else f"+ {system.label}"
+            lines.append((Cell(label), *cells, Cell(_repeats(mine))))
         groups.append(tuple(lines))
     return Table(
         title,
-        "Accuracy in per cent, mean over seeds or draws; in parentheses, normalised to the base model. "
-        "A method by itself stands for the adapter that was trained on the task's family. "
-        "± is half of Wilson's 95 % interval for n items at that mean: what other items could have given, "
-        "not what other seeds could have. n is the number of test items.",
+        f"Accuracy in per cent, mean over seeds (and before over a seed's draws). {_INTERVAL}; × the multiple of the "
+        "base model's accuracy, with its own. A method by itself stands for the adapter that was trained on the task's "
+        f"family. {_bold('from the base model')} n is the number of test questions.",
         (Cell("Method"), *(Cell(task, (_items(runs, task),)) for task in tasks), Cell("Runs")),
         tuple(groups),
     )
 
 
-def transfer_table(scores: Iterable[Row], systems: Sequence[System], base: str, title: str) -> Table | None:
-    """Every single adapter on every task; tasks of its own family in bold.
+def transfer_table(
+    scores: Iterable[Row], comparisons: Iterable[Row], systems: Sequence[System], base: str, title: str
+) -> Table | None:
+    """Every single adapter on every task; tasks of its own family are marked.
 
     Returns:
         The table, or None where no system of the base is a single adapter.
@@ -92,28 +108,34 @@ def transfer_table(scores: Iterable[Row], systems: Sequence[System], base: str, 
     if not experts:
         return None
 
-    def of(expert: System, task: str) -> list[Row] | None:
-        own = runs.get((base, task, expert.own)) if family[task] == expert.family else None
-        return runs.get((base, task, expert.name), own)
+    def of(expert: System, task: str) -> tuple[str, str, str]:
+        name = expert.own if family[task] == expert.family and (base, task, expert.name) not in runs else expert.name
+        return base, task, name
 
-    tasks = [task for task in family if any(of(expert, task) for expert in experts)]
+    tasks = [task for task in family if any(of(expert, task) in runs for expert in experts)]
+    places = {of(expert, task) for expert in experts for task in tasks}
+    against = {key: row for key, row in _against_base(comparisons).items() if key in places}
+    strong = _strong(against)
     lines = []
     for expert in experts:
-        cells = (
-            _score_cell(of(expert, task), runs.get((base, task, BASE)), family[task] == expert.family) for task in tasks
-        )
+        cells = []
+        for task in tasks:
+            cell = _score_cell(runs.get(of(expert, task)), against.get(of(expert, task)), of(expert, task) in strong)
+            own = family[task] == expert.family and cell.text != NONE
+            # The multiples would make the table too wide; comparisons.csv has them.
+            cells.append(replace(cell, text=f"{cell.text}{OWN}" if own else cell.text, asides=cell.asides[:1]))
         lines.append((Cell(expert.label), *cells))
     return Table(
         title,
-        "Accuracy in per cent of each single adapter on each task, mean over seeds, and normalised to the base "
-        "model; bold where the task belongs to the adapter's own family. ± as in Table 1.",
+        f"Accuracy in per cent of each single adapter on each task, mean over seeds. {_INTERVAL}. "
+        f"{OWN} marks tasks of the adapter's own family. {_bold('from the base model')}",
         (Cell("Adapter"), *(Cell(task) for task in tasks)),
         (tuple(lines),),
     )
 
 
 def difference_table(comparisons: Iterable[Row], systems: Sequence[System], suite: str, title: str) -> Table | None:
-    """Paired differences in points, with interval and range over runs; bold where the interval excludes 0.
+    """Paired differences in points, with interval and range over runs.
 
     What single adapters gain over the base stands in :func:`transfer_table` alone.
 
@@ -130,7 +152,8 @@ def difference_table(comparisons: Iterable[Row], systems: Sequence[System], suit
     for row in comparisons:
         if row["suite"] == suite:
             found.setdefault((row["base"], row["left"], row["right"]), {})[row["task"]] = row
-    groups, tasks = [], list(dict.fromkeys(task for cells in found.values() for task in cells))
+    shown: list[list[tuple[str, dict[str, Row]]]] = []
+    tasks = list(dict.fromkeys(task for cells in found.values() for task in cells))
     for base in _distinct(found, 0):
         named = present(systems, base, (name for of, *pair in found if of == base for name in (BASE, *pair)))
         lines = []
@@ -139,19 +162,149 @@ def difference_table(comparisons: Iterable[Row], systems: Sequence[System], suit
                 cells = found.get((base, left.name, right.name))
                 if cells and (left.strategy, right.method) != (ADAPTER, BASE):
                     other = base if right.method == BASE else right.label
-                    label = f"{left.label} − {other}"
-                    lines.append((Cell(label), *(_difference_cell(cells.get(task)) for task in tasks)))
-        groups += [tuple(lines)] if lines else []
-    if not groups:
+                    lines.append((f"{left.label} − {other}", cells))
+        shown += [lines] if lines else []
+    if not shown:
         return None
+    family = [
+        (group, line, task) for group, lines in enumerate(shown) for line, (_, of) in enumerate(lines) for task in of
+    ]
+    strong = _strong({place: shown[place[0]][place[1]][1][place[2]] for place in family})
+    groups = [
+        tuple(
+            (Cell(label), *(_difference_cell(cells.get(task), (group, line, task) in strong) for task in tasks))
+            for line, (label, cells) in enumerate(lines)
+        )
+        for group, lines in enumerate(shown)
+    ]
     return Table(
         title,
-        "Points of accuracy, each item compared with itself and averaged over seeds or draws. In brackets, "
-        "the 95 % interval of a bootstrap over items; below it, the range over single seeds or draws. "
-        "Bold: the interval excludes 0.",
+        f"Points of accuracy, each question compared with itself. {_INTERVAL}; below it, the range over single seeds "
+        f"or draws. {_bold('from 0')}",
         (Cell("Left − right"), *(Cell(task) for task in tasks)),
         tuple(groups),
     )
+
+
+def dispatch_table(
+    dispatch: Iterable[Row], confusions: Iterable[Row], systems: Sequence[System], title: str
+) -> Table | None:
+    """How many of each category's prompts each dispatcher calls by it, and how these differ.
+
+    Args:
+        dispatch: Rows of the dispatch file.
+        confusions: Rows of the confusion file: how many prompts were called nothing.
+        systems: They give dispatchers their labels.
+        title: The table's title.
+
+    Returns:
+        The table, or None where nothing dispatches.
+    """
+    rows: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in dispatch:
+        rows.setdefault((row["base"], row["dispatcher"], row["against"] or ""), {})[row["category"]] = row
+    if not rows:
+        return None
+    counts: dict[tuple[str, str], list[int]] = {}
+    for row in confusions:
+        of = counts.setdefault((row["base"], row["dispatcher"]), [0, 0])
+        of[0] += int(row["count"]) if row["predicted"] == NO_CATEGORY else 0
+        of[1] += int(row["count"])
+    categories = list(dict.fromkeys(category for cells in rows.values() for category in cells))
+    labels = {(system.base, system.dispatcher): system.label for system in systems}
+    differences = {(key, name): cells[name] for key, cells in rows.items() if key[2] for name in cells}
+    strong = _strong(differences)
+    groups = []
+    for base in _distinct(rows, 0):
+        of_base: tuple[list[tuple[Cell, ...]], list[tuple[Cell, ...]]] = [], []
+        for key, cells in rows.items():
+            if key[0] != base:
+                continue
+            left, right = (labels.get((base, name), name) for name in key[1:])
+            nothing, asked = counts.get((base, key[1]), [0, 0])
+            if key[2]:
+                line = [_difference_cell(cells.get(name), (key, name) in strong) for name in categories]
+                of_base[1].append((Cell(left, (f"− {right}",)), *line, Cell(NONE)))
+            else:
+                line = [_recall_cell(cells.get(name)) for name in categories]
+                of_base[0].append((Cell(left), *line, Cell(_percent(nothing / asked) if asked else NONE)))
+        groups += [tuple(lines) for lines in of_base if lines]
+    counted = {
+        name: {int(float(cells[name]["n_items"])) for cells in rows.values() if name in cells} for name in categories
+    }
+    return Table(
+        title,
+        "Per cent of a category's prompts that the first pass calls by it; balanced is the mean over categories, which "
+        f"does not hang on how many prompts each has. {_INTERVAL}; what has no seed covers questions alone. "
+        f"Differences are points. {_bold('from 0')} The last column: prompts that were called by no category; the base "
+        "model answers them, and none counts as right.",
+        (
+            Cell("First pass"),
+            *(Cell(name, (f"n = {_span(counted[name])}",)) for name in categories),
+            Cell(NO_CATEGORY),
+        ),
+        tuple(groups),
+    )
+
+
+def search_table(searches: Iterable[Row], title: str) -> Table | None:
+    """How each search came by its result: when, and what it gained over random draws.
+
+    Args:
+        searches: Rows of the table of searches, one a seed and draw.
+        title: The table's title.
+
+    Returns:
+        The table, or None where nothing was searched.
+    """
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in searches:
+        found.setdefault((row["base"], row["search"]), []).append(row)
+    if not found:
+        return None
+    lines = []
+    for (_, name), rows in found.items():
+        several = [row["gain_over_random"] for row in rows if row["gain_over_random"] is not None]
+        improved = sum(int(row["accuracy_generation"]) > 1 for row in rows)
+        generations = {int(float(row["best_generation"])) for row in rows}
+        lines.append(
+            (
+                Cell(name, (str(rows[0]["algorithm"]),)),
+                Cell(_percent(_mean_of(rows, "accuracy")), (f"{_span({int(row['shots']) for row in rows})} shots",)),
+                Cell(
+                    f"{_mean_of(rows, 'best_generation'):.1f}", (f"{_span(generations)}, of {rows[0]['generations']}",)
+                ),
+                Cell(f"{improved} of {len(rows)}"),
+                Cell(_points(_mean_of(rows, "gain_over_first"))),
+                Cell(_points(_mean(several)) if several else NONE),
+                Cell(_span({int(row["evaluations"]) for row in rows})),
+            )
+        )
+    return Table(
+        title,
+        "On the shots that were searched on, mean over draws and seeds: accuracy of the mix that was found, in per "
+        "cent; the generation that it comes from, and the range; how many searches found a better accuracy after the "
+        "first generation, which is nothing but random draws; points gained over that generation, and over random "
+        "search on the same shots with as many evaluations. Points on the shots are no points on the test questions.",
+        tuple(
+            Cell(head)
+            for head in (*("Search", "Right, %", "Generation", "Improved", "Over first", "Over random", "Evaluations"),)
+        ),
+        (tuple(lines),),
+    )
+
+
+def holm(p: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Which of several comparisons differ, so that the chance of a single false one among them is at most ``level``.
+
+    Holm's step-down rule (Holm 1979, https://www.jstor.org/stable/4615733).
+    """
+    found = [False] * len(p)
+    for tried, place in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        if p[place] > level / (len(p) - tried):
+            break
+        found[place] = True
+    return found
 
 
 def timing_table(timings: Iterable[Row], title: str) -> Table | None:
@@ -205,7 +358,7 @@ def runs_table(runs: Iterable[Row], title: str) -> Table | None:
         return None
     lines = [(Cell(str(row["stage"])), Cell(f"{float(row['seconds']):.1f}"), Cell(str(row["run_id"]))) for row in rows]
     total = sum(float(row["seconds"]) for row in rows)
-    last = (Cell("all stages", strong=True), Cell(f"{total:.1f}", strong=True), Cell(""))
+    last = (Cell("all stages"), Cell(f"{total:.1f}"), Cell(""))
     return Table(
         title,
         "Seconds of each stage when it last executed, and its MLflow run. Stages that DVC found unchanged "
@@ -252,36 +405,67 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _score_cell(rows: Sequence[Row] | None, baseline: Sequence[Row] | None, strong: bool = False) -> Cell:
+def _against_base(comparisons: Iterable[Row]) -> dict[tuple[str, str, str], Row]:
+    """Comparisons with the base model by base, task and the system's name."""
+    return {(row["base"], row["task"], row["left"]): row for row in comparisons if row["right"] == BASE}
+
+
+def _strong(comparisons: Mapping[Key, Row]) -> set[Key]:
+    """Which of a table's comparisons are bold."""
+    found = holm([float(row["p"]) for row in comparisons.values()])
+    return {key for key, differs in zip(comparisons, found, strict=True) if differs}
+
+
+def _mean_of(rows: Sequence[Row], column: str = "score") -> float:
+    """Mean over draws, then over seeds."""
+    seeds: dict[str, list[float]] = {}
+    for row in rows:
+        seeds.setdefault(str(row["seed"]), []).append(float(row[column]))
+    return _mean([_mean(scores) for scores in seeds.values()])
+
+
+def _score_cell(rows: Sequence[Row] | None, against: Row | None, strong: bool) -> Cell:
+    """A mean with its interval; of a single run that is compared with nothing, the run's own interval."""
     if not rows:
         return Cell(NONE)
-    score = _mean([float(row["score"]) for row in rows])
-    half = 100 * _wilson_half(score, int(float(rows[0]["n"])))
-    reference = _mean([float(row["score"]) for row in baseline]) if baseline else 0.0
-    normalised = f" ({score / reference:.2f})" if reference > 0 else ""
-    return Cell(f"{100 * score:.1f}{normalised}", (f"± {half:.1f}",), strong)
+    asides = []
+    if against is not None:
+        asides.append(_range(against["left_low"], against["left_high"]))
+        if against["ratio"] not in (None, ""):
+            low, high = (f"{float(against[name]):.2f}" for name in ("ratio_low", "ratio_high"))
+            asides.append(f"× {float(against['ratio']):.2f} [{low}, {high}]")
+    elif len(rows) == 1:
+        asides.append(_range(rows[0]["ci_low"], rows[0]["ci_high"]))
+    return Cell(_percent(_mean_of(rows)), tuple(asides), strong)
 
 
-def _difference_cell(row: Row | None) -> Cell:
+def _recall_cell(row: Row | None) -> Cell:
+    return Cell(NONE) if row is None else Cell(_percent(row["value"]), (_range(row["ci_low"], row["ci_high"]),))
+
+
+def _difference_cell(row: Row | None, strong: bool) -> Cell:
+    """A difference with its interval, and the range over single runs where there are several."""
     if row is None:
         return Cell(NONE)
-    value, low, high, least, most = (
-        100 * float(row[name]) for name in ("difference", "ci_low", "ci_high", "run_low", "run_high")
-    )
-    interval = f"[{_points(low)}, {_points(high)}]"
-    span = (f"{_points(least)} … {_points(most)}",) if int(float(row["n_runs"])) > 1 else ()
-    return Cell(_points(value), (interval, *span), strong=low > 0 or high < 0)
+    value = row["difference"] if "difference" in row else row["value"]
+    asides = [f"[{_points(row['ci_low'])}, {_points(row['ci_high'])}]"]
+    if int(float(row.get("n_runs", 1))) > 1:
+        asides.append(f"{_points(row['run_low'])} … {_points(row['run_high'])}")
+    return Cell(_points(value), tuple(asides), strong)
 
 
-def _points(value: float) -> str:
-    """Signed, with a true minus; what rounds to zero has no sign."""
-    text = f"{value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+def _percent(share: Any) -> str:
+    return f"{100 * float(share):.0f}"
 
 
-def _wilson_half(share: float, n: int) -> float:
-    square = 1.959963984540054**2 / n
-    return sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
+def _range(low: Any, high: Any) -> str:
+    return f"[{_percent(low)}, {_percent(high)}]"
+
+
+def _points(share: Any) -> str:
+    """Signed whole points, with a true minus; what rounds to zero has no sign."""
+    text = f"{100 * float(share):+.0f}"
+    return "0" if text in ("+0", "-0") else text.replace("-", "−")
 
 
 def _items(runs: Mapping[tuple[str, str, str], Sequence[Row]], task: str) -> str:

@@ -14,7 +14,7 @@ from t2.config.rows import Params
 from t2.report.systems import systems_of
 from t2.report.tables import score_table, to_text
 
-TITLES = {"trained": "Trained tasks (accuracy in %, normalised)", "unseen": "Unseen tasks"}
+TITLES = {"trained": "Trained tasks (accuracy in %, with its 95 % interval)", "unseen": "Unseen tasks"}
 
 
 def summary(root: Path) -> str:
@@ -31,9 +31,10 @@ def summary(root: Path) -> str:
     if not scores.exists():
         raise FileNotFoundError(f"no {scores}; `make repro` makes it")
     params = load(root / "params.yaml")
-    with open(scores, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    tables = [score_table(rows, systems_of(params), suite, title) for suite, title in TITLES.items()]
+    rows = _read(scores)
+    compared = root / "reports" / "comparisons.csv"
+    comparisons = _read(compared) if compared.exists() else []
+    tables = [score_table(rows, comparisons, systems_of(params), suite, title) for suite, title in TITLES.items()]
     places = [(what, where) for what, where in _places(root, params) if where]
     width = max((len(what) for what, _ in places), default=0)
     lines = [f"{what.ljust(width)}  {where}" for what, where in places]
@@ -46,6 +47,11 @@ def main() -> None:
         print(f"\n{summary(Path())}\n")
     except (FileNotFoundError, ConfigError) as error:
         sys.exit(str(error))
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _places(root: Path, params: Params) -> list[tuple[str, str]]:

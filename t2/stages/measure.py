@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from t2.adaptation.dispatch import Ask, dispatch, likeliest, loglikelihoods
-from t2.adaptation.strategies import STRATEGIES, Choice, Setting, by_belief, by_category
+from t2.adaptation.strategies import STRATEGIES, Choice, Setting, by_belief, by_category, equal_parts
 from t2.adaptation.two_pass import answer, generate
-from t2.config.rows import OTHER, Classified, Dispatched, Found, Params, Single, Soft, System
+from t2.config.rows import OTHER, Classified, Dispatched, Found, Params, Single, Soft, System, Uniform
 from t2.engine.base import Engine, Generation, Sampling
 from t2.engine.hf import HfEngine
 from t2.engine.select import load, svf_engine
@@ -257,21 +257,30 @@ class Worker:
 
     def _setting(self, each: Plan, system: System, engine: Engine | None = None) -> Setting:
         params = self.params
-        found = None
+        mixture = None
+        if isinstance(system, Uniform):
+            budget = params.budgets[system.budget] if system.budget else None
+            mixture = self._effective(each, equal_parts(params.sets[system.set].members, budget))
         if isinstance(system, Found):
             search = _search_of(params, system, each.task)
             outcome = json.loads((paths.search(search, each.seed or 0, each.draw or 0) / "alpha.json").read_text())
             refuse_seen(read_items(paths.split(each.task, "test")), outcome["shots"], search)
-            found = Mixture(outcome["alpha"], outcome["form"], outcome["renormalise"])
+            mixture = self._effective(each, Mixture(outcome["alpha"], outcome["form"], outcome["renormalise"]))
         return Setting(
             families={member.name: member.family for member in members_of(params, system)},
             family=params.tasks[each.task].family,
-            found=found,
+            mixture=mixture,
             ask=_ask(params, system) if isinstance(system, Dispatched) else None,
             engine=engine,
             classifier=self._z(system.adapter, system.base, each.seed) if isinstance(system, Classified) else None,
             temperature=self._temperature(each, system) if isinstance(system, Soft) else None,
         )
+
+    def _effective(self, each: Plan, mixture: Mixture) -> Mixture:
+        if not mixture.needs_sigma:
+            return mixture
+        experts = self.experts(each.system, each.seed)
+        return mixture.effective(experts, self._sigma(self.params.systems[each.system].base, experts))
 
     def _temperature(self, each: Plan, system: Soft) -> float:
         """What was found on items that are not reported on."""
@@ -329,10 +338,9 @@ class Worker:
 
         def make() -> None:
             experts = self.experts(each.system, each.seed)
-            sigma = self._sigma(system.base, experts) if any(mixture.needs_sigma for mixture in mixtures) else None
             own = Choice(tuple(mixtures), rows, (None,) * len(rows))
             prompts = [item.prompt for item in items]
-            _write(key, items, generate(self._svf(system.base), prompts, sampling, own, experts, sigma=sigma))
+            _write(key, items, generate(self._svf(system.base), prompts, sampling, own, experts))
 
         self.keep(cells.replies_file(key), make)
         return key

@@ -23,18 +23,26 @@ CARD = Path("data/miniature/README.md")
 """What a reader must know about the embedded base models before the figures."""
 
 
+SEARCH_COLUMNS = [
+    *("base", "search", "task", "algorithm", "seed", "draw", "shots", "evaluations", "generations", "accuracy"),
+    *("best_generation", "accuracy_generation", "gain_over_first", "gain_over_random"),
+]
+
+
 def main() -> None:
     """Writes ``reports/``."""
     with open_stage("report") as stage:
         params = stage.params
-        scores, comparisons, confusions = (
-            read_csv(paths.scores() / f"{name}.csv") for name in ("scores", "comparisons", "confusions")
+        scores, comparisons, confusions, dispatch = (
+            read_csv(paths.scores() / f"{name}.csv") for name in ("scores", "comparisons", "confusions", "dispatch")
         )
         metrics = read_json(paths.reports() / "metrics.json")
         records = [read_json(path) for path in sorted(paths.runs().glob("*.json"))]
         runs, timings = _runs(records), _timings(params)
         write_csv(paths.reports() / "runs.csv", runs)
         write_csv(paths.reports() / "timings.csv", timings)
+        searched = searches(params)
+        write_csv(paths.reports() / "searches.csv", searched)
         inputs = ReportInputs(
             base=next(iter(params.bases.values())).label,
             systems=systems_of(params),
@@ -43,9 +51,17 @@ def main() -> None:
             timings=timings,
             histories=_histories(params),
             confusions=confusions,
+            dispatch=dispatch,
             alphas=_alphas(params),
+            searches=searched,
             runs=runs,
-            notes=[*notes(params), too_long(params, metrics), *isolation(records), *adopted(records)],
+            notes=[
+                *notes(params),
+                too_long(params, metrics),
+                *processors(records),
+                *isolation(records),
+                *adopted(records),
+            ],
         )
         write_report(inputs, paths.reports())
         # A clean clone holds reports/ in git; this copy, which it does not hold, makes DVC run the stage there.
@@ -76,11 +92,8 @@ def isolation(records: Sequence[Mapping[str, Any]]) -> list[str]:
     Args:
         records: The stages' run files.
     """
-    stages: dict[str, list[str]] = {}
-    for record in records:
-        for walls in record.get("isolation", []):  # stages that are not due keep run files of earlier versions
-            stages.setdefault(walls, []).append(record["stage"])
-    told = "; ".join(f"`{walls}` in {', '.join(names)}" for walls, names in sorted(stages.items()))
+    # Stages that are not due keep run files of earlier versions, without it.
+    told = _told({record["stage"]: record.get("isolation", []) for record in records})
     return [f"Generated programs were graded behind these walls of the sandbox: {told}."] if told else []
 
 
@@ -106,6 +119,32 @@ def adopted(records: Sequence[Mapping[str, Any]]) -> list[str]:
     )
     text = "Not run again after a change of code that leaves results as they are"
     return [f"{text}: {told}."] if told else []
+
+
+def processors(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """On what processor the stages computed that run a model, in a paragraph; none where it is not known.
+
+    Args:
+        records: The stages' run files.
+    """
+    known = {record["stage"]: [name] for record in records if (name := record.get("processor"))}
+    kinds = {name for names in known.values() for name in names}
+    if not kinds:
+        return []
+    where = f"on `{kinds.pop()}`" if len(kinds) == 1 else f"on several processors: {_told(known)}"
+    return [
+        f"Models ran {where}. Another kind of processor rounds differently, which sends training another way: it gives "
+        "another run, not the same numbers."
+    ]
+
+
+def _told(of_stages: Mapping[str, Sequence[str]]) -> str:
+    """What each of several things holds for, in words."""
+    stages: dict[str, list[str]] = {}
+    for stage, things in of_stages.items():
+        for thing in things:
+            stages.setdefault(thing, []).append(stage)
+    return "; ".join(f"`{thing}` in {', '.join(names)}" for thing, names in sorted(stages.items()))
 
 
 def _runs(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -138,7 +177,7 @@ def _histories(params: Params) -> pd.DataFrame:
 
 
 def _alphas(params: Params) -> pd.DataFrame:
-    """The α of every search, seed and draw; weights of several layers as their mean."""
+    """What members weigh in the mix of every search, seed and draw; of several layers or matrices, mean and range."""
     rows = []
     for name, search in params.searches.items():
         members = {member: params.adapters[member] for member in params.sets[search.set].members}
@@ -150,10 +189,62 @@ def _alphas(params: Params) -> pd.DataFrame:
             for draw in range(params.budgets[search.budget].draws):
                 alpha = read_json(paths.search(name, seed, draw) / "alpha.json")["alpha"]
                 for member in [*members, *(other for other in alpha if other not in members)]:
-                    value = alpha[member]
-                    mean = fmean(value) if isinstance(value, list) else value
-                    rows.append([base, name, search.task, seed, draw, labels.get(member, member), mean])
-    return pd.DataFrame(rows, columns=["base", "search", "task", "seed", "draw", "expert", "alpha"])
+                    values = alpha[member] if isinstance(alpha[member], list) else [alpha[member]]
+                    spread = [fmean(values), min(values), max(values)]
+                    rows.append([base, name, search.task, seed, draw, labels.get(member, member), *spread])
+    columns = ["base", "search", "task", "seed", "draw", "expert", "alpha", "lowest", "highest"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def searches(params: Params) -> pd.DataFrame:
+    """What each search found on its shots, and when; a row for each seed and draw.
+
+    ``gain_over_first`` is over the first generation, ``gain_over_random`` over random search on the same shots with as
+    many evaluations, where there is a row of it.
+    """
+    rows: list[dict[str, Any]] = []
+    of_random: dict[tuple[Any, ...], float] = {}
+    for name, search in params.searches.items():
+        budget = params.budgets[search.budget]
+        seeds = params.recipes[params.adapters[params.sets[search.set].members[0]].recipe].seeds
+        for seed in seeds:
+            for draw in range(budget.draws):
+                found = json.loads((paths.search(name, seed, draw) / "alpha.json").read_text())
+                # What draws are made of: whoever has the same here has the same shots.
+                key = (
+                    search.base,
+                    search.set,
+                    search.task,
+                    budget.shots,
+                    budget.seed,
+                    found["evaluations"],
+                    seed,
+                    draw,
+                )
+                if budget.algorithm == "random":
+                    of_random[key] = found["accuracy"]
+                rows.append(
+                    {
+                        "base": params.bases[search.base].label,
+                        "search": name,
+                        "task": search.task,
+                        "algorithm": budget.algorithm,
+                        "seed": seed,
+                        "draw": draw,
+                        "shots": budget.shots,
+                        "evaluations": found["evaluations"],
+                        "generations": budget.generations,
+                        "accuracy": found["accuracy"],
+                        "best_generation": found["best_generation"],
+                        "accuracy_generation": found["accuracy_generation"],
+                        "gain_over_first": found["accuracy"] - found["first_accuracy"],
+                        "key": key,
+                    }
+                )
+    for row in rows:
+        key, own = row.pop("key"), row["algorithm"] == "random"
+        row["gain_over_random"] = None if own or key not in of_random else row["accuracy"] - of_random[key]
+    return pd.DataFrame(rows, columns=SEARCH_COLUMNS).astype({"gain_over_random": float})
 
 
 if __name__ == "__main__":

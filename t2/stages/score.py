@@ -8,27 +8,38 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from t2.config.rows import OTHER, Params
+from t2.config.rows import OTHER, Classified, Params
 from t2.files import write_csv
 from t2.stages import cells, paths
 from t2.stages.cells import Answered, Cell
 from t2.stages.stage import open_stage
-from t2.statistics import BASE, Measurement, Prediction, compare, confusion, dispatch_accuracy, scores
+from t2.statistics import (
+    BALANCED,
+    BASE,
+    NO_CATEGORY,
+    Measurement,
+    Prediction,
+    compare,
+    confusion,
+    recalls,
+    scores,
+)
 
 ROLES = ("trained", "unseen", OTHER)
 """Tables in this order."""
 
 
 def main() -> None:
-    """Writes ``reports/{scores,comparisons,confusions}.csv`` and their means for DVC and MLflow."""
+    """Writes ``reports/{scores,comparisons,confusions,dispatch}.csv`` and their means for DVC and MLflow."""
     with open_stage("score") as stage:
         params = stage.params
         measured = measurements(params, cells.read_index())
         pairs = [(params.key_of(left), params.key_of(right)) for left, right in params.score.contrasts]
         tables = {
             "scores": scores(measured),
-            "comparisons": compare(measured, contrasts=pairs, resamples=params.score.resamples, seed=params.score.seed),
+            "comparisons": compare(measured, contrasts=pairs),
             "confusions": confusion(measured, _categories(params)),
+            "dispatch": recalls(measured, contrasts=pairs),
         }
         paths.scores().mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():
@@ -36,13 +47,13 @@ def main() -> None:
             write_csv(paths.reports() / f"{name}.csv", table)
             write_csv(paths.scores() / f"{name}.csv", table)
             stage.run.log_table(table, name)
-        summary = _means(tables["scores"], tables["confusions"])
+        summary = _means(tables["scores"], tables["dispatch"])
         metrics = {**summary, "too_long": too_long(params, measured)}
         (paths.reports() / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
         stage.run.log_params({"score": params.score.model_dump()})
         for base, of_base in summary.items():
             dispatched = of_base.get("dispatch", {})
-            stage.run.log_metrics({f"dispatch_accuracy.{base}.{name}": value for name, value in dispatched.items()})
+            stage.run.log_metrics({f"dispatch_{BALANCED}.{base}.{name}": value for name, value in dispatched.items()})
             # A run per system, with the same metric names, so that MLflow's Compare sets them side by side.
             tasks = [task for task in of_base if task != "dispatch"]
             for system in dict.fromkeys(name for task in tasks for name in of_base[task]):
@@ -85,15 +96,17 @@ def _measurement(params: Params, cell: Cell) -> Measurement:
         variant=variant,
         seed=cell.seed,
         draw=cell.draw,
-        items=tuple(map(_prediction, cells.answers(cell))),
+        dispatcher_seed=cell.seed if isinstance(system, Classified) else None,
+        items=tuple(_prediction(item, dispatched=cell.categories is not None) for item in cells.answers(cell)),
     )
 
 
-def _prediction(item: Answered) -> Prediction:
+def _prediction(item: Answered, dispatched: bool) -> Prediction:
+    category = (item.category or NO_CATEGORY) if dispatched else None
     if item.reply is None:
         # Only asked for a category: who says `other` to what nobody serves is right.
-        return Prediction(item.id, item.category == OTHER, item.category)
-    return Prediction(item.id, bool(item.right), item.category, item.reply.too_long)
+        return Prediction(item.id, category == OTHER, category)
+    return Prediction(item.id, bool(item.right), category, item.reply.too_long)
 
 
 def _categories(params: Params) -> list[str]:
@@ -102,15 +115,17 @@ def _categories(params: Params) -> list[str]:
     return [*families, OTHER]
 
 
-def _means(table: pd.DataFrame, confusions: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean scores over seeds and draws by base, task and system, and the dispatchers' accuracy."""
+def _means(table: pd.DataFrame, dispatch: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean scores by base, task and system, over draws and then seeds, and the dispatchers' balanced accuracy."""
     keys = ["base", "task", "method", "strategy", "variant"]
     means: dict[str, dict[str, dict[str, float]]] = {}
-    for row in table.groupby(keys, sort=False)["score"].mean().reset_index().to_dict("records"):
+    of_seeds = table.groupby([*keys, "seed"], sort=False, dropna=False)["score"].mean().reset_index()
+    for row in of_seeds.groupby(keys, sort=False)["score"].mean().reset_index().to_dict("records"):
         system = "-".join(filter(None, (row["method"], row["strategy"], row["variant"])))
         means.setdefault(row["base"], {}).setdefault(row["task"], {})[system] = round(row["score"], 6)
-    for row in dispatch_accuracy(confusions).to_dict("records"):
-        means[row["base"]].setdefault("dispatch", {})[row["dispatcher"]] = round(row["accuracy"], 6)
+    balanced = dispatch[(dispatch["against"] == "") & (dispatch["category"] == BALANCED)]
+    for row in balanced.to_dict("records"):
+        means[row["base"]].setdefault("dispatch", {})[row["dispatcher"]] = round(row["value"], 6)
     return means
 
 

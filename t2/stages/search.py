@@ -24,11 +24,9 @@ from t2.stages.stage import Stage, open_stage
 from t2.stages.workers import Report, run_jobs
 from t2.svf import BasisCache, base_expert, load_expert
 from t2.svf.experts import Z
+from t2.svf.mixture import BASE, Mixture
 from t2.tasks.item import Item, read_items
 from t2.tasks.sandbox import Sandbox
-
-BASE = "base"
-"""In α: the base model, z = 1."""
 
 
 def main(name: str) -> None:
@@ -54,7 +52,14 @@ def main(name: str) -> None:
             run = stage.run.child(f"{name}/{job}", seed=seed, tags={"task": row.task, "draw": draw})
             run.log_params({"task": row.task, "draw": draw, "budget": budget.model_dump()})
             run.log_alpha(alpha["alpha"], history)
-            run.log_metrics({"shots_score": alpha["accuracy"]})
+            gained = alpha["accuracy"] - alpha["first_accuracy"]
+            run.log_metrics(
+                {
+                    "shots_score": alpha["accuracy"],
+                    "best_generation": alpha["best_generation"],
+                    "gain_over_first_generation": gained,
+                }
+            )
 
 
 def draw_shots(pool: list[Item], shots: int, seed: int) -> list[Item]:
@@ -122,12 +127,22 @@ def _search(stage: Stage, name: str, seed: int, draw: int, report: Report) -> tu
             sandbox=sandbox,
         )
         state = cem.search(state, budget, evaluate, on_generation)
+
+    def effective(alpha: torch.Tensor) -> Mixture:
+        """What the members weigh in the end; the search's own α is one of many that come to the same."""
+        named = dict(zip(experts, alpha.movedim(-1, 0).tolist(), strict=True))
+        return Mixture(named, budget.form, budget.renormalise).effective(experts, sigma)
+
+    found = effective(state.best)
     alpha = {
-        "alpha": dict(zip(experts, state.best.movedim(-1, 0).tolist(), strict=True)),
-        "mean": dict(zip(experts, state.mean.movedim(-1, 0).tolist(), strict=True)),
+        "alpha": _plain(found),
+        "form": found.form,
+        "renormalise": found.renormalise,
         "accuracy": state.accuracy,
-        "form": budget.form,
-        "renormalise": budget.renormalise,
+        "first_accuracy": state.first_accuracy,
+        "best_generation": state.best_generation,
+        "accuracy_generation": state.accuracy_generation,
+        "evaluations": budget.generations * budget.population,
         "set": row.set,
         "task": row.task,
         "seed": seed,
@@ -137,8 +152,13 @@ def _search(stage: Stage, name: str, seed: int, draw: int, report: Report) -> tu
     return alpha, _history(list(experts), state)
 
 
+def _plain(mixture: Mixture) -> dict[str, float | list[float]]:
+    """Each member's weight, or its weights by layer or matrix."""
+    return {name: row[0] if len(row) == 1 else list(row) for name, row in mixture.rows.items()}
+
+
 def _history(experts: list[str], state: cem.State) -> pd.DataFrame:
-    """A row per generation; weights of several layers appear as their mean over layers."""
+    """A row per generation; the search's own variable, ``raw``, before it becomes weights; of layers, their mean."""
     rows = []
     for generation, step in enumerate(state.history, start=1):
         row: dict[str, Any] = {
@@ -149,7 +169,7 @@ def _history(experts: list[str], state: cem.State) -> pd.DataFrame:
             "any_right": int(step.any_right),
             "elites": len(step.elites),
         }
-        for kind, values in (("alpha", step.mean), ("std", step.std), ("best", step.best)):
+        for kind, values in (("raw", step.mean), ("raw_std", step.std), ("raw_best", step.best)):
             means = values.reshape(-1, len(experts)).mean(0).tolist()
             row |= {f"{kind}.{name}": value for name, value in zip(experts, means, strict=True)}
         rows.append(row)

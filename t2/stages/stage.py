@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from t2 import config, tracking
+from t2 import config, processor, tracking
 from t2.config.rows import Params
 from t2.files import replace_file
 from t2.stages import paths, scratch
@@ -127,6 +127,7 @@ def open_stage(name: str) -> Iterator[Stage]:
             "run_id": run.run_id,
             "seconds": {"stage": time.perf_counter() - start},
             "isolation": stage.isolation(),
+            "processor": processor.computed_on(params.execution.device),
         }
         replace_file(paths.run(name), json.dumps(record, indent=1, sort_keys=True) + "\n")
         if run.whole:  # else the next run of the stage finds here what MLflow lacks

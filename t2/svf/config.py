@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -121,6 +122,24 @@ class SvfConfig(PeftConfig):
         if fields["modules_to_save"] is None:
             del fields["modules_to_save"]
         return fields
+
+    @property
+    def at_rest(self) -> float:
+        """The learned number at which z is 1: where weight decay is to pull.
+
+        Raises:
+            ValueError: There is none: ``sigmoid`` reaches ``max_mult`` at most, and only in the limit.
+        """
+        if self.parametrisation == "direct":
+            return 1.0
+        if self.renormalise:  # any constant is
+            return float(self.init_mean or 0.0)
+        if self.max_mult <= 1:
+            raise ValueError(
+                f"sigmoid with max_mult = {self.max_mult} never reaches z = 1, where weight decay pulls; set "
+                "training.weight_decay to 0, or a larger max_mult"
+            )
+        return -math.log(self.max_mult - 1)
 
     def effective(self) -> SvfConfig:
         """A copy for an adapter whose parameters are the z that this one's mean."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 from types import MappingProxyType
 from typing import Literal, NamedTuple, cast, get_args
 
@@ -120,12 +121,14 @@ def mix(
 class Mixture:
     """Experts by name, the base model perhaps among them, and what they weigh.
 
-    Equal mixtures compare equal and print alike, in whatever order and spelling they were given. Weights are rounded
-    to float32, in which they are used.
+    Equal mixtures compare equal and print alike, in whatever order and spelling they were given: in the normalised
+    form α and α + c too, since what is kept is what the members weigh in the end. Weights are rounded to float32, in
+    which they are used.
 
     Attributes:
         alpha: The weights of each member by its name, a row for all matrices, one a layer or one a matrix; given as a
-            number or as a sequence of G. Sorted, :data:`BASE` last.
+            number or as a sequence of G. Sorted, :data:`BASE` last. In the normalised form effective ones, which sum
+            to 1; what the free form's come to after rescaling, says :meth:`effective`.
         form: Of the mix, see :func:`mix_population`. K counts the members named, those that weigh 0 too.
         renormalise: Whether the free form is rescaled.
 
@@ -146,8 +149,8 @@ class Mixture:
         if len({len(row) for row in rows.values()}) > 1 or not min(map(len, rows.values())):
             sizes = ", ".join(f"{name} {len(row)}" for name, row in rows.items())
             raise ValueError(f"all members need as many weights, one or one a layer or matrix; got {sizes}")
-        if self.form == "normalised" and len(rows) == 1:
-            rows = dict.fromkeys(rows, (1.0,))
+        if self.form == "normalised":
+            rows = dict.fromkeys(rows, (1.0,)) if len(rows) == 1 else _summing_to_one(rows)
         object.__setattr__(self, "alpha", MappingProxyType(rows))
 
     @classmethod
@@ -196,16 +199,16 @@ class Mixture:
 
     def __str__(self) -> str:
         """The shortest spelling that :meth:`parse` reads back."""
-        rows = {name: ":".join(_spell(weight) for weight in row) for name, row in self._rows.items()}
+        rows = {name: ":".join(_spell(weight) for weight in row) for name, row in self.rows.items()}
         return ",".join(name if rows == {name: "1"} else f"{name}={row}" for name, row in rows.items())
 
     def __hash__(self) -> int:
-        return hash((tuple(self._rows.items()), self.form, self.renormalise))
+        return hash((tuple(self.rows.items()), self.form, self.renormalise))
 
     @property
     def largest(self) -> float:
         """The largest absolute weight."""
-        return max(abs(weight) for row in self._rows.values() for weight in row)
+        return max(abs(weight) for row in self.rows.values() for weight in row)
 
     def z(self, experts: Mapping[str, Mapping[str, Tensor]], sigma: Mapping[str, Tensor] | None = None) -> Z:
         """The mixed z' (r,) by module name.
@@ -225,8 +228,54 @@ class Mixture:
         known = {name: z for name, z in experts.items() if name != BASE and name in self.alpha}
         if BASE in self.alpha:
             known[BASE] = base_expert(next(iter(experts.values())))
-        alpha = torch.tensor([self._rows[name] for name in known], dtype=torch.float32).T
+        alpha = torch.tensor([self.rows[name] for name in known], dtype=torch.float32).T
         return mix(list(known.values()), alpha, self.form, sigma, self.renormalise)
+
+    @classmethod
+    def uniform(
+        cls, names: Sequence[str], form: Form = "normalised", renormalise: bool = True, base: bool = False
+    ) -> Mixture:
+        """All experts in equal parts, and the base model too where ``base`` says so: what a search starts from."""
+        members = [*names, BASE] if base else list(names)
+        return cls(dict.fromkeys(members, 1 / len(members)), form, renormalise)
+
+    def effective(
+        self, experts: Mapping[str, Mapping[str, Tensor]], sigma: Mapping[str, Tensor] | None = None
+    ) -> Mixture:
+        """The same mixture by what its members weigh in the end: Σ_k w_k z_k with no rescaling to follow.
+
+        The free form's weights, rescaled, differ from matrix to matrix: they come a row a matrix. Any other mixture
+        holds effective weights already and is returned as it is.
+
+        Args:
+            experts: As for :meth:`z`.
+            sigma: As for :meth:`z`.
+
+        Raises:
+            ValueError: As :meth:`z`.
+        """
+        if not self.needs_sigma:
+            return self
+        rescaled, plain = self.z(experts, sigma), replace(self, renormalise=False).z(experts)
+        names = sorted(rescaled, key=natural)
+        row_of = _row_of(rescaled, len(next(iter(self.rows.values()))))
+        weights: dict[str, list[float]] = {member: [] for member in self.rows}
+        for name in names:
+            of_matrix = [row[row_of[name]] for row in self.rows.values()]
+            values = sigma[name].float()  # type: ignore[index]
+            scale = 1.0 if _is_one_hot(of_matrix) else float(values @ rescaled[name] / (values @ plain[name]))
+            for member, weight in zip(weights, of_matrix, strict=True):
+                weights[member].append(weight * scale)
+        return Mixture(weights, self.form, renormalise=False)
+
+    @property
+    def summary(self) -> str:
+        """The spelling; with several rows, each member's mean weight and range in their place."""
+        if len(next(iter(self.rows.values()))) == 1:
+            return str(self)
+        return ", ".join(
+            f"{name} {fmean(row):.2f} ({min(row):.2f} to {max(row):.2f})" for name, row in self.rows.items()
+        )
 
     @property
     def needs_sigma(self) -> bool:
@@ -234,7 +283,8 @@ class Mixture:
         return self.form == "free" and self.renormalise
 
     @property
-    def _rows(self) -> Mapping[str, tuple[float, ...]]:
+    def rows(self) -> Mapping[str, tuple[float, ...]]:
+        """:attr:`alpha`, typed as it is kept."""
         return cast(Mapping[str, tuple[float, ...]], self.alpha)
 
 
@@ -257,6 +307,21 @@ def _float32(name: str, weights: float | Sequence[float]) -> tuple[float, ...]:
     if not rounded.isfinite().all():
         raise ValueError(f"the weight of {name!r} is {weights}, which is no finite number in float32; use smaller ones")
     return tuple((rounded + 0.0).tolist())  # no -0, which would print otherwise
+
+
+def _summing_to_one(rows: Mapping[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+    """What members weigh in the normalised form: α + (1 − Σα) / K. Weights that sum to 1 stay as they are."""
+    table = torch.tensor(list(rows.values()), dtype=torch.float64)
+    for _ in range(3):  # beside a huge α a 1 is lost in rounding; the next round brings it back
+        missing = 1 - table.sum(0)
+        # What rounding to float32 can leave stays, or reading a spelling would change the mixture.
+        left = len(table) * torch.finfo(torch.float32).eps * table.abs().amax(0).clamp(min=1)
+        table = torch.where(missing.abs() > left, table + missing / len(table), table)
+    return {name: _float32(name, row) for name, row in zip(rows, table.tolist(), strict=True)}
+
+
+def _is_one_hot(weights: Sequence[float]) -> bool:
+    return sorted(weights)[-1] == 1 and sum(weight != 0 for weight in weights) == 1
 
 
 def _spell(weight: float) -> str:

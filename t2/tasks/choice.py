@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 LETTERS = "ABCDE"
 
-_NAMED = re.compile(
-    rf"(?i:the answer is) \(([{LETTERS}])\)(\s*(?:,|/|&|(?i:and|or)\b)[\s(]*(?:(?i:and|or)\s*\(?)?[{LETTERS}]\b)?"
-)
+_JOINED = r"(?:(?:[,;/|&+]|(?i:and|or)\b)[\s(]*)+"
+_FILLED = r"(?:(?i:maybe|perhaps|possibly|probably|also|even|else|either|option|choice)\b,?[\s(]*)*"
+_NAMED = re.compile(rf"(?i:the answer is) \(([{LETTERS}])\)(\s*{_JOINED}{_FILLED}[{LETTERS}]\b|\s*\([{LETTERS}]\))?")
 
 
 def options(texts: Sequence[str]) -> str:

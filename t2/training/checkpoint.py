@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ import transformers
 from safetensors.torch import save_file
 from torch import Tensor
 
+from t2 import processor
 from t2.files import replacing, temporary_name
 from t2.svf.identity import checksum
 from t2.svf.reading import open_tensors
@@ -45,7 +45,7 @@ def environment(device: torch.device) -> dict[str, str | int]:
         "transformers": transformers.__version__,
         "peft": peft.__version__,
         "threads": torch.get_num_threads(),
-        "processor": f"{_processor()} {torch.backends.cpu.get_cpu_capability()}",
+        "processor": processor.central(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
 
@@ -110,13 +110,3 @@ def _check_identity(path: Path, stored: Mapping[str, Any], present: Mapping[str,
         + "\n".join(lines)
         + f"\nBring back what the checkpoint says{threads}; or delete {path.parent} to train anew"
     )
-
-
-def _processor() -> str:
-    """The model of the CPU; products of matrices differ in their last bits from one to the next."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -103,6 +104,7 @@ def train(
         recompute_layers(model)
     seed_everything(seed)
     state = _start(model, recipe, training, len(train_items), seed)
+    rests = _rests(model, training.weight_decay)
     objective = _objective(model, engine, grade, recipe, training, reward, state.rollouts)
     greedy = Sampling.greedy(reward)
 
@@ -128,6 +130,7 @@ def train(
         items = [train_items[index] for index in state.sampler.take(training.batch)]
         measured = objective.accumulate(items)
         grad_norm = _update(state, lr, recipe.clip)
+        _pull(state, lr * training.weight_decay, rests)
         state.step += 1
         due = state.step % training.valid_every == 0 or state.step == recipe.steps
         finish({"step": state.step, **measured, "grad_norm": grad_norm, "lr": lr}, validate=due)
@@ -158,6 +161,20 @@ def learning_rate(step: int, recipe: Train, training: Training) -> float:
         return recipe.lr * (step + 1) / (training.warmup_steps + 1)
     done = (step - training.warmup_steps) / (recipe.steps - training.warmup_steps)
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _rests(model: PeftModel, weight_decay: float) -> dict[str, float]:
+    """Where weight decay pulls each trainable parameter that does not leave the base model as it is at 0."""
+    if not weight_decay:
+        return {}
+    config: Any = model.active_peft_config
+    found = {}
+    for name, value in model.named_parameters():
+        if value.requires_grad and "svf_z" in name:
+            found[name] = config.at_rest
+        elif value.requires_grad and "ia3_l" in name:
+            found[name] = 1.0
+    return found
 
 
 def _start(model: PeftModel, recipe: Train, training: Training, items: int, seed: int) -> TrainingState:
@@ -199,6 +216,13 @@ def _update(state: TrainingState, lr: float, clip: float) -> float:
     state.optimizer.step()
     state.optimizer.zero_grad()
     return norm
+
+
+def _pull(state: TrainingState, decay: float, rests: Mapping[str, float]) -> None:
+    """Turns AdamW's decay towards 0 into one towards where a parameter leaves the base model as it is, z = 1."""
+    with torch.no_grad():
+        for name, rest in rests.items():
+            state.parameters[name].add_(decay * rest)
 
 
 def _validate(engine: Engine, items: Sequence[Item], grade: Grade, greedy: Sampling) -> float:

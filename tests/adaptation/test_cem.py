@@ -220,3 +220,31 @@ def test_scores_that_make_no_sense_are_refused(scores, cem_settings):
     settings = cem_settings()
     with pytest.raises(ValueError, match="must score 32 candidates"):
         advance(start((3,), settings, 0), settings, lambda alphas: scores)
+
+
+def test_random_search_draws_every_generation_as_the_first(cem_settings):
+    settings = cem_settings(algorithm="random", population=200, generations=4)
+    seen = []
+
+    def evaluate(alphas):
+        seen.append(alphas)
+        return quadratic(alphas)
+
+    state = search(start((3,), settings, 2), settings, evaluate)
+    assert torch.equal(state.mean, torch.full((3,), 1 / 3)) and torch.equal(state.std, torch.full((3,), 0.3))
+    torch.testing.assert_close(seen[-1].std(0), state.std, atol=0.05, rtol=0)
+    assert not torch.equal(seen[0], seen[1]) and all(not len(step.elites) for step in state.history)
+    every = torch.cat(seen)
+    assert torch.equal(state.best, every[quadratic(every).accuracy.argmax()])
+    # The first generation is the same draws in both.
+    other = advance(start((3,), settings, 2), cem_settings(population=200), evaluate)
+    assert torch.equal(seen[-1], seen[0]) and torch.equal(other.best, state.history[0].best)
+
+
+def test_a_search_knows_which_generation_its_best_comes_from(cem_settings):
+    settings = cem_settings(population=2, generations=4)
+    rounds = iter([([0.2, 0.5], [-2, -2]), ([0.5, 0.1], [-1, -1]), ([0.7, 0.0], [-3, -3]), ([0.7, 0.0], [-2, -9])])
+    state = search(start((2,), settings, 0), settings, lambda alphas: scored(*next(rounds))(alphas))
+    assert (state.best_generation, state.accuracy_generation, state.first_accuracy) == (4, 3, 0.5)
+    nobody = search(start((2,), settings, 0), settings, scored([0.0, 0.0], [-torch.inf] * 2))
+    assert (nobody.best_generation, nobody.accuracy_generation, nobody.first_accuracy) == (0, 0, 0.0)

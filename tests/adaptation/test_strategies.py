@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from t2.adaptation.strategies import STRATEGIES, Choice, Setting, by_belief, by_category
+from t2.adaptation.cem import start
+from t2.adaptation.strategies import STRATEGIES, Choice, Setting, by_belief, by_category, equal_parts
 from t2.svf.mixture import BASE, Mixture
 
 FAMILIES = {"svf-math": "math", "svf-code": "code"}
@@ -29,7 +30,7 @@ def test_soft_dispatch_weighs_members_by_what_is_believed_and_the_base_by_the_re
     categories = ["math", "code", "history", "other"]
     believed = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.1, 0.8, 0.05, 0.05]]).log().tolist()
     choice = by_belief(FAMILIES, categories, [*believed, [NO] * 4, believed[0]], 1.0)
-    assert choice.categories == ("math", "code", "other", "math")
+    assert choice.categories == ("math", "code", None, "math")
     expected = torch.tensor([[0.4, 0.3, 0.3], [0.1, 0.8, 0.1], [0.0, 0.0, 1.0], [0.4, 0.3, 0.3]])
     torch.testing.assert_close(choice.alpha(list(FAMILIES))[:, 0], expected)
     assert len(choice.mixtures) == 3 and choice.rows == (0, 1, 2, 0)
@@ -56,7 +57,8 @@ def test_who_is_right_for_the_task_answers_all_its_prompts() -> None:
 def test_what_needs_no_first_pass_is_the_same_for_all(strategy: str) -> None:
     families = {"svf-math": "math"} if strategy == "adapter" else FAMILIES
     found = Mixture({"svf-math": [0.9, 0.1], "svf-code": [0.2, 0.3], BASE: [0.0, 1.0]}, "free")
-    choice = STRATEGIES[strategy](Setting(families, found=found), PROMPTS)
+    mixture = {"fewshot": found, "uniform": equal_parts(list(families), None)}.get(strategy)
+    choice = STRATEGIES[strategy](Setting(families, mixture=mixture), PROMPTS)
     alpha = choice.alpha(list(families))
     expected = {
         "none": [[0.0, 0.0, 1.0]],
@@ -79,3 +81,10 @@ def test_a_first_pass_needs_somebody_to_ask() -> None:
 def test_equal_mixtures_are_one() -> None:
     same = Choice.same(Mixture({"svf-math": 1.0}), 3)
     assert same.mixtures == (Mixture({"svf-math": 1}),) and same.rows == (0, 0, 0)
+
+
+def test_the_uniform_mix_is_what_a_search_starts_from(cem_settings) -> None:
+    budget = cem_settings(form="free", renormalise=False, include_base=True)
+    mixture = equal_parts(["svf-math", "svf-code"], budget)
+    assert (mixture.form, mixture.renormalise) == ("free", False)
+    assert torch.tensor(list(mixture.rows.values())).flatten().tolist() == start((3,), budget, 0).mean.tolist()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from finished_project import TEMPERATURE
+from finished_project import ALPHA, TEMPERATURE
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -48,7 +48,9 @@ def test_a_found_mix_answers_and_is_named(engine: HfEngine, t2) -> None:
     answer = json.loads(t2(*arguments, "--json").stdout)
     experts = [load_expert(f"data/adapters/{name}/seed-{SEED}").z for name in MEMBERS]
     assert answer["text"] == reply(engine, mix(experts, torch.tensor([0.9, -0.2, 0.4])))
-    assert answer["mixture"] == "svf-code=-0.2,svf-math=0.9,svf-reasoning=0.4"
+    weights = dict(part.split("=") for part in answer["mixture"].split(","))
+    effective = {name: alpha + (1 - sum(ALPHA.values())) / 3 for name, alpha in ALPHA.items()}
+    assert {name: float(weight) for name, weight in weights.items()} == pytest.approx(effective, abs=1e-6)
     assert answer["seed"] == SEED and "math_hard" in answer["why"]
     spoken = t2(*arguments)
     assert spoken.stdout == answer["text"] + "\n"

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from t2.cli import expert, main
-from t2.svf import BasisCache, base_expert, compare, load_expert, mix, save_expert
+from t2.svf import BasisCache, Mixture, base_expert, compare, load_expert, mix, save_expert
 
 
 def logits(model: torch.nn.Module) -> Tensor:
@@ -112,7 +112,7 @@ def test_export_of_a_found_mix_takes_the_experts_that_it_was_found_for(project: 
     merged = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out"))
     assert close(merged, svf(z, tmp_path / "svf"))
     about = json.loads((tmp_path / "out" / "export.json").read_text())
-    assert about["mixture"] == "svf-code=-0.2,svf-math=0.9,svf-reasoning=0.4"
+    assert about["mixture"] == "svf-code=-0.23333333,svf-math=0.8666667,svf-reasoning=0.36666667", "which sum to 1"
     assert set(about["experts"]) == {f"{name}/seed-1" for name in names}
 
 
@@ -133,7 +133,9 @@ def test_a_found_mix_keeps_its_form_and_weights_per_layer(
     expected = mix([z, base_expert(z)], torch.tensor(list(alpha.values())).T, "free", sigma)
     assert close(logits(AutoModelForCausalLM.from_pretrained("out")), svf(expected, tmp_path / "svf"))
     spoken = t2("ask", "How many?", "--system", "fewshot", "--task", "code_hard", "--max-new-tokens", 4).stderr
-    assert "svf-math=0.9:0.2,base=0.3:-0.1 (seed 1): few-shot search found it for code_hard" in spoken
+    found = Mixture(alpha, "free").effective({"svf-math": z}, sigma).summary
+    assert found.startswith("svf-math 1.36 (0.73 to 2.27), base -0.35")
+    assert f"{found} (seed 1): few-shot search found it for code_hard" in spoken
 
 
 def test_a_folder_is_exported_without_a_project(

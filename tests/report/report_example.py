@@ -7,7 +7,7 @@ import pandas as pd
 
 from t2.report.page import ReportInputs
 from t2.report.systems import System
-from t2.statistics import Measurement, Prediction, compare, confusion, scores
+from t2.statistics import Measurement, Prediction, compare, confusion, recalls, scores
 
 TASKS = {"math": "trained", "code": "trained", "reasoning": "trained"} | {
     f"{name}_hard": "unseen" for name in ("math", "code", "reasoning")
@@ -86,13 +86,16 @@ def measurements(n: int = 120) -> list[Measurement]:
                 if expert != family:
                     add("miniature", task, "svf", "adapter", 0.45 + shift, variant=expert, seed=seed)
             for strategy, right in (("prompt", 0.72), ("classifier", 0.95)):
-                add("miniature", task, "svf", strategy, LEVEL[strategy] + shift, called(right), seed=seed)
+                asked = seed if strategy == "classifier" else None
+                share = LEVEL[strategy] + shift
+                add("miniature", task, "svf", strategy, share, called(right), seed=seed, dispatcher_seed=asked)
             add("miniature", task, "svf", "uniform", LEVEL["uniform"] + shift, seed=seed)
         if suite == "unseen":
-            for draw in range(6):
-                add("miniature", task, "svf", "fewshot", LEVEL["fewshot"] + shift, seed=draw % 3, draw=draw)
-    for strategy, right in (("prompt", 0.55), ("classifier", 0.9)):
-        add("miniature", "other", "svf", strategy, right, called(right), seed=0)
+            for run in range(6):
+                add("miniature", task, "svf", "fewshot", LEVEL["fewshot"] + shift, seed=run % 3, draw=run // 3)
+    for seed in range(3):
+        add("miniature", "other", "svf", "prompt", 0.55, called(0.55), seed=seed)
+        add("miniature", "other", "svf", "classifier", 0.9, called(0.9), seed=seed, dispatcher_seed=seed)
     bases, tasks = ["miniature", "control"], [*TASKS, "other"]
     return sorted(found, key=lambda m: (bases.index(m.base), tasks.index(m.task)))
 
@@ -138,14 +141,17 @@ def inputs(n: int = 120) -> ReportInputs:
         base="miniature",
         systems=SYSTEMS,
         scores=scores(found),
-        comparisons=compare(found, contrasts=CONTRASTS, resamples=200, seed=3),
+        comparisons=compare(found, contrasts=CONTRASTS),
         timings=pd.DataFrame(timings, columns=["base", "system", "task", "n", "first_seconds", "second_seconds"]),
         histories=pd.DataFrame(
             histories,
             columns=["base", "label", "adapter", "task", "seed", "step", "valid_score", "chosen"],
         ),
         confusions=confusion(found, CATEGORIES),
-        alphas=pd.DataFrame(alphas, columns=["base", "search", "task", "seed", "draw", "expert", "alpha"]),
+        dispatch=recalls(found, contrasts=CONTRASTS),
+        alphas=pd.DataFrame(alphas, columns=["base", "search", "task", "seed", "draw", "expert", "alpha"]).assign(
+            lowest=lambda rows: rows["alpha"], highest=lambda rows: rows["alpha"]
+        ),
         runs=pd.DataFrame(runs, columns=["stage", "run_id", "seconds"]),
         notes=[
             "The base model is a **miniature**: a Llama of a million parameters, trained on generated "

@@ -28,13 +28,16 @@ from t2.report.tables import (
     Cell,
     Table,
     difference_table,
+    dispatch_table,
+    holm,
     runs_table,
     score_table,
+    search_table,
     timing_table,
     to_text,
     transfer_table,
 )
-from t2.stages.report import isolation
+from t2.stages.report import isolation, processors
 
 REPOSITORY = Path(__file__).parents[2]
 MINI = [replace(system, base="mini") for system in SYSTEMS if system.base == "miniature"]
@@ -63,7 +66,16 @@ def score(task, method="svf", strategy="own", share=0.5, n=200, **key):
         "seed": "",
         "draw": "",
     }
-    return row | {"method": method, "strategy": strategy, "n": str(n), "score": str(share)} | key
+    interval = {"ci_low": str(share - 0.07), "ci_high": str(share + 0.07)}
+    return row | {"method": method, "strategy": strategy, "n": str(n), "score": str(share)} | interval | key
+
+
+def compared(left, task="math", p=0.001, *, right="base", mean=0.65, ratio="1.3", **key):
+    row = {"base": "mini", "suite": "trained", "task": task, "left": left, "right": right, "n_runs": "3", "p": str(p)}
+    row |= {"left_low": str(mean - 0.05), "left_high": str(mean + 0.05)}
+    row |= {"ratio": ratio, "ratio_low": "1.1", "ratio_high": "1.5"}
+    row |= {"difference": "0.1", "ci_low": "0.05", "ci_high": "0.15", "run_low": "-0.004", "run_high": "0.2"}
+    return row | key
 
 
 def cells(table: Table) -> dict[str, list[str]]:
@@ -99,17 +111,40 @@ def test_score_table_is_laid_out_like_the_papers():
         score("code", share=0.02, seed="0"),
         score("hard", "base", "none", suite="unseen"),
     ]
-    table = score_table(rows, MINI, "trained", "T")
+    against = [compared("svf/own", p=0.02), compared("svf/own", "code", 0.03, mean=0.02, ratio="")]
+    against += [compared("lora/own/next_token", p=0.02, mean=0.55), compared("svf/adapter/code", p=1e-9)]
+    table = score_table(rows, against, MINI, "trained", "T")
     assert [cell.text for cell in table.header] == ["Method", "math", "code", "Runs"]
     assert table.header[1].asides == ("n = 200",)
     assert cells(table) == {
-        "mini": ["50.0 (1.00)", "0.0", "–"],
-        "+ LoRA (next token)": ["55.0 (1.10)", "–", "1 seed"],
-        "+ SVF": ["65.0 (1.30)", "2.0", "2 seeds"],
+        "mini": ["50", "0", "–"],
+        "+ LoRA (next token)": ["55", "–", "1 seed"],
+        "+ SVF": ["65", "2", "2 seeds"],
     }
-    half = table.groups[0][2][1].asides
-    assert half == ("± 6.6",), "Wilson, 130 of 200: 58.16 to 71.27"
-    assert score_table(rows, MINI, "other", "T") is None
+    asides = [[cell.asides for cell in row[1:3]] for row in table.groups[0]]
+    assert asides[0][0] == ("[43, 57]",), "a single run's own"
+    assert asides[2] == [("[60, 70]", "× 1.30 [1.10, 1.50]"), ("[-3, 7]",)]
+    strong = [cell.strong for row in table.groups[0] for cell in row]
+    assert not any(strong), "by Holm's rule over three comparisons, 0.02 is not enough"
+    against[0]["p"] = "0.01"
+    table = score_table(rows, against, MINI, "trained", "T")
+    assert [cell.text for row in table.groups[0] for cell in row if cell.strong] == ["55", "65", "2"]
+    assert score_table(rows, against, MINI, "other", "T") is None
+
+
+def test_a_lines_mean_weighs_seeds_alike():
+    rows = [score("math", strategy="fewshot", share=0.4, seed="0", draw=str(draw)) for draw in range(3)]
+    rows += [score("math", strategy="fewshot", share=0.8, seed="1", draw="0")]
+    assert cells(score_table(rows, [], MINI, "trained", "T")) == {
+        "+ Transformer² (Few-shot)": ["60", "3 draws, 2 seeds"]
+    }
+
+
+def test_holms_rule_steps_down():
+    assert holm([0.04, 0.001, 0.02, 0.3]) == [False, True, False, False]
+    assert holm([0.01, 0.02, 0.04]) == [True, True, True]
+    assert holm([0.03, 0.03]) == [False, False]
+    assert holm([]) == []
 
 
 def test_order_and_words_are_those_of_the_rows_and_unknown_kinds_are_shown():
@@ -120,7 +155,7 @@ def test_order_and_words_are_those_of_the_rows_and_unknown_kinds_are_shown():
         score("math", "dora", "stacked", variant="a/b"),
         score("math", "ia3+svf", "soft", variant="t=2"),
     ]
-    table = score_table(rows, [soft, *MINI], "trained", "T")
+    table = score_table(rows, [], [soft, *MINI], "trained", "T")
     assert list(cells(table)) == ["+ Softly", "mini", "+ SVF", "+ dora/stacked/a/b"]
 
 
@@ -130,51 +165,59 @@ def test_several_bases_are_groups_in_the_order_of_the_file():
         score("math", "base", "none", base="control"),
         score("math", base="control"),
     ]
-    table = score_table(rows, [*MINI, *SYSTEMS], "trained", "T")
+    table = score_table(rows, [], [*MINI, *SYSTEMS], "trained", "T")
     assert [[row[0].text for row in group] for group in table.groups] == [["mini"], ["control", "+ SVF"]]
 
 
-def test_transfer_table_sets_own_families_in_bold():
+def test_transfer_table_marks_own_families():
     rows = [score(task, "base", "none", 0.5) for task in ("math", "code")]
     rows += [score("math", share=0.8), score("code", share=0.7)]
     rows += [score("code", strategy="adapter", variant="math", share=0.2)]
     rows += [score("code", strategy="adapter", variant="code", share=0.71)]
-    table = transfer_table(rows, MINI, "mini", "T")
-    assert cells(table) == {
-        "SVF, math expert": ["80.0 (1.60)", "20.0 (0.40)"],
-        "SVF, code expert": ["–", "71.0 (1.42)"],
-    }
+    against = [compared("svf/own"), compared("svf/adapter/math", "code", 0.5, mean=0.2, ratio="0.4")]
+    table = transfer_table(rows, against, MINI, "mini", "T")
+    assert cells(table) == {"SVF, math expert": ["80°", "20"], "SVF, code expert": ["–", "71°"]}
     assert [cell.strong for cell in table.groups[0][0][1:]] == [True, False]
-    assert transfer_table(rows[:-2], MINI, "mini", "T") is None
+    assert table.groups[0][0][2].asides == ("[15, 25]",)
+    assert transfer_table(rows[:-2], against, MINI, "mini", "T") is None
 
 
-def test_differences_are_bold_where_the_interval_excludes_zero():
-    row = {
-        "base": "mini",
-        "suite": "trained",
-        "task": "math",
-        "left": "svf/own",
-        "right": "base",
-        "n_runs": "3",
-    }
-    numbers = {
-        "difference": "0.1",
-        "ci_low": "0.05",
-        "ci_high": "0.15",
-        "run_low": "-0.004",
-        "run_high": "0.2",
-    }
-    weak = {"left": "svf/uniform", "ci_low": "-0.0001", "n_runs": "1", "difference": "-0.0001"}
-    foreign = {"left": "svf/adapter/code"}
-    asked = {"left": "svf/uniform", "right": "svf/own"}
-    rows = [row | numbers | change for change in (asked, {}, weak, foreign)]
+def test_differences_are_bold_by_holms_rule():
+    rows = [
+        compared("svf/uniform", right="svf/own"),
+        compared("svf/own", p=0.01),
+        compared("svf/uniform", p=0.04, n_runs="1", difference="-0.0001", ci_low="-0.0001"),
+        compared("svf/adapter/code", p=1e-9),
+    ]
     table = difference_table(rows, MINI, "trained", "T")
     first, second, third = table.groups[0]
     assert third[0] == Cell("Uniform mix of experts − SVF")
-    assert first == (Cell("SVF − mini"), Cell("+10.0", ("[+5.0, +15.0]", "−0.4 … +20.0"), strong=True))
-    assert second[1] == Cell("0.0", ("[0.0, +15.0]",), strong=False)
+    assert first == (Cell("SVF − mini"), Cell("+10", ("[+5, +15]", "0 … +20"), strong=True))
+    assert second[1] == Cell("0", ("[0, +15]",), strong=True), "the last of three needs 0.05"
     assert difference_table(rows, MINI, "unseen", "T") is None
-    assert difference_table([row | numbers | foreign], MINI, "trained", "T") is None
+    assert difference_table(rows[-1:], MINI, "trained", "T") is None
+    rows[1]["p"], rows[2]["p"] = "0.03", "0.04"
+    strong = [row[1].strong for row in difference_table(rows, MINI, "trained", "T").groups[0]]
+    assert strong == [False, False, True]
+
+
+def test_dispatch_table_has_the_balanced_accuracy_each_recall_and_what_names_nothing(inputs):
+    rows, counts = (frame.astype(object).to_dict("records") for frame in (inputs.dispatch, inputs.confusions))
+    table = dispatch_table(rows, counts, SYSTEMS, "T")
+    assert [cell.text for cell in table.header] == [
+        *("First pass", "balanced", "math", "code", "reasoning", "other", "none")
+    ]
+    assert table.header[1].asides == ("n = 840",) and table.header[2].asides == ("n = 240",)
+    (prompt, classifier), (difference,) = table.groups
+    assert prompt[0].text == "Transformer² (Prompt)"
+    recalls = [int(cell.text) for cell in classifier[2:6]]
+    assert int(classifier[1].text) == pytest.approx(sum(recalls) / 4, abs=1)
+    assert classifier[6].text == "0"
+    assert difference[0] == Cell("Transformer² (Cls-expert)", ("− Transformer² (Prompt)",))
+    assert difference[1].strong and difference[1].text.startswith("+")
+    nothing = [{**row, "predicted": "none"} for row in counts]
+    assert dispatch_table(rows, nothing, SYSTEMS, "T").groups[0][0][6].text == "100"
+    assert dispatch_table([], [], SYSTEMS, "T") is None
 
 
 def test_timings_are_averaged_and_the_first_pass_is_a_share_of_the_second():
@@ -214,11 +257,7 @@ def test_systems_of_parameters_say_what_tables_need():
 
 def test_two_bases_may_have_systems_of_one_name():
     table = difference_table(
-        [
-            {"base": base, "suite": "trained", "task": "math", "left": "svf/own", "right": "base", "n_runs": "1"}
-            | dict.fromkeys(("difference", "ci_low", "ci_high", "run_low", "run_high"), "0.1")
-            for base in ("miniature", "control")
-        ],
+        [compared("svf/own", base=base) for base in ("miniature", "control")],
         [replace(system, label=f"{system.base[0]}: {system.label}") for system in SYSTEMS],
         "trained",
         "T",
@@ -263,7 +302,6 @@ def test_page_is_whole_self_contained_and_has_every_part(folder):
         "Figure 4",
         "Figure 6",
         "Figure 7",
-        "<b>miniature</b>",
         "n = 120",
     ):
         assert words in page
@@ -354,7 +392,7 @@ def test_confusion_figure_shows_percentages_the_other_row_and_replies_without_ca
     frame = pd.DataFrame(rows, columns=["truth", "predicted", "count"]).assign(base="mini", dispatcher="prompt")
     frame = frame[["base", "dispatcher", "truth", "predicted", "count"]]
     shown = texts(figures.confusion_figure(frame, MINI, "mini"))
-    assert {"75.0", "25.0", "100.0", "none", "other", "Transformer² (Prompt)", "83.3 % right"} <= set(shown)
+    assert {"75", "25", "100", "none", "other", "Transformer² (Prompt)", "balanced 88 %"} <= set(shown)
     assert "code" not in shown, "a category that is nobody's truth and nobody's answer"
 
 
@@ -363,7 +401,7 @@ def test_parts_without_data_are_left_out_and_zero_scores_are_shown(inputs):
     sections = outline(ReportInputs(base="miniature", systems=SYSTEMS, scores=scores))
     assert [section.title for section in sections] == ["", "Trained tasks", "Unseen tasks"]
     page = whole_page("x", sections, html=True)
-    assert ">0.0<small>" in page
+    assert ">0<small>" in page or ">0</td>" in page
     assert "nan" not in page
 
 
@@ -376,6 +414,7 @@ def test_notes_and_titles_are_escaped(inputs):
 def test_terminal_summary_starts_at_once_and_says_where_everything_is(inputs, tmp_path):
     (tmp_path / "reports").mkdir()
     write_csv(tmp_path / "reports" / "scores.csv", inputs.scores)
+    write_csv(tmp_path / "reports" / "comparisons.csv", inputs.comparisons)
     shutil.copy(REPOSITORY / "params.yaml", tmp_path)
     for path in (
         "reports/report.html",
@@ -396,13 +435,13 @@ def test_terminal_summary_starts_at_once_and_says_where_everything_is(inputs, tm
     for words in (
         "+ Transformer² (Few-shot)",
         "control",
-        "6 draws, 3 seeds",
+        "2 draws, 3 seeds",
         "report.html",
         "make ui",
         "(svf-math)",
     ):
         assert words in shown
-    assert "(1.00)" in shown
+    assert re.search(r"\+ SVF +\d+ \[\d+, \d+\]", shown)
 
 
 def test_terminal_summary_imports_nothing_heavy():
@@ -444,3 +483,33 @@ def test_the_report_names_the_walls_behind_which_programs_were_graded() -> None:
     (told,) = isolation(records)
     assert told.endswith("sandbox: `landlock` in search@code_hard; `namespaces` in measure, search@code_hard.")
     assert isolation(records[2:]) == []
+
+
+def test_the_report_says_on_what_processor_models_ran() -> None:
+    known = [{"stage": "train@svf-math", "processor": "Quick AVX2"}, {"stage": "score", "processor": None}]
+    (told,) = processors([*known, {"stage": "measure", "processor": "Quick AVX2"}, {"stage": "basis@main"}])
+    assert told.startswith("Models ran on `Quick AVX2`. Another kind")
+    (told,) = processors([*known, {"stage": "measure", "processor": "Slow"}])
+    assert "on several processors: `Quick AVX2` in train@svf-math; `Slow` in measure." in told
+    assert processors([{"stage": "score", "processor": None}]) == []
+
+
+def test_what_a_search_adds_is_told_beside_random_draws() -> None:
+    row = {"base": "mini", "search": "hard", "algorithm": "cem", "seed": 0, "draw": 0, "shots": 10, "evaluations": 256}
+    row |= {"generations": 8, "accuracy": 0.6, "best_generation": 5, "accuracy_generation": 1}
+    row |= {"gain_over_first": 0.0, "gain_over_random": -0.1}
+    later = {"draw": 1, "best_generation": 8, "accuracy_generation": 3, "gain_over_first": 0.1, "gain_over_random": 0.1}
+    rows = [row, row | later, row | {"search": "luck", "algorithm": "random", "gain_over_random": None}]
+    table = search_table(rows, "T")
+    assert cells(table) == {
+        "hard": ["60", "6.5", "1 of 2", "+5", "0", "256"],
+        "luck": ["60", "5.0", "0 of 1", "0", "–", "256"],
+    }
+    assert table.groups[0][0][2].asides == ("5–8, of 8",)
+    assert search_table([], "T") is None
+
+
+def test_figure_7_shows_the_range_of_weights_by_matrix(inputs):
+    wide = inputs.alphas.assign(lowest=inputs.alphas["alpha"] - 0.5, highest=inputs.alphas["alpha"] + 0.5)
+    narrow, shown = (figures.alpha_figure(frame, "miniature") for frame in (inputs.alphas, wide))
+    assert narrow != shown

@@ -24,7 +24,7 @@ from t2.stages.stage import _enter
 HERE = Path("reports/slow")
 ROWS, STAGES = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "folders.md").read_text(), re.DOTALL)
 """The example that the documentation gives."""
-SMALL = {"seeds: [0, 1, 2]": "seeds: [0]", "steps: 30": "steps: 2", "resamples: 2000": "resamples: 50"}
+SMALL = {"seeds: [0, 1, 2]": "seeds: [0]", "steps: 30": "steps: 2"}
 
 
 def smaller(rows: str) -> str:
@@ -111,7 +111,7 @@ def test_a_folder_has_rows_of_its_own_and_takes_its_tasks(main: config.Params, r
     taken = {name: {row: {"from": "main"} for row in raw[name]} for name in ("bases", "tasks")}
     taken |= {name: {"svf": {"from": "main"}} for name in ("recipes", "sets", "systems")}
     taken["adapters"] = {"svf-reasoning": {"from": "main"}}
-    score = {"contrasts": [], "resamples": 5, "seed": 0}
+    score = {"contrasts": []}
     with pytest.raises(config.ConfigError, match="every row is taken from the main run"):
         config.parse({**raw, **taken, "score": score}, main=main)
 

@@ -101,7 +101,6 @@ def few(path: Path, changed: dict[str, Any]) -> dict[str, Any]:
         recipe["train"]["steps"] = 2
     params["budgets"]["cem"] |= {"population": 4, "elite_share": 0.5, "generations": 2, "shots": 3, "draws": 1}
     params["search"]["batch"] = params["measure"]["batch"] = 8
-    params["score"]["resamples"] = 50
     params["engine"]["vllm"] |= {"kv_cache_gb": 0.1}
     changed = dict(changed)
     reading = changed.pop("reading", "generation")

@@ -107,7 +107,7 @@ def test_two_runs_write_the_same_bytes_also_under_another_hash_seed(own: Path, t
     run(other, "dvc", "repro", "-q", PYTHONHASHSEED="123")
     for folder in ("splits", "basis", "adapters", "sets", "searches", "predictions", "scores"):
         assert digest(own / "data" / folder) == digest(other / "data" / folder), folder
-    for table in ("scores.csv", "comparisons.csv", "confusions.csv", "metrics.json"):
+    for table in ("scores.csv", "comparisons.csv", "confusions.csv", "dispatch.csv", "metrics.json"):
         assert (own / "reports" / table).read_bytes() == (other / "reports" / table).read_bytes()
 
 

@@ -156,6 +156,19 @@ def test_dispatching_learns_from_training_splits_only(params: Params) -> None:
     assert categories_of(params.tasks["dispatch"], params.tasks) == ["math", "code", "reasoning", "other"]
 
 
+def test_a_classifier_meets_other_where_its_row_has_items_to_learn_from(params: Params) -> None:
+    """Of role other as many as there are, up to what is asked for per task."""
+    for sizes, expected in (({"train": 4, "valid": 3}, (4, 3)), ({"train": 2, "valid": 8}, (2, 3))):
+        other = params.tasks["other"].model_copy(update={"sizes": Sizes(**sizes, test=8, shots=0)})
+        changed = params.model_copy(update={"tasks": params.tasks | {"other": other}})
+        drawn = drawn_for(changed)
+        classified = dispatch_splits("dispatch", changed.tasks, drawn)
+        named = {split: [item.answer for item in chosen].count("other") for split, chosen in classified.items()}
+        assert (named["train"], named["valid"], named["test"]) == (*expected, 8)
+        seen = {item.id for split in ("train", "valid") for item in classified[split]}
+        assert seen.isdisjoint(item.id for item in drawn["other"]["test"])
+
+
 def test_dispatching_cannot_ask_for_more_than_a_split_holds(params: Params) -> None:
     drawn = drawn_for(params)
     drawn["code"]["train"] = drawn["code"]["train"][:2]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,11 +11,13 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from t2.engine.hf import HfEngine
+from t2.svf import SvfConfig
 from t2.tasks.item import Item
+from t2.training import loop
 from t2.training.loop import Result, learning_rate, train
 from t2.training.state import Row, Sampler
 
-from .setting import adapted, grade, items, recipe, reward, trainable, training
+from .setting import adapted, grade, items, moved, recipe, reward, trainable, training
 
 
 @pytest.fixture
@@ -220,3 +223,43 @@ def test_sampler_shuffles_epochs_and_loses_nothing() -> None:
     assert epochs[0] != epochs[1] != epochs[2]
     assert Sampler(10, seed=0).take(30) == taken
     assert Sampler(10, seed=1).take(30) != taken
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "rest"),
+    [
+        ("svf", {}, 1.0),
+        ("svf", {"parametrisation": "sigmoid", "init_mean": 1.0, "max_mult": 3.0}, -math.log(2)),
+        ("svf", {"parametrisation": "sigmoid", "init_mean": 0.1, "renormalise": True}, 0.1),
+        ("ia3", {}, 1.0),
+        ("lora", {}, 0.0),
+    ],
+)
+def test_weight_decay_pulls_towards_the_base_model(run, tiny_model, method, changes, rest, monkeypatch):
+    """Without a gradient decay is all that moves: a step goes lr · decay of the way to where z is 1."""
+    model = moved(adapted(tiny_model, method, **changes))
+    before = {name: value.clone() for name, value in trainable(model).items()}
+
+    class Still:
+        def accumulate(self, items):
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+            return dict.fromkeys(("reward", "correct", "loss", "kl", "tokens", "too_long"))
+
+    monkeypatch.setattr(loop, "_objective", lambda *_: Still())
+    graded = []
+
+    def later_is_better(asked, replies):
+        graded.append(1)
+        return [len(graded) > 1] * len(asked)
+
+    settings = training(weight_decay=0.2, warmup_steps=0)
+    assert run(model, recipe(steps=1, lr=0.5), settings, grade=later_is_better).best_step == 1
+    for name, value in trainable(model).items():
+        torch.testing.assert_close(value, before[name] - 0.5 * 0.2 * (before[name] - rest))
+
+
+def test_decay_towards_a_z_that_a_sigmoid_never_reaches_is_refused():
+    config = SvfConfig(parametrisation="sigmoid", max_mult=1.0)
+    with pytest.raises(ValueError, match=r"never reaches z = 1.*larger max_mult"):
+        _ = config.at_rest
