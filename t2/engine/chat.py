@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from t2.svf import pretrained
-from t2.tasks.prompt import Prompt, messages, opening
+from t2.tasks.prompt import Message, Prompt, messages, opening
 
 _DATE = datetime(2024, 7, 26)
 """What a chat template takes for today, Llama 3.1's own where it has no clock: no prompt changes overnight."""
@@ -59,6 +59,26 @@ def encode_reply(tokenizer: PreTrainedTokenizerBase, reply: str) -> list[int]:
     if end is None:
         raise ValueError("neither chat template nor tokenizer names a token that ends a reply; set tokenizer.eos_token")
     return [*tokenizer.encode(reply, add_special_tokens=False), end]
+
+
+def tokens_behind(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, texts: Sequence[str]) -> list[int]:
+    """The token of each of some texts, as the first behind a prompt that opens the reply.
+
+    Raises:
+        ValueError: The prompt does not open the reply, a text is not one token there, or two are the same.
+    """
+    if not opening(prompt):
+        raise ValueError("the prompt does not open the reply; give its task a prompt.prefix, and draw the splits again")
+    *asked, opened = messages(prompt)
+    longer = [(*asked, Message("assistant", opened.content + text)) for text in texts]
+    start, *whole = encode(tokenizer, [prompt, *longer])
+    ends = [ids[len(start) :] if ids[: len(start)] == start else [] for ids in whole]
+    if odd := [text for text, end in zip(texts, ends, strict=True) if len(end) != 1 or ends.count(end) > 1]:
+        raise ValueError(
+            f"behind the opening {opening(prompt)!r}, {', '.join(map(repr, odd))} is not one token of its own; let the "
+            "task's prompt.prefix end where this model's tokens part, as 'The answer is (' usually does"
+        )
+    return [token for (token,) in ends]
 
 
 def parted(tokenizer: PreTrainedTokenizerBase, replies: Sequence[str]) -> tuple[list[int], list[list[int]]]:

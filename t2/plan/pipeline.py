@@ -243,13 +243,14 @@ class _Planner:
         training, train = self.params.training, adapter.recipe.train
         experts: Experts = "one" if adapter.is_svf else "none"
         batch = training.generation_batch
+        reply = 1 if train.objective == "expected_reward" else self._reply(longest)
         step = cost.step(
             adapter,
             self.model.speed,
             batch=training.batch,
-            micro_batch=int(self._samples_at_once(self._reply(longest))),
+            micro_batch=int(self._samples_at_once(reply)),
             prompt=self.params.plan.prompt_tokens,
-            reply=self._reply(longest),
+            reply=reply,
             divergence=train.kl > 0,
             recompute=training.gradient_checkpointing,
         )

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from t2.engine import chat
 from t2.engine.base import Sampling
 from t2.engine.hf import HfEngine
+from t2.tasks.prompt import Message
 
 TURNS = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] | trim + '<|im_end|>\n' }}{% endfor %}"
@@ -71,3 +72,16 @@ def test_the_encoding_of_a_probe_follows_tokenizer_and_template(tokenizer: PreTr
     assert chat.encoding(copy.deepcopy(tokenizer)) == before
     tokenizer.chat_template = TURNS
     assert chat.encoding(tokenizer) != before
+
+
+def test_the_tokens_behind_an_opening_are_those_that_the_model_would_write(tokenizer: PreTrainedTokenizerFast) -> None:
+    opened = (Message("user", "How many?"), Message("assistant", "the answer is ("))
+    found = chat.tokens_behind(tokenizer, opened, ["A", "B"])
+    assert found == tokenizer.convert_tokens_to_ids(["A", "B"])
+    with pytest.raises(ValueError, match=r"behind the opening 'the answer is \(', 'AB' is not one token"):
+        chat.tokens_behind(tokenizer, opened, ["A", "AB"])
+    # "Tom" is one token of this tokenizer, so that what begins within it is none.
+    with pytest.raises(ValueError, match="'m' is not one token"):
+        chat.tokens_behind(tokenizer, (Message("user", "Who?"), Message("assistant", "To")), ["m"])
+    with pytest.raises(ValueError, match="does not open the reply"):
+        chat.tokens_behind(tokenizer, "How many?", ["A"])
