@@ -34,12 +34,17 @@ class Prediction:
         correct: Whether the reply was graded as right.
         category: What a dispatcher called the prompt; None without a dispatcher, or where it named none.
         too_long: The prompt left no room for a reply in the model's context; scored as wrong.
+        flexible: Whether the reply is right by the flexible reading, which looks for the answer elsewhere too where the
+            reply is not of the form that was asked for.
+        cut_off: The reply came to the limit of its length before its end.
     """
 
     id: str
     correct: bool
     category: str | None = None
     too_long: bool = False
+    flexible: bool = False
+    cut_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,7 @@ class Measurement:
 
 _KEYS = [field.name for field in fields(Measurement) if field.name != "items"]
 SCORE_COLUMNS = [*_KEYS, "n", "correct", "score", "ci_low", "ci_high"]
+READING_COLUMNS = [*_KEYS, "n", "strict", "flexible", "cut_off"]
 COMPARISON_COLUMNS = [
     *("base", "suite", "task", "family", "left", "right", "n_items", "n_runs", "mean_left", "mean_right"),
     *("difference", "ci_low", "ci_high", "run_low", "run_high"),
@@ -129,6 +135,26 @@ def scores(measurements: Iterable[Measurement]) -> pd.DataFrame:
         key = [getattr(measurement, name) for name in _KEYS]
         rows.append([*key, n, correct, correct / max(n, 1), *wilson(correct, n)])
     return pd.DataFrame(rows, columns=SCORE_COLUMNS).astype({"seed": "Int64", "draw": "Int64"})
+
+
+def readings(measurements: Iterable[Measurement]) -> pd.DataFrame:
+    """How replies are read, so that skill and form can be told apart; rows as in :func:`scores`.
+
+    Returns:
+        :data:`READING_COLUMNS`: shares of the items that are right by the strict reading, which is the score, and by
+        the flexible one, and of replies that were cut off.
+
+    Raises:
+        ValueError: A measurement stands twice.
+    """
+    rows = []
+    for m in _distinct(measurements):
+        if m.suite == OTHER:
+            continue
+        n, key = len(m.items), [getattr(m, name) for name in _KEYS]
+        counts = [sum(getattr(item, name) for item in m.items) for name in ("correct", "flexible", "cut_off")]
+        rows.append([*key, n, *(count / max(n, 1) for count in counts)])
+    return pd.DataFrame(rows, columns=READING_COLUMNS).astype({"seed": "Int64", "draw": "Int64"})
 
 
 def compare(

@@ -73,6 +73,7 @@ class Base(Section):
         revision: The commit of a Hugging Face id.
         dtype: What its weights are loaded in.
         quantisation: Its linear layers in 8 or 4 bits, see :mod:`t2.svf.quantised`; null: as ``dtype`` says.
+        prompting: ``chat``: within its own chat template. ``completion``: as plain text, for a model without one.
         files: What DVC watches in its place: the folder, or for a Hugging Face id, whose commit says all, any file.
         adapt: Names of the modules whose weights are decomposed.
         layers: The decoder layers in which they are.
@@ -83,6 +84,7 @@ class Base(Section):
     revision: str | None
     dtype: Literal["float32", "bfloat16", "float16"]
     quantisation: Literal["int8", "nf4"] | None
+    prompting: Literal["chat", "completion"]
     files: Text
     adapt: list[Text] = Field(min_length=1)
     layers: Layers

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -22,15 +22,39 @@ _FIXED: Any = {"strftime_now": _DATE.strftime}
 _PROBE = "Tom has 3 apples."
 
 
-def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+Prompting = Literal["chat", "completion"]
+
+_COMPLETION = (
+    "{% for message in messages %}{{ message.content }}"
+    "{% if message.role == 'user' %}{{ '\n' }}{% else %}{{ '\n\n' }}{% endif %}{% endfor %}"
+)
+"""Plain text: what is asked, a line end, its reply and a blank line."""
+
+
+def load_tokenizer(
+    path: str | Path, revision: str | None = None, prompting: Prompting = "chat"
+) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a base model.
 
+    Args:
+        path: A local folder, or a Hugging Face id.
+        revision: The commit of a Hugging Face id.
+        prompting: ``chat``: prompts stand within the tokenizer's chat template. ``completion``: they are plain text
+            that the model continues, whatever template it has, behind the token that begins all its texts, if any.
+
     Raises:
-        ValueError: It has no chat template.
+        ValueError: It is to chat, and has no chat template.
     """
     tokenizer = pretrained.load_tokenizer(path, revision)
-    if not tokenizer.chat_template:
-        raise ValueError(f"the tokenizer of {path} has no chat template; use a model that was tuned to chat")
+    if prompting == "completion":
+        # A template has to write it: behind one, tokenizers add no special tokens.
+        begins = tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+        tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + _COMPLETION
+    elif not tokenizer.chat_template:
+        raise ValueError(
+            f"the tokenizer of {path} has no chat template; use a model that was tuned to chat, or, with tasks whose "
+            "prompts show worked examples (profile prompts-completion), set its row's `prompting` to completion"
+        )
     return tokenizer
 
 

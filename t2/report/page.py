@@ -34,6 +34,7 @@ class ReportInputs:
         systems: Those of every base, in the order of tables.
         notes: Paragraphs on what the base model is and is not, and on what did not come out.
         scores: Columns of ``reports/scores.csv``.
+        readings: Columns of ``reports/readings.csv``.
         comparisons: Columns of ``reports/comparisons.csv``.
         timings: base, system, task, n, first_seconds, second_seconds.
         histories: base, label, adapter, task, seed, step, valid_score, chosen.
@@ -45,6 +46,7 @@ class ReportInputs:
     base: str
     systems: Sequence[System]
     scores: pd.DataFrame
+    readings: pd.DataFrame = field(default_factory=_empty)
     comparisons: pd.DataFrame = field(default_factory=_empty)
     timings: pd.DataFrame = field(default_factory=_empty)
     histories: pd.DataFrame = field(default_factory=_empty)
@@ -118,6 +120,7 @@ def outline(inputs: ReportInputs) -> list[Section]:
                 tables.transfer_table(scores, systems, base, "Every adapter on every task."),
             ],
         ),
+        ("Skill and form", [tables.readings_table(_rows(inputs.readings), systems, "How replies are read.")]),
         (
             "Training",
             [_picture("learning", _draw(figures.learning_figure, inputs.histories, inputs.scores, systems, base))],

@@ -5,6 +5,7 @@ present parameters names is dropped.
 
 * ``replies/<key>.jsonl``: a row per prompt of a task's test split, or of some of them, under one mixture or adapter.
 * ``grades/<key>.json``: which of these rows are right; the key holds the grader's code, which that of replies does not.
+* ``flexible/<key>.json``: which are right by the flexible reading, under the same key.
 * ``categories/<key>.json``: what a first pass called each prompt of a test split, by the item's id.
 * ``logliks/<key>.json``: where it was read by likelihood, how likely each category was, in nats, under the same key.
 * ``cells.json``: which of these files make up each system on each task, with each seed and draw.
@@ -88,6 +89,11 @@ def replies_file(key: str) -> Path:
 def grades_file(key: str) -> Path:
     """Where grades lie."""
     return paths.predictions() / "grades" / f"{key}.json"
+
+
+def flexible_file(key: str) -> Path:
+    """Where grades by the flexible reading lie."""
+    return paths.predictions() / "flexible" / f"{key}.json"
 
 
 def categories_file(key: str) -> Path:
@@ -187,7 +193,8 @@ def _files(cell: Cell) -> list[Path]:
     """What a cell names."""
     first = cell.categories
     of_categories = [] if first is None else [categories_file(first), logliks_file(first)]
-    return [*map(replies_file, cell.replies), *map(grades_file, cell.grades), *of_categories]
+    of_grades = [file(key) for key in cell.grades for file in (grades_file, flexible_file)]
+    return [*map(replies_file, cell.replies), *of_grades, *of_categories]
 
 
 def drop_others(folder: Path, named: set[Path]) -> None:

@@ -27,8 +27,8 @@ def main() -> None:
     """Writes ``reports/``."""
     with open_stage("report") as stage:
         params = stage.params
-        scores, comparisons, confusions = (
-            read_csv(paths.scores() / f"{name}.csv") for name in ("scores", "comparisons", "confusions")
+        scores, readings, comparisons, confusions = (
+            read_csv(paths.scores() / f"{name}.csv") for name in ("scores", "readings", "comparisons", "confusions")
         )
         metrics = json.loads((paths.reports() / "metrics.json").read_text())
         records = [json.loads(path.read_text()) for path in sorted(paths.runs().glob("*.json"))]
@@ -39,6 +39,7 @@ def main() -> None:
             base=next(iter(params.bases.values())).label,
             systems=systems_of(params),
             scores=scores,
+            readings=readings,
             comparisons=comparisons,
             timings=timings,
             histories=_histories(params),

@@ -13,20 +13,21 @@ from t2.files import write_csv
 from t2.stages import cells, paths
 from t2.stages.cells import Cell
 from t2.stages.stage import open_stage
-from t2.statistics import BASE, Measurement, Prediction, compare, confusion, dispatch_accuracy, scores
+from t2.statistics import BASE, Measurement, Prediction, compare, confusion, dispatch_accuracy, readings, scores
 
 ROLES = ("trained", "unseen", OTHER)
 """Tables in this order."""
 
 
 def main() -> None:
-    """Writes ``reports/{scores,comparisons,confusions}.csv`` and their means for DVC and MLflow."""
+    """Writes ``reports/{scores,readings,comparisons,confusions}.csv`` and their means for DVC and MLflow."""
     with open_stage("score") as stage:
         params = stage.params
         measured = measurements(params, cells.read_index())
         pairs = [(params.key_of(left), params.key_of(right)) for left, right in params.score.contrasts]
         tables = {
             "scores": scores(measured),
+            "readings": readings(measured),
             "comparisons": compare(measured, contrasts=pairs, resamples=params.score.resamples, seed=params.score.seed),
             "confusions": confusion(measured, _categories(params)),
         }
@@ -98,12 +99,14 @@ def _predictions(cell: Cell) -> list[Prediction]:
     files = []
     for key, graded in zip(cell.replies, cell.grades, strict=True):
         replies, right = cells.read_replies(key), cells.read_values(cells.grades_file(graded))
-        files.append({reply.id: (reply, good) for reply, good in zip(replies, right, strict=True)})
+        flexibly = cells.read_values(cells.flexible_file(graded))
+        files.append({row[0].id: row for row in zip(replies, right, flexibly, strict=True)})
     ids = list(named) or list(files[0])
     found = []
     for id, row in zip(ids, cell.rows or (0,) * len(ids), strict=True):
-        reply, good = files[row][id]
-        found.append(Prediction(id, good, named.get(id), reply.too_long))
+        reply, good, flexible = files[row][id]
+        cut_off = not (reply.finished or reply.too_long)
+        found.append(Prediction(id, good, named.get(id), reply.too_long, flexible, cut_off))
     return found
 
 
