@@ -248,7 +248,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.name is None:
         for name in names():
-            print(f"{name:<16}{(PROFILES / f'{name}.yaml').read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+            print(f"{name:<20}{(PROFILES / f'{name}.yaml').read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
         return
     try:
         outcome = write(options.name, options.to, force=options.force)

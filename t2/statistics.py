@@ -35,12 +35,17 @@ class Prediction:
         correct: Whether the reply was graded as right.
         category: What a dispatcher called the prompt, :data:`NO_CATEGORY` where it named none; None without one.
         too_long: The prompt left no room for a reply in the model's context; scored as wrong.
+        flexible: Whether the reply is right by the flexible reading, which looks for the answer elsewhere too where the
+            reply is not of the form that was asked for.
+        cut_off: The reply came to the limit of its length before its end.
     """
 
     id: str
     correct: bool
     category: str | None = None
     too_long: bool = False
+    flexible: bool = False
+    cut_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,7 @@ class Measurement:
 
 _KEYS = [field.name for field in fields(Measurement) if field.name not in ("dispatcher_seed", "items")]
 SCORE_COLUMNS = [*_KEYS, "n", "correct", "score", "ci_low", "ci_high"]
+READING_COLUMNS = [*_KEYS, "n", "strict", "flexible", "cut_off"]
 COMPARISON_COLUMNS = [
     *("base", "suite", "task", "family", "left", "right", "n_items", "n_runs", "n_seeds", "mean_left", "mean_right"),
     *("left_low", "left_high", "ratio", "ratio_low", "ratio_high", "difference", "ci_low", "ci_high"),
@@ -126,6 +132,26 @@ def scores(measurements: Iterable[Measurement]) -> pd.DataFrame:
         key = [getattr(measurement, name) for name in _KEYS]
         rows.append([*key, n, correct, correct / max(n, 1), *wilson(correct, n)])
     return pd.DataFrame(rows, columns=SCORE_COLUMNS).astype({"seed": "Int64", "draw": "Int64"})
+
+
+def readings(measurements: Iterable[Measurement]) -> pd.DataFrame:
+    """How replies are read, so that skill and form can be told apart; rows as in :func:`scores`.
+
+    Returns:
+        :data:`READING_COLUMNS`: shares of the items that are right by the strict reading, which is the score, and by
+        the flexible one, and of replies that were cut off.
+
+    Raises:
+        ValueError: A measurement stands twice.
+    """
+    rows = []
+    for m in _distinct(measurements):
+        if m.suite == OTHER:
+            continue
+        n, key = len(m.items), [getattr(m, name) for name in _KEYS]
+        counts = [sum(getattr(item, name) for item in m.items) for name in ("correct", "flexible", "cut_off")]
+        rows.append([*key, n, *(count / max(n, 1) for count in counts)])
+    return pd.DataFrame(rows, columns=READING_COLUMNS).astype({"seed": "Int64", "draw": "Int64"})
 
 
 def compare(measurements: Iterable[Measurement], *, contrasts: Iterable[tuple[System, System]]) -> pd.DataFrame:

@@ -16,6 +16,9 @@ from dvc.utils.serialize import modify_yaml
 from t2 import config, profiles
 from t2.config import roundtrip
 from t2.config.rows import Files
+from t2.tasks.grading import grade
+from t2.tasks.prompt import messages
+from t2.tasks.sandbox import Sandbox
 from t2.tasks.sources import load as load_problems
 
 ROOT = Path(__file__).parents[1]
@@ -117,7 +120,7 @@ PROMPTS = {
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no benchmark files in {DATA}")
-@pytest.mark.parametrize("name", ["paper", "real"])
+@pytest.mark.parametrize("name", ["benchmarks", "real"])
 def test_templates_of_real_tasks_give_the_prompts_that_the_layouts_gave(name: str) -> None:
     seen = set()
     for task in profiles.load(name).tasks.values():
@@ -130,6 +133,34 @@ def test_templates_of_real_tasks_give_the_prompts_that_the_layouts_gave(name: st
             assert sha256(prompts.encode()).hexdigest().startswith(PROMPTS[file]), file
             seen.add(file)
     assert len(seen) == 9
+
+
+@pytest.mark.parametrize("name", ["prompts-qwen", "prompts-completion"])
+def test_a_set_of_prompts_says_all_that_it_decides(shelf: Path, name: str) -> None:
+    """So that nothing of another set is left where it stands behind that."""
+    for path in (ROOT / "profiles").glob("*.yaml"):
+        (shelf / path.name).write_text(path.read_text())
+    (shelf / "mine.yaml").write_text(f"extends: [paper, {name}]\n")
+    assert profiles.load("mine").tasks == profiles.load(name).tasks
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no benchmark files in {DATA}")
+@pytest.mark.parametrize("name", ["prompts-paper", "prompts-qwen", "prompts-completion"])
+def test_every_set_of_prompts_renders_every_task_and_takes_its_references_for_right(name: str) -> None:
+    params = profiles.load(name)
+    unread = set()  # GSM8K's own replies have no box
+    with Sandbox(params.sandbox, workers=2) as sandbox:
+        for task, row in params.tasks.items():
+            if not isinstance(row.source, Files) or row.reward is None:
+                continue
+            problems = load_problems(row.source.layout, DATA / row.source.test.removeprefix("data/sources/"))
+            items = [problem.item(row.prompt) for problem in problems[:20]]
+            if not all(grade(row.reward.kind, items, [item.reply for item in items], sandbox)):
+                unread.add(task)
+            for item in items:
+                shown = [message.content for message in messages(item.prompt)]
+                assert not any(example.user in shown[-2:] for example in row.prompt.examples)
+    assert unread == ({"gsm8k"} if name == "prompts-qwen" else set())
 
 
 def test_entries_are_merged_key_by_key_and_what_stays_keeps_its_layout(shelf: Path) -> None:

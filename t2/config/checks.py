@@ -9,7 +9,20 @@ from typing import Any
 
 from t2.config.folder import ROWS
 from t2.config.peft_keys import GIVEN, config_keys
-from t2.config.rows import OTHER, Adapter, Base, Classified, Dispatched, Dispatching, Found, Recipe, Soft, System, Task
+from t2.config.rows import (
+    OTHER,
+    Adapter,
+    Base,
+    Classified,
+    Dispatched,
+    Dispatching,
+    Found,
+    Recipe,
+    Soft,
+    System,
+    Task,
+    Training,
+)
 
 FIELDS = {
     "miniature": {"question"},
@@ -23,6 +36,9 @@ FIELDS = {
     "dispatch": {"question", "categories"},
 }
 """What a prompt's template may name, by layout."""
+
+OPTIONS = [layout for layout, fields in FIELDS.items() if "options" in fields]
+"""The layouts whose items have options to choose from."""
 
 REFERENCES = {
     "adapters": {"base": "bases", "recipe": "recipes", "task": "tasks"},
@@ -79,9 +95,8 @@ def relations(valid: Mapping[str, Any], taken: frozenset[str] | None = None) -> 
     yield from _systems(valid)
     yield from _published(valid)
     yield from _engines(valid)
-    if "training" in valid and valid["training"].micro_batch > valid["training"].batch:
-        training = valid["training"]
-        yield f"training.micro_batch: {training.micro_batch} is more than training.batch = {training.batch}"
+    if "training" in valid:
+        yield from _training(valid["training"])
 
 
 def _folder(valid: Mapping[str, Any], taken: frozenset[str]) -> Iterator[str]:
@@ -195,13 +210,24 @@ def _template(where: str, task: Task) -> Iterator[str]:
         yield f"{where}.prompt.user: names no field; {allowed}"
 
 
+def _training(training: Training) -> Iterator[str]:
+    if training.micro_batch > training.batch:
+        yield f"training.micro_batch: {training.micro_batch} is more than training.batch = {training.batch}"
+    if training.batch % training.samples:
+        yield f"training.samples: {training.samples} does not divide training.batch = {training.batch}; correct one"
+    if training.samples > 1 and training.temperature == 0:
+        yield f"training.samples: {training.samples} that are all alike, since training.temperature is 0; raise that"
+    if training.baseline == "group" and training.samples == 1:
+        yield "training.baseline: 'group' compares the samples of a prompt, of which training.samples says 1; raise it"
+
+
 def _recipes(valid: Mapping[str, Any]) -> Iterator[str]:
     for name, recipe in valid.get("recipes", {}).items():
         where, method = f"recipes.{name}", str(recipe.peft.get("peft_type"))
         yield from _peft(where, method, recipe)
         yield from _repeated(f"{where}.seeds", map(str, recipe.seeds))
         if recipe.train.objective == "next_token" and recipe.train.kl > 0:
-            yield f"{where}.train.kl: {recipe.train.kl}; the penalty belongs to objective 'reinforce': set it to 0"
+            yield f"{where}.train.kl: {recipe.train.kl}; objective 'next_token' has no such penalty: set it to 0"
         if "training" in valid and valid["training"].warmup_steps >= recipe.train.steps:
             warmup = valid["training"].warmup_steps
             yield f"training.warmup_steps: {warmup} leaves none of the {recipe.train.steps} steps of {where}"
@@ -236,8 +262,26 @@ def _adapters(valid: Mapping[str, Any]) -> Iterator[str]:
         elif task is not None and not (task.sizes.train and task.sizes.valid):
             yield f"{where}.task: {row.task} has no items to learn from and choose on; raise its sizes train and valid"
         base, recipe = valid.get("bases", {}).get(row.base), valid.get("recipes", {}).get(row.recipe)
+        if task is not None and recipe is not None and recipe.train.objective == "expected_reward":
+            yield from _no_single_token(where, row, task)
         if base is not None and recipe is not None and recipe.method == SVF:
             yield from _outside(where, row, base, recipe)
+
+
+def _no_single_token(where: str, row: Adapter, task: Task) -> Iterator[str]:
+    """What keeps an answer from being one token behind the prompt's prefix."""
+    wanting = [] if task.source.layout in OPTIONS else [f"a layout with options ({', '.join(OPTIONS)})"]
+    if task.reward is None or task.reward.kind != "choice":
+        wanting.append("a reward of kind choice")
+    if task.prompt.user.count("{options}") != 1:
+        wanting.append("{options} in prompt.user, once")
+    if not task.prompt.prefix:
+        wanting.append("a prompt.prefix up to the letter, such as 'The answer is ('")
+    if wanting:
+        yield (
+            f"{where}.recipe: {row.recipe} has the objective 'expected_reward', for which tasks.{row.task} lacks "
+            f"{', '.join(wanting)}; add that, or train by 'reinforce'"
+        )
 
 
 def _outside(where: str, row: Adapter, base: Base, recipe: Recipe) -> Iterator[str]:

@@ -73,6 +73,7 @@ class Base(Section):
         revision: The commit of a Hugging Face id.
         dtype: What its weights are loaded in.
         quantisation: Its linear layers in 8 or 4 bits, see :mod:`t2.svf.quantised`; null: as ``dtype`` says.
+        prompting: ``chat``: within its own chat template. ``completion``: as plain text, for a model without one.
         files: What DVC watches in its place: the folder, or for a Hugging Face id, whose commit says all, any file.
         adapt: Names of the modules whose weights are decomposed.
         layers: The decoder layers in which they are.
@@ -83,6 +84,7 @@ class Base(Section):
     revision: str | None
     dtype: Literal["float32", "bfloat16", "float16"]
     quantisation: Literal["int8", "nf4"] | None
+    prompting: Literal["chat", "completion"]
     files: Text
     adapt: list[Text] = Field(min_length=1)
     layers: Layers
@@ -228,9 +230,18 @@ class Task(Section):
 
 
 class Train(Section):
-    """How an adapter is trained, as far as recipes differ."""
+    """How an adapter is trained, as far as recipes differ.
 
-    objective: Literal["reinforce", "next_token"]
+    Attributes:
+        objective: ``reinforce``: from sampled replies. ``expected_reward``: the same expectation in closed form, for
+            a choice that is one token behind the prompt's ``prefix``. ``next_token``: from worked replies.
+        steps: Updates.
+        lr: Learning rate of the first of them.
+        clip: The gradient's largest norm.
+        kl: The weight λ of the divergence from the base model.
+    """
+
+    objective: Literal["reinforce", "expected_reward", "next_token"]
     steps: PositiveInt
     lr: PositiveFloat
     clip: PositiveFloat
@@ -266,6 +277,7 @@ class Training(Section):
 
     Attributes:
         batch: Samples per step.
+        samples: Of each prompt, in rollouts: a step has ``batch / samples`` prompts. Other objectives take one.
         generation_batch: Prompts side by side in rollouts and validation.
         micro_batch: The most samples at once.
         micro_tokens: The most tokens at once: prompts, answers and padding. A sample of more is alone. Null: no limit.
@@ -273,10 +285,13 @@ class Training(Section):
             there.
         logit_chunk: Answer tokens whose logits over the vocabulary exist at once. Null: all of a micro-batch.
         weight_decay: Decoupled (AdamW), towards the base model: SVF's z towards 1.
+        baseline: What rewards are compared with: nothing, the batch's mean, or that of a prompt's samples (``group``).
+        kl_every: Every how many steps the divergence is measured where its weight is 0. Null: never.
         threads: Per process, in training, searching and measuring.
     """
 
     batch: PositiveInt
+    samples: PositiveInt
     generation_batch: PositiveInt
     micro_batch: PositiveInt
     micro_tokens: PositiveInt | None
@@ -285,9 +300,10 @@ class Training(Section):
     weight_decay: NonNegative
     warmup_steps: Count
     temperature: NonNegative
-    baseline: Literal["none", "mean"]
+    baseline: Literal["none", "mean", "group"]
     normalise_rewards: bool
     kl_direction: Literal["policy_base", "base_policy"]
+    kl_every: PositiveInt | None
     valid_every: PositiveInt
     patience: PositiveInt | None
     checkpoint_every: PositiveInt

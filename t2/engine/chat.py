@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from t2.svf import pretrained
-from t2.tasks.prompt import Prompt, messages, opening
+from t2.tasks.prompt import Message, Prompt, messages, opening
 
 _DATE = datetime(2024, 7, 26)
 """What a chat template takes for today, Llama 3.1's own where it has no clock: no prompt changes overnight."""
@@ -22,15 +22,39 @@ _FIXED: Any = {"strftime_now": _DATE.strftime}
 _PROBE = "Tom has 3 apples."
 
 
-def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+Prompting = Literal["chat", "completion"]
+
+_COMPLETION = (
+    "{% for message in messages %}{{ message.content }}"
+    "{% if message.role == 'user' %}{{ '\n' }}{% else %}{{ '\n\n' }}{% endif %}{% endfor %}"
+)
+"""Plain text: what is asked, a line end, its reply and a blank line."""
+
+
+def load_tokenizer(
+    path: str | Path, revision: str | None = None, prompting: Prompting = "chat"
+) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a base model.
 
+    Args:
+        path: A local folder, or a Hugging Face id.
+        revision: The commit of a Hugging Face id.
+        prompting: ``chat``: prompts stand within the tokenizer's chat template. ``completion``: they are plain text
+            that the model continues, whatever template it has, behind the token that begins all its texts, if any.
+
     Raises:
-        ValueError: It has no chat template.
+        ValueError: It is to chat, and has no chat template.
     """
     tokenizer = pretrained.load_tokenizer(path, revision)
-    if not tokenizer.chat_template:
-        raise ValueError(f"the tokenizer of {path} has no chat template; use a model that was tuned to chat")
+    if prompting == "completion":
+        # A template has to write it: behind one, tokenizers add no special tokens.
+        begins = tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+        tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + _COMPLETION
+    elif not tokenizer.chat_template:
+        raise ValueError(
+            f"the tokenizer of {path} has no chat template; use a model that was tuned to chat, or, with tasks whose "
+            "prompts show worked examples (profile prompts-completion), set its row's `prompting` to completion"
+        )
     return tokenizer
 
 
@@ -59,6 +83,26 @@ def encode_reply(tokenizer: PreTrainedTokenizerBase, reply: str) -> list[int]:
     if end is None:
         raise ValueError("neither chat template nor tokenizer names a token that ends a reply; set tokenizer.eos_token")
     return [*tokenizer.encode(reply, add_special_tokens=False), end]
+
+
+def tokens_behind(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, texts: Sequence[str]) -> list[int]:
+    """The token of each of some texts, as the first behind a prompt that opens the reply.
+
+    Raises:
+        ValueError: The prompt does not open the reply, a text is not one token there, or two are the same.
+    """
+    if not opening(prompt):
+        raise ValueError("the prompt does not open the reply; give its task a prompt.prefix, and draw the splits again")
+    *asked, opened = messages(prompt)
+    longer = [(*asked, Message("assistant", opened.content + text)) for text in texts]
+    start, *whole = encode(tokenizer, [prompt, *longer])
+    ends = [ids[len(start) :] if ids[: len(start)] == start else [] for ids in whole]
+    if odd := [text for text, end in zip(texts, ends, strict=True) if len(end) != 1 or ends.count(end) > 1]:
+        raise ValueError(
+            f"behind the opening {opening(prompt)!r}, {', '.join(map(repr, odd))} is not one token of its own; let the "
+            "task's prompt.prefix end where this model's tokens part, as 'The answer is (' usually does"
+        )
+    return [token for (token,) in ends]
 
 
 def parted(tokenizer: PreTrainedTokenizerBase, replies: Sequence[str]) -> tuple[list[int], list[list[int]]]:

@@ -179,6 +179,7 @@ def load_base(
     *,
     quantisation: Quantisation | None = None,
     device: str = "cpu",
+    prompting: chat.Prompting = "chat",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a base model, in evaluation mode, and its tokenizer.
 
@@ -191,6 +192,7 @@ def load_base(
         quantisation: Of the linear layers but the output layer; None: they stay in ``dtype``.
         device: Where the model goes, as ``execution.device`` has it. ``"spread"``: accelerate divides it among GPUs;
             this was run with its hooks on a CPU, not yet on several GPUs.
+        prompting: How prompts are written, as in :func:`t2.engine.chat.load_tokenizer`.
 
     Raises:
         FileNotFoundError: The local folder is missing, or lacks configuration, weights or tokenizer.
@@ -204,7 +206,7 @@ def load_base(
         raise FileNotFoundError(
             f"there is no model folder {path}; give a local folder, or a Hugging Face id as owner/name"
         )
-    tokenizer = chat.load_tokenizer(path, revision)
+    tokenizer = chat.load_tokenizer(path, revision, prompting)
     attention = implementation(load_config(path, revision))
     spread, device = device == SPREAD, find_device(device)
     options = {} if quantisation is None else loading_options(quantisation, dtype, device)

@@ -20,7 +20,14 @@ from t2.svf.experts import Z
 def load(base: Base, device: str) -> tuple[Any, Any]:
     """Model and tokenizer of a base; ``device`` as ``execution.device`` has it."""
     disable_progress_bar()  # of weights that load in milliseconds
-    return load_base(base.path, base.dtype, base.revision, quantisation=base.quantisation, device=device)
+    return load_base(
+        base.path,
+        base.dtype,
+        base.revision,
+        quantisation=base.quantisation,
+        device=device,
+        prompting=base.prompting,
+    )
 
 
 def svf_engine(base: Base, settings: Settings, *, basis: Path | None, device: str, batch: int) -> Engine:
@@ -54,4 +61,12 @@ def vllm_engine(
     """
     if basis is None:
         raise ValueError(f"vLLM runs experts of {base.path} with a basis cache only; make one with `dvc repro`")
-    return VllmEngine(base.path, settings.vllm, basis=basis, dtype=base.dtype, revision=base.revision, policy=policy)
+    return VllmEngine(
+        base.path,
+        settings.vllm,
+        basis=basis,
+        dtype=base.dtype,
+        revision=base.revision,
+        prompting=base.prompting,
+        policy=policy,
+    )

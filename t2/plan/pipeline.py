@@ -108,6 +108,8 @@ def _longest(task: Task) -> int:
 def _training(params: Params, adapter: Attached, longest: int) -> dict[str, float]:
     """Bytes of a process that trains, by what takes them."""
     shapes, training, first = adapter.shapes, params.training, adapter.first
+    if adapter.recipe.train.objective == "expected_reward":  # nothing is sampled: an option's letter is the reply
+        longest = 1
     kept = memory.kept_by_layers(shapes, first)
     kept += memory.kept_by_svf(shapes) if adapter.is_svf else memory.kept_by_lora(adapter)
     recomputed = 0.0

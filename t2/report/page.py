@@ -27,6 +27,7 @@ class ReportInputs:
         systems: Those of every base, in the order of tables.
         notes: Paragraphs on what the base model is and is not, and on what did not come out.
         scores: Columns of ``reports/scores.csv``.
+        readings: Columns of ``reports/readings.csv``.
         comparisons: Columns of ``reports/comparisons.csv``.
         timings: base, system, task, n, first_seconds, second_seconds.
         histories: base, label, adapter, task, seed, step, valid_score, chosen.
@@ -41,6 +42,7 @@ class ReportInputs:
     base: str
     systems: Sequence[System]
     scores: pd.DataFrame
+    readings: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparisons: pd.DataFrame = field(default_factory=pd.DataFrame)
     timings: pd.DataFrame = field(default_factory=pd.DataFrame)
     histories: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -121,6 +123,7 @@ def outline(inputs: ReportInputs) -> list[Section]:
                 tables.transfer_table(scores, comparisons, systems, base, "Every adapter on every task."),
             ],
         ),
+        ("Skill and form", [tables.readings_table(_rows(inputs.readings), systems, "How replies are read.")]),
         (
             "Training",
             [_picture("learning", _draw(figures.learning_figure, inputs.histories, inputs.scores, systems, base))],

@@ -94,6 +94,51 @@ def score_table(
     )
 
 
+def readings_table(readings: Iterable[Row], systems: Sequence[System], title: str) -> Table | None:
+    """The flexible reading beside the strict one, and the share of replies that were cut off.
+
+    Args:
+        readings: Rows of the file of readings; bases and tasks keep the order in which they stand there.
+        systems: The lines, in order; those without rows are left out.
+        title: The table's title.
+
+    Returns:
+        The table, or None where there are no rows.
+    """
+    runs = _runs(row for row in readings if row["strategy"] != ADAPTER)
+    tasks = _distinct(runs, 1)
+    if not tasks:
+        return None
+
+    def share(rows: Sequence[Row], column: str) -> str:
+        return f"{100 * _mean([float(row[column]) for row in rows]):.0f}"
+
+    groups = []
+    for base in _distinct(runs, 0):
+        lines = []
+        for system in present(systems, base, (name for of, _, name in runs if of == base)):
+            alone = system.method == BASE
+            cells = [Cell(base if alone else f"+ {system.label}", strong=alone)]
+            for task in tasks:
+                rows = runs.get((base, task, system.name))
+                cells.append(
+                    Cell(f"{share(rows, 'flexible')} / {share(rows, 'strict')}", (f"cut {share(rows, 'cut_off')}",))
+                    if rows
+                    else Cell(NONE)
+                )
+            lines.append(tuple(cells))
+        groups.append(tuple(lines))
+    return Table(
+        title,
+        "Accuracy in per cent by the flexible and by the strict reading, mean over seeds or draws. Scores and rewards "
+        "go by the strict one, of the form that the prompt asks for; where a reply has another, the flexible one takes "
+        "the last number, the first letter of an option, or any fenced block. What a method gains only in the strict "
+        "reading is form. cut: replies in per cent that came to the limit of their length.",
+        (Cell("Method"), *(Cell(task, (_items(runs, task),)) for task in tasks)),
+        tuple(groups),
+    )
+
+
 def transfer_table(
     scores: Iterable[Row], comparisons: Iterable[Row], systems: Sequence[System], base: str, title: str
 ) -> Table | None:

@@ -5,6 +5,7 @@ present parameters names is dropped.
 
 * ``replies/<key>.jsonl``: a row per prompt of a task's test split, or of some of them, under one mixture or adapter.
 * ``grades/<key>.json``: which of these rows are right; the key holds the grader's code, which that of replies does not.
+* ``flexible/<key>.json``: which are right by the flexible reading, under the same key.
 * ``categories/<key>.json``: what a first pass called each prompt of a test split, by the item's id.
 * ``logliks/<key>.json``: where it was read by likelihood, how likely each category was, in nats, under the same key.
 * ``cells.json``: which of these files make up each system on each task, with each seed and draw.
@@ -53,13 +54,15 @@ class Answered:
         id: The item's.
         reply: What the system said; None where it was asked for a category only.
         right: The reply's grade; None without a reply.
-        category: What a first pass called the item; None without one.
+        flexible: That by the flexible reading.
+        category: What a first pass called the item; None without one, or where it named none.
         logliks: How likely each category was, in nats, where that was read.
     """
 
     id: str
     reply: Reply | None
     right: bool | None
+    flexible: bool | None
     category: str | None
     logliks: list[float] | None
 
@@ -107,6 +110,11 @@ def replies_file(key: str) -> Path:
 def grades_file(key: str) -> Path:
     """Where grades lie."""
     return paths.predictions() / "grades" / f"{key}.json"
+
+
+def flexible_file(key: str) -> Path:
+    """Where grades by the flexible reading lie."""
+    return paths.predictions() / "flexible" / f"{key}.json"
 
 
 def categories_file(key: str) -> Path:
@@ -213,23 +221,24 @@ def files(cell: Cell) -> list[Path]:
     """What a cell names: the first pass, replies, grades; log-likelihoods need not be there."""
     first = cell.categories
     of_categories = [] if first is None else [logliks_file(first), categories_file(first)]
-    return [*of_categories, *map(replies_file, cell.replies), *map(grades_file, cell.grades)]
+    of_grades = [file(key) for key in cell.grades for file in (flexible_file, grades_file)]
+    return [*of_categories, *map(replies_file, cell.replies), *of_grades]
 
 
 def answers(cell: Cell) -> list[Answered]:
     """What became of each item of a cell, from the files that it is in."""
-    named: dict[str, str] = {}
+    named: dict[str, str | None] = {}
     logliks: dict[str, list[float]] = {}
     if cell.categories is not None:
         named = read_values(categories_file(cell.categories))
         path = logliks_file(cell.categories)
         logliks = read_values(path) if path.exists() else {}
     if not cell.replies:
-        return [Answered(id, None, None, called, logliks.get(id)) for id, called in named.items()]
+        return [Answered(id, None, None, None, called, logliks.get(id)) for id, called in named.items()]
     graded = []
     for key, of_grades in zip(cell.replies, cell.grades, strict=True):
-        replies, right = read_replies(key), read_values(grades_file(of_grades))
-        graded.append({reply.id: (reply, good) for reply, good in zip(replies, right, strict=True)})
+        right, flexible = read_values(grades_file(of_grades)), read_values(flexible_file(of_grades))
+        graded.append({row[0].id: row for row in zip(read_replies(key), right, flexible, strict=True)})
     ids = list(named) or list(graded[0])
     rows = zip(ids, cell.rows or (0,) * len(ids), strict=True)
     return [Answered(id, *graded[row][id], named.get(id), logliks.get(id)) for id, row in rows]

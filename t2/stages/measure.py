@@ -375,14 +375,25 @@ class Worker:
 
         def make() -> None:
             asked, replies = {item.id: item for item in items}, cells.read_replies(key)
-            right = grade(kind, [asked[reply.id] for reply in replies], [reply.text for reply in replies], sandbox)
-            verdicts = [bool(good) and not reply.too_long for good, reply in zip(right, replies, strict=True)]
-            if kind == "code":  # first, or a kill in between would leave grades without it
+            right = self._right(kind, replies, asked, sandbox)
+            rest = [reply for reply in replies if not right[reply.id]]
+            flexibly = right | self._right(kind, rest, asked, sandbox, flexible=True)
+            # Grades last, or a kill in between would leave them without the others.
+            if kind == "code":
                 cells.write_values(cells.isolation_file(grades), sandbox.isolation)
-            cells.write_values(cells.grades_file(grades), verdicts)
+            cells.write_values(cells.flexible_file(grades), [flexibly[reply.id] for reply in replies])
+            cells.write_values(cells.grades_file(grades), [right[reply.id] for reply in replies])
 
         self.keep(cells.grades_file(grades), make)
         return grades
+
+    def _right(
+        self, kind: str, replies: Sequence[Reply], asked: Mapping[str, Item], sandbox: Sandbox, **how: bool
+    ) -> dict[str, bool]:
+        """Which replies are right, by the item's id."""
+        items, texts = [asked[reply.id] for reply in replies], [reply.text for reply in replies]
+        right = grade(kind, items, texts, sandbox, **how)
+        return {reply.id: bool(good) and not reply.too_long for good, reply in zip(right, replies, strict=True)}
 
     def _time(self, each: Plan, system: System, items: Sequence[Item], cell: Cell) -> None:
         """Both passes as a user would run them: replies under different experts share their batches."""

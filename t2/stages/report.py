@@ -33,8 +33,9 @@ def main() -> None:
     """Writes ``reports/``."""
     with open_stage("report") as stage:
         params = stage.params
-        scores, comparisons, confusions, dispatch = (
-            read_csv(paths.scores() / f"{name}.csv") for name in ("scores", "comparisons", "confusions", "dispatch")
+        scores, readings, comparisons, confusions, dispatch = (
+            read_csv(paths.scores() / f"{name}.csv")
+            for name in ("scores", "readings", "comparisons", "confusions", "dispatch")
         )
         metrics = read_json(paths.reports() / "metrics.json")
         records = [read_json(path) for path in sorted(paths.runs().glob("*.json"))]
@@ -47,6 +48,7 @@ def main() -> None:
             base=next(iter(params.bases.values())).label,
             systems=systems_of(params),
             scores=scores,
+            readings=readings,
             comparisons=comparisons,
             timings=timings,
             histories=_histories(params),

@@ -21,6 +21,7 @@ from t2.statistics import (
     Prediction,
     compare,
     confusion,
+    readings,
     recalls,
     scores,
 )
@@ -30,13 +31,14 @@ ROLES = ("trained", "unseen", OTHER)
 
 
 def main() -> None:
-    """Writes ``reports/{scores,comparisons,confusions,dispatch}.csv`` and their means for DVC and MLflow."""
+    """Writes the tables as CSV files, and their means for DVC and MLflow."""
     with open_stage("score") as stage:
         params = stage.params
         measured = measurements(params, cells.read_index())
         pairs = [(params.key_of(left), params.key_of(right)) for left, right in params.score.contrasts]
         tables = {
             "scores": scores(measured),
+            "readings": readings(measured),
             "comparisons": compare(measured, contrasts=pairs),
             "confusions": confusion(measured, _categories(params)),
             "dispatch": recalls(measured, contrasts=pairs),
@@ -106,7 +108,8 @@ def _prediction(item: Answered, dispatched: bool) -> Prediction:
     if item.reply is None:
         # Only asked for a category: who says `other` to what nobody serves is right.
         return Prediction(item.id, category == OTHER, category)
-    return Prediction(item.id, bool(item.right), category, item.reply.too_long)
+    cut_off = not (item.reply.finished or item.reply.too_long)
+    return Prediction(item.id, bool(item.right), category, item.reply.too_long, bool(item.flexible), cut_off)
 
 
 def _categories(params: Params) -> list[str]:

@@ -29,7 +29,7 @@ from t2.tasks.sandbox import Sandbox
 from t2.training.adapters import build_adapter
 from t2.training.loop import Result, train
 
-CURVE = ["step", "reward", "correct", "loss", "kl", "tokens", "too_long", "grad_norm", "lr", "valid_score"]
+CURVE = ["step", "reward", "correct", "loss", "kl", "tokens", "too_long", "agreed", "grad_norm", "lr", "valid_score"]
 """Columns of a learning curve; a resumed training returns its rows' entries in another order."""
 
 

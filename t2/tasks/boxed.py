@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from t2.tasks.equivalence import equivalent
+from t2.tasks.math import last_number
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]*")
 
@@ -29,15 +30,18 @@ def last_box(reply: str) -> str | None:
     return group[1:-1].strip() if group.startswith("{") else group.rstrip(".,;:").strip()
 
 
-def correct(answer: str, reply: str, seconds: int) -> bool:
-    """Whether the reply's last box means the same as the answer; a reply without a box is wrong.
+def correct(answer: str, reply: str, seconds: int, *, flexible: bool = False) -> bool:
+    """Whether what is read in a reply means the same as the answer; where nothing is, the reply is wrong.
 
     Args:
         answer: The right expression.
         reply: What is graded.
         seconds: Of processor time for comparing both by computer algebra.
+        flexible: Where there is no box, the last number counts.
     """
     written = last_box(reply)
+    if not written and flexible:
+        written = last_number(reply)
     return bool(written) and equivalent(answer, str(written), seconds)
 
 

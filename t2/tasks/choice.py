@@ -10,6 +10,7 @@ LETTERS = "ABCDE"
 _JOINED = r"(?:(?:[,;/|&+]|(?i:and|or)\b)[\s(]*)+"
 _FILLED = r"(?:(?i:maybe|perhaps|possibly|probably|also|even|else|either|option|choice)\b,?[\s(]*)*"
 _NAMED = re.compile(rf"(?i:the answer is) \(([{LETTERS}])\)(\s*{_JOINED}{_FILLED}[{LETTERS}]\b|\s*\([{LETTERS}]\))?")
+_LETTER = re.compile(rf"\(([{LETTERS}])\)|(?<![\w'’])([{LETTERS}])(?=[).:,*}}]|\s*$)", re.MULTILINE)
 
 
 def options(texts: Sequence[str]) -> str:
@@ -29,6 +30,20 @@ def named_letter(reply: str) -> str | None:
     return None if another else letter
 
 
-def correct(answer: str, reply: str) -> bool:
-    """Whether the reply's last named option is the answer; an unparsed reply is wrong."""
+def first_letter(reply: str) -> str | None:
+    """The first letter that stands as an option's does: ``(B)``, ``B.``, ``B:``, or alone at a line's end."""
+    found = _LETTER.search(reply)
+    return found and (found[1] or found[2])
+
+
+def correct(answer: str, reply: str, *, flexible: bool = False) -> bool:
+    """Whether the option that is read in a reply is the answer; an unparsed reply is wrong.
+
+    Args:
+        answer: The right letter.
+        reply: What is graded.
+        flexible: Where the reply nowhere says "the answer is (B)", :func:`first_letter` counts.
+    """
+    if flexible and not _NAMED.search(reply):
+        return first_letter(reply) == answer
     return named_letter(reply) == answer

@@ -33,15 +33,29 @@ def program(reply: str, prompt: str = "", tests: str = "") -> str:
         reply: Prose with fenced blocks, wherever on its line a fence stands, or a bare program. A block that stays
             open ends with the reply. The part that compiles and defines what is wanted counts, with the parts that
             define what it needs; where none does, the first block.
-        prompt: Where it has a fenced block, as HumanEval's have, that is the program's beginning: the reply
-            continues its last function or defines it anew, beside the helpers and imports of the beginning.
+        prompt: Where it has a fenced block with a function, as HumanEval's have, that is the program's beginning: the
+            reply continues its last function or defines it anew, beside the helpers and imports of the beginning.
         tests: The unit tests. Wanted is what they use and do not define.
     """
-    begun = next(iter(_split(prompt)[1::2]), "")
+    begun = _begun(prompt)
     parts = _split(reply)
     bare = len(parts) == 1 or _compiles(reply)  # fences may stand in a program's strings
     written = reply if bare else _chosen(parts, begun, tests)
     return _completed(begun, written) if begun else written
+
+
+def fenced(reply: str, prompt: str = "") -> list[str]:
+    """The programs that the fenced blocks of a reply stand for, each by itself; arguments as :func:`program`."""
+    begun = _begun(prompt)
+    return [_completed(begun, block) if begun else block for block in _split(reply)[1::2]]
+
+
+def _begun(prompt: str) -> str:
+    """What a prompt has of the program already."""
+    block = next(iter(_split(prompt)[1::2]), "")
+    if not _FUNCTION.search(block):
+        return ""
+    return block if block.endswith("\n") else block + "\n"  # a fence that the prompt leaves open ends with its text
 
 
 def _split(text: str) -> list[str]:
@@ -145,12 +159,33 @@ def _completed(begun: str, written: str) -> str:
     return begun + _INDENT + first + "".join(_INDENT + line if lost else line for line in rest)
 
 
-def grade(items: Sequence[Item], replies: Sequence[str], sandbox: Sandbox) -> list[bool]:
-    """Runs each item's unit tests on its reply's program, each distinct pair of them once per sandbox."""
-    programs = [
-        Program(program(reply, question(item.prompt), item.answer), item.answer)
-        for item, reply in zip(items, replies, strict=True)
+def grade(items: Sequence[Item], replies: Sequence[str], sandbox: Sandbox, *, flexible: bool = False) -> list[bool]:
+    """Runs each item's unit tests on its reply's program, each distinct pair of them once per sandbox.
+
+    Args:
+        items: The problems.
+        replies: Their replies.
+        sandbox: Where programs run.
+        flexible: A reply is right, too, if one of its fenced blocks is.
+    """
+    asked = [question(item.prompt) for item in items]
+    whole = [program(reply, prompt, item.answer) for item, reply, prompt in zip(items, replies, asked, strict=True)]
+    right = _run([Program(text, item.answer) for item, text in zip(items, whole, strict=True)], sandbox)
+    if not flexible:
+        return right
+    blocks = [
+        (place, Program(text, items[place].answer))
+        for place, good in enumerate(right)
+        if not good
+        for text in fenced(replies[place], asked[place])
     ]
+    passed = _run([candidate for _, candidate in blocks], sandbox)
+    also = {place for (place, _), good in zip(blocks, passed, strict=True) if good}
+    return [good or place in also for place, good in enumerate(right)]
+
+
+def _run(programs: Sequence[Program], sandbox: Sandbox) -> list[bool]:
+    """Which programs pass; those that are known already are not run again."""
     known = _memory.setdefault(sandbox, {})
     fresh = [candidate for candidate in dict.fromkeys(programs) if candidate not in known]
     if len(known) + len(fresh) > _REMEMBERED:

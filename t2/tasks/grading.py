@@ -13,7 +13,7 @@ from t2.tasks.sandbox import Sandbox
 
 GRADERS = {
     "math": ("t2/tasks/math.py",),
-    "boxed": ("t2/tasks/boxed.py", "t2/tasks/equivalence.py", "t2/tasks/symbolic.py"),
+    "boxed": ("t2/tasks/boxed.py", "t2/tasks/equivalence.py", "t2/tasks/math.py", "t2/tasks/symbolic.py"),
     "code": ("t2/tasks/code.py", "t2/tasks/sandbox"),
     "choice": ("t2/tasks/choice.py",),
     "dispatch": (),  # its module asks too, so that replies hang on it
@@ -32,8 +32,18 @@ def limits_of(kind: str, limits: Limits) -> dict[str, Any] | None:
     return limits.model_dump(include=set(COMPARING)) if kind == "boxed" else None
 
 
-def grade(kind: str, items: Sequence[Item], replies: Sequence[str], sandbox: Sandbox | None = None) -> list[bool]:
+def grade(
+    kind: str,
+    items: Sequence[Item],
+    replies: Sequence[str],
+    sandbox: Sandbox | None = None,
+    *,
+    flexible: bool = False,
+) -> list[bool]:
     r"""Decides which replies are right. A reply whose answer cannot be read is wrong.
+
+    Rewards go by the *strict* reading, of the form that the prompt asks for. The *flexible* one goes by it too where
+    a reply has that form, and looks elsewhere where it has not; the difference is what form alone costs.
 
     Args:
         kind: ``math``: the number on the last line ``#### n``. ``boxed``: the expression in the last ``\boxed{}``,
@@ -43,6 +53,8 @@ def grade(kind: str, items: Sequence[Item], replies: Sequence[str], sandbox: San
         replies: One reply per item; what the prompt opened it with is put before it.
         sandbox: Where programs run, and the limits of comparisons; needed for ``code`` and ``boxed``, which does not
             need it open.
+        flexible: Also read ``math`` and ``boxed`` by the last number, ``choice`` by the first letter of an option,
+            and ``code`` by any fenced block.
 
     Returns:
         One truth value an item.
@@ -56,16 +68,17 @@ def grade(kind: str, items: Sequence[Item], replies: Sequence[str], sandbox: San
     if kind == "code":
         if sandbox is None:
             raise ValueError("grading code runs programs: pass the `sandbox` they shall run in")
-        return code.grade(items, replies, sandbox)
+        return code.grade(items, replies, sandbox, flexible=flexible)
     pairs = zip(items, replies, strict=True)
     if kind == "math":
-        return [math.correct(item.answer, reply) for item, reply in pairs]
+        return [math.correct(item.answer, reply, flexible=flexible) for item, reply in pairs]
     if kind == "boxed":
         if sandbox is None:
             raise ValueError("comparing expressions has a limit: pass the `sandbox` that says it")
-        return [boxed.correct(item.answer, reply, sandbox.limits.symbolic_seconds) for item, reply in pairs]
+        seconds = sandbox.limits.symbolic_seconds
+        return [boxed.correct(item.answer, reply, seconds, flexible=flexible) for item, reply in pairs]
     if kind == "choice":
-        return [choice.correct(item.answer, reply) for item, reply in pairs]
+        return [choice.correct(item.answer, reply, flexible=flexible) for item, reply in pairs]
     if kind == "dispatch":
         return [dispatch.category(reply, [item.answer]) is not None for item, reply in pairs]
     raise ValueError(f"a task's kind is one of {', '.join(KINDS)}; got {kind!r}")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from t2.config.rows import Prompt as Template
 from t2.files import parse_json, replace_file
@@ -21,17 +22,28 @@ class Problem:
         fields: What a template may name.
         answer: As :attr:`Item.answer`.
         reply: As :attr:`Item.reply`, from its beginning.
+        options: As :attr:`Item.options`.
     """
 
     id: str
     fields: Mapping[str, str]
     answer: str
     reply: str = ""
+    options: tuple[str, ...] = ()
 
     def item(self, template: Template) -> Item:
         """The problem as an item; of the reply, what comes behind the template's opening of it."""
         prompt = render(template, self.fields)
-        return Item(self.id, prompt, self.answer, self.reply.removeprefix(opening(prompt)))
+        return Item(self.id, prompt, self.answer, _behind(opening(prompt), self.reply), self.options)
+
+
+def _behind(opened: str, reply: str) -> str:
+    """A reply from where its opening ends, if it begins with that or with the last of its lines."""
+    lines = opened.splitlines(keepends=True)
+    for first in range(len(lines)):
+        if reply.casefold().startswith(begun := "".join(lines[first:]).casefold()):
+            return reply[len(begun) :]
+    return reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +56,15 @@ class Item:
         answer: What grading compares with: a number, an expression, an option's letter, a category; for code
             the unit-test program, run after the reply's program.
         reply: A worked reference reply, which next-token training imitates.
+        options: The texts that a choice is between, in the prompt's order; empty where it is no choice, or its
+            source does not tell them apart.
     """
 
     id: str
     prompt: Prompt
     answer: str
     reply: str = ""
+    options: tuple[str, ...] = ()
 
 
 def read_items(path: str | Path) -> list[Item]:
@@ -66,7 +81,7 @@ def read_items(path: str | Path) -> list[Item]:
                 prompt = row["prompt"]
                 if not isinstance(prompt, str):
                     prompt = tuple(Message(**message) for message in prompt)
-                items.append(Item(**{**row, "prompt": prompt}))
+                items.append(Item(**{**row, "prompt": prompt, "options": tuple(row.get("options", ()))}))
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path}, line {number}: not an item ({error})") from None
     return items
@@ -74,5 +89,12 @@ def read_items(path: str | Path) -> list[Item]:
 
 def write_items(path: str | Path, items: Iterable[Item]) -> None:
     """Writes items so that equal items give equal bytes, to a temporary name first."""
-    text = "".join(json.dumps(asdict(item), sort_keys=True, ensure_ascii=False) + "\n" for item in items)
+    text = "".join(json.dumps(_row(item), sort_keys=True, ensure_ascii=False) + "\n" for item in items)
     replace_file(path, text)
+
+
+def _row(item: Item) -> dict[str, Any]:
+    row = asdict(item)
+    if not item.options:
+        del row["options"]
+    return row

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _NUMBER = re.compile(rf"(?P<sign>[-+−]?)[$£€]?(?P<digits>{_DIGITS})%?\.?")
+_ANYWHERE = re.compile(rf"(?:(?<![\w)])[-+−])?[$£€]?(?:{_DIGITS})")  # a sign behind a digit is a minus between two
 _ANSWER = re.compile(r"####[ \t]*(\S+)[ \t]*\r?$", re.MULTILINE)
 
 
@@ -29,8 +30,19 @@ def final_number(reply: str) -> Decimal | None:
     return written[-1] if written else None
 
 
-def correct(answer: str, reply: str) -> bool:
-    """Compares numerically, so ``1,000.0`` equals ``1000``. A reply without a final number is wrong.
+def last_number(reply: str) -> str | None:
+    """The last number of a reply, wherever it stands, as it is written; None where there is none."""
+    written = _ANYWHERE.findall(reply)
+    return written[-1] if written else None
+
+
+def correct(answer: str, reply: str, *, flexible: bool = False) -> bool:
+    """Compares numerically, so ``1,000.0`` equals ``1000``. A reply without a number to read is wrong.
+
+    Args:
+        answer: The right number.
+        reply: What is graded.
+        flexible: Where there is no :func:`final_number`, :func:`last_number` counts.
 
     Raises:
         ValueError: The item's own answer is no number.
@@ -38,4 +50,7 @@ def correct(answer: str, reply: str) -> bool:
     expected = number(answer)
     if expected is None:
         raise ValueError(f"the answer of a math item is a number, got {answer!r}; correct the item")
-    return final_number(reply) == expected
+    found = final_number(reply)
+    if found is None and flexible and (written := last_number(reply)) is not None:
+        found = number(written)
+    return found == expected

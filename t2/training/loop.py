@@ -18,7 +18,7 @@ from t2.engine.base import Engine, Sampling
 from t2.seeds import derive
 from t2.tasks.item import Item
 from t2.training import checkpoint
-from t2.training.objectives import Grade, NextToken, Objective, Reinforce
+from t2.training.objectives import ExpectedReward, Grade, NextToken, Objective, Reinforce
 from t2.training.state import Row, Sampler, TrainingState, seed_everything
 
 
@@ -30,8 +30,9 @@ class Result:
         history: A row a step, beginning with 0, the untrained start. It holds ``step`` (updates taken),
             ``valid_score`` (share of validation items that are right after them; None where not measured), and of
             the update: ``reward`` (mean), ``correct`` (share), ``kl`` (mean a sample, nats), ``loss``,
-            ``tokens`` (of the answers), ``too_long`` (samples that did not fit into the context),
-            ``grad_norm`` (before clipping), ``lr``; None where there is no such thing.
+            ``tokens`` (of the answers), ``too_long`` (samples that did not fit into the context), ``agreed`` (prompts
+            whose samples all earned the same), ``grad_norm`` (before clipping), ``lr``; None where there is no such
+            thing.
         best_step: After how many updates the best parameters were reached.
         best_score: Their validation score, a fraction.
         stopped_early: Whether the patience ran out.
@@ -127,8 +128,9 @@ def train(
 
     while not _is_over(state, recipe, training):
         lr = learning_rate(state.step, recipe, training)
-        items = [train_items[index] for index in state.sampler.take(training.batch)]
-        measured = objective.accumulate(items)
+        items = [train_items[index] for index in state.sampler.take(objective.step_items)]
+        kl_due = training.kl_every is not None and (state.step + 1) % training.kl_every == 0
+        measured = objective.accumulate(items, measure_kl=kl_due)
         grad_norm = _update(state, lr, recipe.clip)
         _pull(state, lr * training.weight_decay, rests)
         state.step += 1
@@ -152,7 +154,7 @@ def recompute_layers(model: PeftModel) -> None:
     model.disable_input_require_grads()
 
 
-_MEASURED = ("reward", "correct", "loss", "kl", "tokens", "too_long", "grad_norm", "lr")
+_MEASURED = ("reward", "correct", "loss", "kl", "tokens", "too_long", "agreed", "grad_norm", "lr")
 
 
 def learning_rate(step: int, recipe: Train, training: Training) -> float:
@@ -200,6 +202,8 @@ def _objective(
 ) -> Objective:
     if recipe.objective == "next_token":
         return NextToken(model, engine, training)
+    if recipe.objective == "expected_reward":
+        return ExpectedReward(model, engine, recipe, training, reward, seeds)
     return Reinforce(model, engine, grade, recipe, training, reward, seeds)
 
 

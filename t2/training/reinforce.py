@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Baseline = Literal["none", "mean"]
+Baseline = Literal["none", "mean", "group"]
 Direction = Literal["policy_base", "base_policy"]
 
 
@@ -46,7 +46,8 @@ class Terms(NamedTuple):
             kl_weight: λ.
             batch: B, the samples of the whole batch.
         """
-        total = self.policy if self.kl is None else self.policy + kl_weight * self.kl
+        # A divergence that is only measured must not reach the gradient, not even as a product with 0.
+        total = self.policy if self.kl is None or kl_weight == 0 else self.policy + kl_weight * self.kl
         return total / batch
 
 
@@ -55,26 +56,45 @@ def rewards(correct: Tensor, right: float, wrong: float) -> Tensor:
     return torch.where(correct, right, wrong).to(torch.float32)
 
 
-def advantages(rewards: Tensor, baseline: Baseline, normalise: bool) -> Tensor:
+def advantages(rewards: Tensor, baseline: Baseline, normalise: bool, samples: int = 1) -> Tensor:
     """A_i = r_i − b, divided by its root mean square over the batch if ``normalise``.
 
-    b is 0 or the batch's mean reward. With the mean, normalising divides by the standard deviation, and rewards
-    that are equal but for rounding say nothing: every A_i is 0. Without it, so are all rewards of 0.
+    b is 0, the batch's mean reward, or that of the samples of i's prompt. With a mean, rewards that are equal but for
+    rounding say nothing: every A_i of the batch, or of the prompt, is 0. Without it, so are all rewards of 0. With
+    the batch's mean, normalising divides by the standard deviation.
 
     Args:
         rewards: r, (B,), of the whole batch: a micro-batch has another mean.
-        baseline: ``"none"`` or ``"mean"``.
+        baseline: ``"none"``, ``"mean"`` or ``"group"``.
         normalise: Whether to divide.
+        samples: Of each prompt; they stand side by side.
 
     Returns:
         (B,).
     """
     exact = rewards.double()  # squares of float32 rewards neither overflow nor vanish
     if baseline == "mean":
-        spread, rounding = exact.max() - exact.min(), exact.abs().max() * torch.finfo(torch.float32).eps
-        exact = exact - exact.mean() if spread > rounding else torch.zeros_like(exact)
+        exact = _centred(exact)
+    elif baseline == "group":
+        exact = torch.cat([_centred(group) for group in exact.split(samples)])
     scale = exact.square().mean().sqrt()
     return (exact / scale if normalise and scale > 0 else exact).to(rewards.dtype)
+
+
+def agreeing(rewards: Tensor, samples: int) -> int:
+    """How many prompts have samples that all earned the same; over the mean of these they teach nothing.
+
+    Args:
+        rewards: r, (B,).
+        samples: Of each prompt; they stand side by side.
+    """
+    return sum(not _centred(group).any() for group in rewards.double().split(samples))
+
+
+def _centred(rewards: Tensor) -> Tensor:
+    """Rewards, float64, above their mean."""
+    spread, rounding = rewards.max() - rewards.min(), rewards.abs().max() * torch.finfo(torch.float32).eps
+    return rewards - rewards.mean() if spread > rounding else torch.zeros_like(rewards)
 
 
 def terms(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from datetime import datetime
+from pathlib import Path
 
 import pytest
+from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from t2.engine import chat
 from t2.engine.base import Sampling
 from t2.engine.hf import HfEngine
+from t2.tasks.prompt import Message
 
 TURNS = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] | trim + '<|im_end|>\n' }}{% endfor %}"
@@ -71,3 +74,59 @@ def test_the_encoding_of_a_probe_follows_tokenizer_and_template(tokenizer: PreTr
     assert chat.encoding(copy.deepcopy(tokenizer)) == before
     tokenizer.chat_template = TURNS
     assert chat.encoding(tokenizer) != before
+
+
+def test_the_tokens_behind_an_opening_are_those_that_the_model_would_write(tokenizer: PreTrainedTokenizerFast) -> None:
+    opened = (Message("user", "How many?"), Message("assistant", "the answer is ("))
+    found = chat.tokens_behind(tokenizer, opened, ["A", "B"])
+    assert found == tokenizer.convert_tokens_to_ids(["A", "B"])
+    with pytest.raises(ValueError, match=r"behind the opening 'the answer is \(', 'AB' is not one token"):
+        chat.tokens_behind(tokenizer, opened, ["A", "AB"])
+    # "Tom" is one token of this tokenizer, so that what begins within it is none.
+    with pytest.raises(ValueError, match="'m' is not one token"):
+        chat.tokens_behind(tokenizer, (Message("user", "Who?"), Message("assistant", "To")), ["m"])
+    with pytest.raises(ValueError, match="does not open the reply"):
+        chat.tokens_behind(tokenizer, "How many?", ["A"])
+
+
+@pytest.fixture(params=[True, False], ids=["begins texts", "begins none"])
+def plain(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+    """A tokenizer without a chat template, with or without a token that begins all its texts."""
+    tokenizer.chat_template = None
+    if request.param:
+        begin = processors.TemplateProcessing("<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)])
+        tokenizer.backend_tokenizer.post_processor = begin
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_completion_is_plain_text_behind_one_token_that_begins_it(plain: Path) -> None:
+    with pytest.raises(ValueError, match=r"no chat template.*set its row's `prompting` to completion"):
+        chat.load_tokenizer(plain)
+    tokenizer = chat.load_tokenizer(plain, prompting="completion")
+    shots = (
+        Message("system", "Sums."),
+        Message("user", "Question: 1 + 1?\nAnswer:"),
+        Message("assistant", "#### 2"),
+        Message("user", "Question: 2 + 2?\nAnswer:"),
+    )
+    begun = "<bos>" if tokenizer("")["input_ids"] else ""
+    text = f"{begun}Sums.\n\nQuestion: 1 + 1?\nAnswer:\n#### 2\n\nQuestion: 2 + 2?\nAnswer:\n"
+    alone, many, opened = chat.encode(tokenizer, ["Tom", shots, (*shots, Message("assistant", "It is\n"))])
+    assert tokenizer.decode(alone) == f"{begun}Tom\n"
+    assert tokenizer.decode(many) == text
+    assert tokenizer.decode(opened) == text + "It is\n"
+    assert [ids.count(tokenizer.bos_token_id) for ids in (alone, many, opened)] == [len(begun) > 0] * 3
+    assert chat.end_of_turn(tokenizer) == tokenizer.eos_token_id
+    assert chat.encode_reply(tokenizer, "#### 4")[-1] == tokenizer.eos_token_id
+
+
+def test_a_template_and_a_tokenizer_that_both_write_the_first_token_write_it_once(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    begin = processors.TemplateProcessing("<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = begin
+    assert tokenizer("Tom")["input_ids"].count(tokenizer.bos_token_id) == 1
+    prompts = ["Tom", (Message("user", "Tom"), Message("assistant", "It is"))]
+    assert [ids.count(tokenizer.bos_token_id) for ids in chat.encode(tokenizer, prompts)] == [1, 1]
+    assert tokenizer.bos_token_id not in chat.encode_reply(tokenizer, "It is")

@@ -7,7 +7,7 @@ import pandas as pd
 
 from t2.report.page import ReportInputs
 from t2.report.systems import System
-from t2.statistics import Measurement, Prediction, compare, confusion, recalls, scores
+from t2.statistics import Measurement, Prediction, compare, confusion, readings, recalls, scores
 
 TASKS = {"math": "trained", "code": "trained", "reasoning": "trained"} | {
     f"{name}_hard": "unseen" for name in ("math", "code", "reasoning")
@@ -60,6 +60,8 @@ def measurements(n: int = 120) -> list[Measurement]:
                 f"{task}-{i:05d}",
                 bool(r),
                 category=called and str(random.choice(CATEGORIES, p=called[family])),
+                flexible=bool(r) or i % 10 == 9,
+                cut_off=i % 20 == 19,
             )
             for i, r in enumerate(right)
         ]
@@ -141,6 +143,7 @@ def inputs(n: int = 120) -> ReportInputs:
         base="miniature",
         systems=SYSTEMS,
         scores=scores(found),
+        readings=readings(found),
         comparisons=compare(found, contrasts=CONTRASTS),
         timings=pd.DataFrame(timings, columns=["base", "system", "task", "n", "first_seconds", "second_seconds"]),
         histories=pd.DataFrame(

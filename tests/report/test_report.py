@@ -30,6 +30,7 @@ from t2.report.tables import (
     difference_table,
     dispatch_table,
     holm,
+    readings_table,
     runs_table,
     score_table,
     search_table,
@@ -167,6 +168,22 @@ def test_several_bases_are_groups_in_the_order_of_the_file():
     ]
     table = score_table(rows, [], [*MINI, *SYSTEMS], "trained", "T")
     assert [[row[0].text for row in group] for group in table.groups] == [["mini"], ["control", "+ SVF"]]
+
+
+def test_readings_stand_side_by_side_in_the_order_of_the_systems():
+    keys = {"base": "mini", "suite": "trained", "task": "math", "family": "math", "variant": "", "n": 50}
+    rows = [
+        {**keys, "method": "base", "strategy": "none", "strict": 0.1, "flexible": 0.4, "cut_off": 0.02},
+        {**keys, "method": "svf", "strategy": "own", "strict": 0.5, "flexible": 0.5, "cut_off": 0.0},
+        {**keys, "method": "svf", "strategy": "own", "strict": 0.3, "flexible": 0.4, "cut_off": 0.1},
+    ]
+    systems = [System("mini", "base", "none", "", "mini"), System("mini", "svf", "own", "", "SVF")]
+    table = readings_table(rows, systems, "Readings.")
+    assert [[(cell.text, cell.asides) for cell in line] for line in table.groups[0]] == [
+        [("mini", ()), ("40 / 10", ("cut 2",))],
+        [("+ SVF", ()), ("45 / 40", ("cut 5",))],
+    ]
+    assert readings_table([], systems, "Readings.") is None
 
 
 def test_transfer_table_marks_own_families():

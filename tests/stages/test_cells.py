@@ -51,7 +51,9 @@ def test_the_index_gives_back_the_cells_and_drops_files_that_none_names():
         Cell("prompt", "other", seed=1, categories="d"),
         Cell("fewshot", "math", seed=0, draw=2, replies=("s",), grades=("h",)),
     ]
-    named = [cells.replies_file(key) for key in "rs"] + [cells.grades_file(key) for key in "gh"]
+    named = [cells.replies_file(key) for key in "rs"] + [
+        file(key) for key in "gh" for file in (cells.grades_file, cells.flexible_file)
+    ]
     named += [cells.categories_file(key) for key in "cd"]
     left = [cells.replies_file("old"), cells.categories_file("r"), cells.grades_file("r").with_name(".g.json.tmp")]
     for path in (*named, *left):
@@ -88,6 +90,17 @@ def test_a_prompt_that_was_too_long_is_wrong_whatever_the_reply_says():
     each = Plan("base", "reasoning", None, None, False, inputs={}, graders={})
     grades = Worker(PARAMS)._grades(each, "r", items, sandbox=None)
     assert cells.read_values(cells.grades_file(grades)) == [True, False, False]
+    assert cells.read_values(cells.flexible_file(grades)) == [True, False, False]
+
+
+def test_replies_of_another_form_are_right_by_the_flexible_reading_only():
+    items = [Item(f"q-{i}", "Which?", "A") for i in range(4)]
+    texts = ["(A) Tissues", "A", "the answer is (B), not (A)", "(A) Tissues"]
+    cells.write_replies("r", [reply(f"q-{i}", text, too_long=i == 3) for i, text in enumerate(texts)])
+    each = Plan("base", "reasoning", None, None, False, inputs={}, graders={})
+    grades = Worker(PARAMS)._grades(each, "r", items, sandbox=None)
+    assert cells.read_values(cells.grades_file(grades)) == [False] * 4
+    assert cells.read_values(cells.flexible_file(grades)) == [True, True, False, False]
 
 
 def test_grades_of_programs_name_the_walls_and_are_the_same_behind_all():

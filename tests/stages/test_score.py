@@ -8,7 +8,7 @@ from t2 import config
 from t2.stages import cells
 from t2.stages.cells import Cell, Reply
 from t2.stages.score import measurements, too_long
-from t2.statistics import Measurement, Prediction
+from t2.statistics import Measurement, Prediction, readings
 
 PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
 
@@ -17,6 +17,7 @@ def test_measurements_follow_the_order_of_bases_roles_tasks_systems_seeds_and_dr
     monkeypatch.chdir(tmp_path)
     cells.write_replies("r", [Reply("a", "x", 1, True, False)])
     cells.write_values(cells.grades_file("g"), [True])
+    cells.write_values(cells.flexible_file("g"), [True])
     wanted = [
         ("base", "math", None, None),
         ("svf", "math", 0, None),
@@ -35,6 +36,20 @@ def test_measurements_follow_the_order_of_bases_roles_tasks_systems_seeds_and_dr
     assert [(labels[m.base], m.task, m.system, m.seed, m.draw) for m in found] == [
         (PARAMS.systems[name].base, task, PARAMS.key_of(name), seed, draw) for name, task, seed, draw in wanted
     ]
+
+
+def test_readings_stand_beside_each_other_with_the_share_of_replies_that_were_cut_off(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    replies = [
+        Reply("a", "#### 1", 3, True, False),
+        Reply("b", "1", 1, True, False),
+        Reply("c", "1 and", 9, False, False),
+    ]
+    cells.write_replies("r", [*replies, Reply("d", "", 0, False, True)])
+    cells.write_values(cells.grades_file("g"), [True, False, False, False])
+    cells.write_values(cells.flexible_file("g"), [True, True, False, False])
+    (row,) = readings(measurements(PARAMS, [Cell("base", "math", replies=("r",), grades=("g",))])).to_dict("records")
+    assert (row["n"], row["strict"], row["flexible"], row["cut_off"]) == (4, 0.25, 0.5, 0.25)
 
 
 def test_a_systems_key_is_its_adapters_method_its_strategy_and_variant():

@@ -314,3 +314,69 @@ def test_a_limit_is_what_grades_hang_on_whose_kind_it_limits() -> None:
     other = limits.model_copy(update={"cpu_seconds": limits.cpu_seconds + 1})
     assert {kind for kind in KINDS if limits_of(kind, limits) != limits_of(kind, longer)} == {"boxed"}
     assert {kind for kind in KINDS if limits_of(kind, limits) != limits_of(kind, other)} == {"code"}
+
+
+@pytest.mark.parametrize(
+    ("reply", "last"),
+    [
+        ("It is 18.", "18"),
+        ("That makes $1,200.50 in all", "$1,200.50"),
+        ("from 10-3 we get x = -7", "-7"),
+        ("10-3", "3"),
+        ("9 apples and 0.5 of one, **12**", "12"),
+        ("none at all", None),
+    ],
+)
+def test_the_last_number_of_a_reply_is_found_wherever_it_stands(reply: str, last: str | None) -> None:
+    assert math.last_number(reply) == last
+
+
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("(C) Tissues", "C"),
+        ("B", "B"),
+        ("B. Water, since C. is wrong", "B"),
+        ("**D**: the Sun", "D"),
+        ("A plant needs light: (C)", "C"),
+        (r"\boxed{B}", "B"),
+        ("Energy is all that counts", None),
+    ],
+)
+def test_the_first_letter_that_stands_as_an_option_s_is_found(reply: str, letter: str | None) -> None:
+    assert choice.first_letter(reply) == letter
+
+
+def test_the_flexible_reading_goes_by_the_strict_one_where_there_is_one(sandbox: Sandbox) -> None:
+    """Else a right reply of the wanted form could be wrong by it, and the difference would not be form alone."""
+    assert grade("math", [item("3"), item("9")], ["#### 3\nwhich is under 9"] * 2, flexible=True) == [True, False]
+    named = "(A) is tempting, but the answer is (B)"
+    assert grade("choice", [item("B"), item("A")], [named] * 2, flexible=True) == [True, False]
+    assert grade("choice", [item("A")], ["(A): the answer is (A) or (B)"], flexible=True) == [False]
+    boxed_reply = [r"$\boxed{\frac12}$, about 1"]
+    assert grade("boxed", [item("1")], boxed_reply, sandbox, flexible=True) == [False]
+    assert grade("boxed", [item("7"), item("7")], ["So it is 7.", "7 of 9"], sandbox, flexible=True) == [True, False]
+    assert grade("boxed", [item("7")], ["So it is 7."], sandbox) == [False]
+
+
+def test_any_fence_is_enough_for_the_flexible_reading(sandbox: Sandbox) -> None:
+    """The first block that defines what is wanted is the program; a later one corrects it."""
+    wrong, right = "def f(x):\n    return x", "def f(x):\n    return x + 1"
+    asked = item("assert f(1) == 2")
+    reply = f"```python\n{wrong}\n```\nNo, rather\n```python\n{right}\n```"
+    assert grade("code", [asked], [reply], sandbox) == [False]
+    assert grade("code", [asked], [reply], sandbox, flexible=True) == [True]
+    assert grade("code", [asked], [f"```\n{wrong}\n```"], sandbox, flexible=True) == [False]
+
+
+def test_a_fence_of_the_prompt_without_a_function_is_no_beginning_of_the_program() -> None:
+    """EvalPlus puts MBPP's text into one."""
+    asked = '```\n"""\nWrite f.\nassert f("\\"") == 1\n"""\n```'
+    assert code.program("```python\ndef f(x):\n    return 1\n```", asked) == "def f(x):\n    return 1\n"
+
+
+@pytest.mark.parametrize("reply", ["    return x + 1", "return x + 1", "def f(x):\n    return x + 1"])
+def test_a_fence_that_the_prompt_leaves_open_is_continued(reply: str, sandbox: Sandbox) -> None:
+    asked = Item("x-1", '```python\ndef f(x):\n    """One more."""', "assert f(1) == 2")
+    assert grade("code", [asked], [reply], sandbox) == [True]
+    assert grade("code", [asked], ["pass"], sandbox) == [False]

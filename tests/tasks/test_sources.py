@@ -129,6 +129,7 @@ def test_mbpp_is_divided_by_task_id(tmp_path: Path) -> None:
 def test_arc_in_both_layouts_maps_keys_to_letters_by_position(tmp_path: Path) -> None:
     (ai2,) = load("arc", lines(tmp_path / "a.jsonl", AI2))
     (hf,) = load("arc", array(tmp_path / "b.json", HF))
+    assert (ai2.options, hf.options) == (("red", "blue"), ("red", "blue", "green"))
     assert (ai2.id, ai2.answer, hf.id, hf.answer) == ("Q_1", "B", "Q_2", "C")
     assert ai2.prompt.startswith("Which?\n(A) red\n(B) blue\n")
     assert grade("choice", [ai2, hf], [ai2.reply, hf.reply]) == [True, True]

@@ -12,7 +12,9 @@ from transformers import PreTrainedModel
 
 from t2.config.rows import Recipe, Reward, Train, Training
 from t2.engine.hf import HfEngine, load_base
+from t2.tasks.choice import options
 from t2.tasks.item import Item
+from t2.tasks.prompt import Message
 from t2.training.adapters import build_adapter
 from t2.training.loop import train
 
@@ -44,6 +46,17 @@ def items(count: int, start: int = 0) -> list[Item]:
     ]
 
 
+def choices(count: int) -> list[Item]:
+    """Between four numbers, behind an opening that ends where a letter's token begins."""
+    found = []
+    for n in range(count):
+        texts = tuple(str(n + more) for more in (7, 0, 3, 5))
+        asked = f"Tom has {n} apples. How many?\n{options(texts)}"
+        prompt = (Message("user", asked), Message("assistant", "the answer is ("))
+        found.append(Item(f"c-{n}", prompt, "B", options=texts))
+    return found
+
+
 def grade(_: Sequence[Item], replies: Sequence[str]) -> list[bool]:
     """A tiny model can learn this: begin with an even byte."""
     return [bool(reply) and ord(reply[0]) % 2 == 0 for reply in replies]
@@ -60,6 +73,7 @@ def reward(**changes: Any) -> Reward:
 def training(**changes: Any) -> Training:
     values = {
         "batch": 8,
+        "samples": 1,
         "generation_batch": 16,
         "micro_batch": 4,
         "micro_tokens": None,
@@ -71,6 +85,7 @@ def training(**changes: Any) -> Training:
         "baseline": "none",
         "normalise_rewards": False,
         "kl_direction": "policy_base",
+        "kl_every": None,
         "valid_every": 2,
         "patience": None,
         "checkpoint_every": 1,

@@ -17,7 +17,7 @@ from t2.training import loop
 from t2.training.loop import Result, learning_rate, train
 from t2.training.state import Row, Sampler
 
-from .setting import adapted, grade, items, moved, recipe, reward, trainable, training
+from .setting import adapted, choices, grade, items, moved, recipe, reward, trainable, training
 
 
 @pytest.fixture
@@ -263,3 +263,29 @@ def test_decay_towards_a_z_that_a_sigmoid_never_reaches_is_refused():
     config = SvfConfig(parametrisation="sigmoid", max_mult=1.0)
     with pytest.raises(ValueError, match=r"never reaches z = 1.*larger max_mult"):
         _ = config.at_rest
+
+
+def test_the_expected_reward_learns_resumes_to_the_bit_and_measures_its_divergence(
+    run: Any, tiny_tokenizer: Any, tiny_folder: Path, tmp_path: Path
+) -> None:
+    wanted = recipe(objective="expected_reward", steps=12, kl=0.0)
+    shared = training(batch=8, micro_batch=8, valid_every=6, checkpoint_every=4, kl_every=5)
+    settings = {"train_items": choices(20), "valid_items": choices(4), "reward": reward(wrong=0.0)}
+
+    def stop(row: Row) -> None:
+        if row["step"] == 7:
+            raise KeyboardInterrupt
+
+    model = adapted(LlamaForCausalLM.from_pretrained(tiny_folder))
+    with pytest.raises(KeyboardInterrupt):
+        run(model, wanted, shared, **settings, on_step=stop)
+    ends = []
+    for scratch in (tmp_path / "scratch", tmp_path / "whole"):
+        model = adapted(LlamaForCausalLM.from_pretrained(tiny_folder))
+        result = run(model, wanted, shared, **settings, scratch=scratch)
+        ends.append((result.history, trainable(model)))
+    (history, resumed), (expected, whole) = ends
+    assert history == expected
+    assert all(resumed[name].equal(value) for name, value in whole.items())
+    assert history[-1]["reward"] > 2 * history[1]["reward"]
+    assert [row["step"] for row in history if row["kl"] is not None] == [5, 10]

