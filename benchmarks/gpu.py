@@ -99,7 +99,7 @@ class Bench:
         self.base = params.bases["main"]
         fields = json.loads((ARCHITECTURES / f"{self.base.path.replace('/', '--')}.json").read_text())
         longest = max(t.reward.max_new_tokens for t in params.tasks.values() if t.role == "trained" and t.reward)
-        whole = {"scale": 1, "layers": fields["num_hidden_layers"], "rollouts": params.training.batch}
+        whole = {"scale": 1, "layers": fields["num_hidden_layers"], "rollouts": params.recipes["svf"].train.batch}
         whole |= {"micro_batch": params.training.micro_batch, "batch": params.measure.batch}
         whole |= {"prompt": params.plan.prompt_tokens, "reply": max(2, longest // 4)}
         for name, usual in (SMALL if options.device == "cpu" and not options.dry else whole).items():
@@ -112,8 +112,8 @@ class Bench:
         fields |= {"vocab_size": fields["vocab_size"] // options.scale}
         fields |= dict.fromkeys(["eos_token_id", "bos_token_id", "pad_token_id"])
         self.settings = AutoConfig.for_model(**fields)
-        training = {"batch": options.rollouts, "micro_batch": min(options.micro_batch, options.rollouts)}
-        self.training = params.training.model_copy(update=training)
+        micro_batch = min(options.micro_batch, options.rollouts)
+        self.training = params.training.model_copy(update={"micro_batch": micro_batch})
         # The profile's first recipe of each method.
         self.recipes = {recipe.method: recipe for recipe in reversed(params.recipes.values())}
         with tempfile.TemporaryDirectory() as folder:

@@ -41,8 +41,8 @@ def small(params: dict[str, Any]) -> dict[str, Any]:
     params["recipes"] = {name: recipes[name] for name in ("svf", "classifier", "lora_next_token")}
     for name, steps in (("svf", 3), ("classifier", 2), ("lora_next_token", 2)):
         recipes[name]["seeds"] = [0]
-        recipes[name]["train"]["steps"] = steps
-    params["training"] |= {"batch": 8, "micro_batch": 8, "valid_every": 2, "checkpoint_every": 1}
+        recipes[name]["train"] |= {"steps": steps, "batch": 8}
+    params["training"] |= {"micro_batch": 8, "valid_every": 2, "checkpoint_every": 1}
     adapters = ("svf-reasoning", "classifier", "lora-reasoning")
     params["adapters"] = {name: params["adapters"][name] for name in adapters}
     params["sets"] = {

@@ -154,9 +154,16 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda raw: put(raw, "recipes.svf.train", lr="fast"), "recipes.svf.train.lr"),
     (lambda raw: put(raw, "recipes.svf.train", steps=True), "recipes.svf.train.steps"),
     (lambda raw: put(raw, "training", warmup_steps=20), "training.warmup_steps"),
-    (lambda raw: put(raw, "training", samples=3), "training.samples"),
-    (lambda raw: put(raw, "training", samples=4, temperature=0.0), "training.samples"),
-    (lambda raw: put(raw, "training", baseline="group"), "training.baseline"),
+    (lambda raw: put(raw, "recipes.svf.train", samples=3), "recipes.svf.train.samples"),
+    (
+        lambda raw: [put(raw, "training", temperature=0.0), put(raw, "recipes.svf.train", samples=4)],
+        "recipes.svf.train.samples",
+    ),
+    (lambda raw: put(raw, "training", baseline="group"), "recipes.svf.train.samples"),
+    (
+        lambda raw: put(raw, "recipes.lora_policy_gradient.peft", lora_dropout=0.05),
+        "recipes.lora_policy_gradient.peft.lora_dropout",
+    ),
     (lambda raw: put(raw, "recipes.svf.train", objective="expected_reward"), "adapters.svf-math.recipe"),
     # Adapters
     (lambda raw: put(raw, "adapters", again=raw["adapters"]["svf-math"]), "adapters.again"),

@@ -93,9 +93,9 @@ def test_the_brief_profile_has_a_row_of_each_kind_that_the_miniature_has() -> No
 def test_the_paper_s_models_share_its_hyper_parameters() -> None:
     for name in ("llama3-8b", "mistral-7b", "llama3-70b"):
         params = profiles.load(name)
-        assert params.training.batch == 256
         learned = [params.recipes[params.adapters[f"svf-{family}"].recipe] for family in ("math", "code", "reasoning")]
         assert {(recipe.train.lr, recipe.train.clip) for recipe in learned} == {(2e-3, 1e-3)}
+        assert {recipe.train.batch for recipe in params.recipes.values()} == {256}
         assert [recipe.train.steps for recipe in learned] == [150, 60, 60]
         lora = params.recipes["lora_next_token"].peft
         assert (lora["r"], lora["lora_alpha"], lora["lora_dropout"]) == (16, 32, 0.05)
@@ -170,7 +170,7 @@ def test_entries_are_merged_key_by_key_and_what_stays_keeps_its_layout(shelf: Pa
         "  main: {label: mine}\n"
         "training:\n"
         "  # Larger than usual.\n"
-        "  batch: 128  # of 64\n"
+        "  micro_batch: 32  # of 16\n"
         "tasks:\n"
         "  math_hard:\n"
         "    sizes: {test: 99}\n"
@@ -180,7 +180,7 @@ def test_entries_are_merged_key_by_key_and_what_stays_keeps_its_layout(shelf: Pa
         "    peft: {peft_type: IA3, target_modules: [k_proj]}\n"
         "    layers: all\n"
         "    seeds: [0]\n"
-        "    train: {objective: reinforce, steps: 3, lr: 1.0e-3, clip: 1.0, kl: 0.1}\n"
+        "    train: {objective: reinforce, steps: 3, batch: 8, samples: 1, lr: 1.0e-3, clip: 1.0, kl: 0.1}\n"
     )
     text, before = profiles.compose("mine"), profiles.compose("miniature")
     assert changed(text, before) == [
@@ -189,13 +189,13 @@ def test_entries_are_merged_key_by_key_and_what_stays_keeps_its_layout(shelf: Pa
         "  # Faster.",
         "  quick:",
         "    peft: {peft_type: IA3, target_modules: [k_proj]}",
-        "    train: {objective: reinforce, steps: 3, lr: 0.001, clip: 1.0, kl: 0.1}",
+        "    train: {objective: reinforce, steps: 3, batch: 8, samples: 1, lr: 0.001, clip: 1.0, kl: 0.1}",
         "  # Larger than usual.",
-        "  batch: 128  # of 64",
+        "  micro_batch: 32  # of 16",
     ]
-    assert changed(before, text) == ["    label: miniature", "  batch: 64"]
+    assert changed(before, text) == ["    label: miniature", "  micro_batch: 16"]
     found = list(profiles.differences(roundtrip.values(text), roundtrip.values(before)))
-    named = ["bases.main.label", "recipes.quick", "tasks.math_hard.sizes.test", "training.batch"]
+    named = ["bases.main.label", "recipes.quick", "tasks.math_hard.sizes.test", "training.micro_batch"]
     assert sorted(where for where, *_ in found) == named
 
 

@@ -95,8 +95,6 @@ def relations(valid: Mapping[str, Any], taken: frozenset[str] | None = None) -> 
     yield from _systems(valid)
     yield from _published(valid)
     yield from _engines(valid)
-    if "training" in valid:
-        yield from _training(valid["training"])
 
 
 def _folder(valid: Mapping[str, Any], taken: frozenset[str]) -> Iterator[str]:
@@ -210,15 +208,18 @@ def _template(where: str, task: Task) -> Iterator[str]:
         yield f"{where}.prompt.user: names no field; {allowed}"
 
 
-def _training(training: Training) -> Iterator[str]:
-    if training.micro_batch > training.batch:
-        yield f"training.micro_batch: {training.micro_batch} is more than training.batch = {training.batch}"
-    if training.batch % training.samples:
-        yield f"training.samples: {training.samples} does not divide training.batch = {training.batch}; correct one"
-    if training.samples > 1 and training.temperature == 0:
-        yield f"training.samples: {training.samples} that are all alike, since training.temperature is 0; raise that"
-    if training.baseline == "group" and training.samples == 1:
-        yield "training.baseline: 'group' compares the samples of a prompt, of which training.samples says 1; raise it"
+def _training(name: str, recipe: Recipe, training: Training) -> Iterator[str]:
+    where, train = f"recipes.{name}.train", recipe.train
+    if training.warmup_steps >= train.steps:
+        yield f"training.warmup_steps: {training.warmup_steps} leaves none of the {train.steps} steps of recipes.{name}"
+    if train.batch % train.samples:
+        yield f"{where}.samples: {train.samples} does not divide {where}.batch = {train.batch}; correct one"
+    if train.objective != "reinforce":
+        return
+    if train.samples > 1 and training.temperature == 0:
+        yield f"{where}.samples: {train.samples} that are all alike, since training.temperature is 0; raise that"
+    if training.baseline == "group" and train.samples == 1:
+        yield f"{where}.samples: 1, but training.baseline is 'group', which compares the samples of a prompt; raise it"
 
 
 def _recipes(valid: Mapping[str, Any]) -> Iterator[str]:
@@ -228,9 +229,14 @@ def _recipes(valid: Mapping[str, Any]) -> Iterator[str]:
         yield from _repeated(f"{where}.seeds", map(str, recipe.seeds))
         if recipe.train.objective == "next_token" and recipe.train.kl > 0:
             yield f"{where}.train.kl: {recipe.train.kl}; objective 'next_token' has no such penalty: set it to 0"
-        if "training" in valid and valid["training"].warmup_steps >= recipe.train.steps:
-            warmup = valid["training"].warmup_steps
-            yield f"training.warmup_steps: {warmup} leaves none of the {recipe.train.steps} steps of {where}"
+        for key, value in recipe.peft.items():
+            if key.endswith("dropout") and value and recipe.train.objective != "next_token":
+                yield (
+                    f"{where}.peft.{key}: {value}; replies are sampled without dropout, and the gradient would be that "
+                    f"of another policy: with objective {recipe.train.objective!r} set it to 0"
+                )
+        if "training" in valid:
+            yield from _training(name, recipe, valid["training"])
 
 
 def _peft(where: str, method: str, recipe: Recipe) -> Iterator[str]:

@@ -236,6 +236,8 @@ class Train(Section):
         objective: ``reinforce``: from sampled replies. ``expected_reward``: the same expectation in closed form, for
             a choice that is one token behind the prompt's ``prefix``. ``next_token``: from worked replies.
         steps: Updates.
+        batch: Samples per step.
+        samples: Of each prompt, in rollouts: a step has ``batch / samples`` prompts. Other objectives take one.
         lr: Learning rate of the first of them.
         clip: The gradient's largest norm.
         kl: The weight λ of the divergence from the base model.
@@ -243,6 +245,8 @@ class Train(Section):
 
     objective: Literal["reinforce", "expected_reward", "next_token"]
     steps: PositiveInt
+    batch: PositiveInt
+    samples: PositiveInt
     lr: PositiveFloat
     clip: PositiveFloat
     kl: NonNegative
@@ -276,8 +280,6 @@ class Training(Section):
     gradient is the same, but for its last bits.
 
     Attributes:
-        batch: Samples per step.
-        samples: Of each prompt, in rollouts: a step has ``batch / samples`` prompts. Other objectives take one.
         generation_batch: Prompts side by side in rollouts and validation.
         micro_batch: The most samples at once.
         micro_tokens: The most tokens at once: prompts, answers and padding. A sample of more is alone. Null: no limit.
@@ -290,8 +292,6 @@ class Training(Section):
         threads: Per process, in training, searching and measuring.
     """
 
-    batch: PositiveInt
-    samples: PositiveInt
     generation_batch: PositiveInt
     micro_batch: PositiveInt
     micro_tokens: PositiveInt | None

@@ -68,8 +68,8 @@ def train(
     Args:
         model: With a fresh adapter of any PEFT method.
         engine: Generates with the model's active adapter as it stands at each call.
-        recipe: Objective, steps, learning rate, clip and λ.
-        training: Batches, rollouts, validation, checkpoints.
+        recipe: Objective, steps and their samples, learning rate, clip and λ.
+        training: Micro-batches, rollouts, validation, checkpoints.
         reward: What replies earn, and where they end: validation items are answered greedily, rollouts at the
             temperature and from seeds.
         train_items: Items to learn from.
@@ -201,7 +201,7 @@ def _objective(
     seeds: torch.Generator,
 ) -> Objective:
     if recipe.objective == "next_token":
-        return NextToken(model, engine, training)
+        return NextToken(model, engine, recipe, training)
     if recipe.objective == "expected_reward":
         return ExpectedReward(model, engine, recipe, training, reward, seeds)
     return Reinforce(model, engine, grade, recipe, training, reward, seeds)

@@ -74,11 +74,11 @@ class Reinforce:
     @property
     def step_items(self) -> int:
         """See :attr:`Objective.step_items`."""
-        return self.training.batch // self.training.samples
+        return self.recipe.batch // self.recipe.samples
 
     def accumulate(self, items: Sequence[Item], *, measure_kl: bool = False) -> Row:
         """See :meth:`Objective.accumulate`."""
-        samples = self.training.samples
+        samples = self.recipe.samples
         items = [item for item in items for _ in range(samples)]
         prompts = [item.prompt for item in items]
         seed = int(torch.randint(2**62, (), generator=self.seeds))
@@ -139,7 +139,7 @@ class ExpectedReward:
     @property
     def step_items(self) -> int:
         """See :attr:`Objective.step_items`."""
-        return self.training.batch
+        return self.recipe.batch
 
     def accumulate(self, items: Sequence[Item], *, measure_kl: bool = False) -> Row:
         """See :meth:`Objective.accumulate`."""
@@ -187,12 +187,13 @@ class NextToken:
 
     model: PeftModel
     engine: Engine
+    recipe: Train
     training: Training
 
     @property
     def step_items(self) -> int:
         """See :attr:`Objective.step_items`."""
-        return self.training.batch
+        return self.recipe.batch
 
     def accumulate(self, items: Sequence[Item], *, measure_kl: bool = False) -> Row:
         """See :meth:`Objective.accumulate`; there is no divergence."""

@@ -34,7 +34,7 @@ def test_an_override_is_written_and_the_rest_stays(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "error", "reason"),
     [
-        (["recipes.svf.train.lr=-1", "training.batch=many"], ConfigError, r"2 problem\(s\)"),
+        (["recipes.svf.train.lr=-1", "training.micro_batch=many"], ConfigError, r"2 problem\(s\)"),
         (["recipes.nobody.lr=1"], parameters.OverrideError, "recipes.nobody.lr"),
         (["shots"], parameters.OverrideError, "name=value"),
     ],

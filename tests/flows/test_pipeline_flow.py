@@ -129,7 +129,7 @@ def test_a_stage_that_someone_else_holds_is_tried_again(project: Project) -> Non
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["recipes.svf.train.steps=-3", "training.batch=0"], r"2 problem\(s\)"),
+        (["recipes.svf.train.steps=-3", "training.micro_batch=0"], r"2 problem\(s\)"),
         (["recipes.nobody.lr=1"], "Could not override 'recipes.nobody.lr'"),
     ],
 )

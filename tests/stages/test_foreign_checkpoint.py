@@ -96,9 +96,9 @@ def few(path: Path, changed: dict[str, Any]) -> dict[str, Any]:
         }[task["role"]]
         if task["role"] != "dispatch":
             task["reward"]["max_new_tokens"] = 24
-    params["training"] |= {"batch": 4, "micro_batch": 2, "generation_batch": 8, "valid_every": 1, "checkpoint_every": 1}
+    params["training"] |= {"micro_batch": 2, "generation_batch": 8, "valid_every": 1, "checkpoint_every": 1}
     for recipe in params["recipes"].values():
-        recipe["train"]["steps"] = 2
+        recipe["train"] |= {"steps": 2, "batch": 4}
     params["budgets"]["cem"] |= {"population": 4, "elite_share": 0.5, "generations": 2, "shots": 3, "draws": 1}
     params["search"]["batch"] = params["measure"]["batch"] = 8
     params["engine"]["vllm"] |= {"kv_cache_gb": 0.1}

@@ -63,7 +63,8 @@ def grade(_: Sequence[Item], replies: Sequence[str]) -> list[bool]:
 
 
 def recipe(**changes: Any) -> Train:
-    return Train(**{"objective": "reinforce", "steps": 6, "lr": 0.05, "clip": 1.0, "kl": 0.1, **changes})
+    values = {"objective": "reinforce", "steps": 6, "batch": 8, "samples": 1, "lr": 0.05, "clip": 1.0, "kl": 0.1}
+    return Train(**{**values, **changes})
 
 
 def reward(**changes: Any) -> Reward:
@@ -72,8 +73,6 @@ def reward(**changes: Any) -> Reward:
 
 def training(**changes: Any) -> Training:
     values = {
-        "batch": 8,
-        "samples": 1,
         "generation_batch": 16,
         "micro_batch": 4,
         "micro_tokens": None,

@@ -53,8 +53,8 @@ def _scripted(scores: Sequence[float]) -> Any:
 
 @pytest.mark.parametrize("method", ["svf", "lora"])
 def test_reinforce_learns_what_is_rewarded(run: Any, tiny_model: LlamaForCausalLM, method: str) -> None:
-    wanted = recipe(steps=25, lr=0.1 if method == "svf" else 0.05, kl=0.0)
-    shared = training(batch=32, micro_batch=32, valid_every=5, checkpoint_every=25, baseline="mean")
+    wanted = recipe(steps=25, batch=32, lr=0.1 if method == "svf" else 0.05, kl=0.0)
+    shared = training(micro_batch=32, valid_every=5, checkpoint_every=25, baseline="mean")
     rows: list[Row] = []
     result = run(adapted(tiny_model, method), wanted, shared, on_step=rows.append)
     start, first, *_, last = result.history
@@ -66,8 +66,8 @@ def test_reinforce_learns_what_is_rewarded(run: Any, tiny_model: LlamaForCausalL
 
 
 def test_next_token_learns_the_replies(run: Any, tiny_model: LlamaForCausalLM) -> None:
-    wanted = recipe(objective="next_token", steps=15, lr=0.02, kl=0.0)
-    result = run(adapted(tiny_model, "lora"), wanted, training(batch=16, micro_batch=16, valid_every=15))
+    wanted = recipe(objective="next_token", steps=15, batch=16, lr=0.02, kl=0.0)
+    result = run(adapted(tiny_model, "lora"), wanted, training(micro_batch=16, valid_every=15))
     assert result.history[-1]["loss"] < 0.8 * result.history[1]["loss"]
     assert result.history[-1]["reward"] is None
 
@@ -241,6 +241,8 @@ def test_weight_decay_pulls_towards_the_base_model(run, tiny_model, method, chan
     before = {name: value.clone() for name, value in trainable(model).items()}
 
     class Still:
+        step_items = 8
+
         def accumulate(self, items):
             for parameter in model.parameters():
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
@@ -269,7 +271,7 @@ def test_the_expected_reward_learns_resumes_to_the_bit_and_measures_its_divergen
     run: Any, tiny_tokenizer: Any, tiny_folder: Path, tmp_path: Path
 ) -> None:
     wanted = recipe(objective="expected_reward", steps=12, kl=0.0)
-    shared = training(batch=8, micro_batch=8, valid_every=6, checkpoint_every=4, kl_every=5)
+    shared = training(micro_batch=8, valid_every=6, checkpoint_every=4, kl_every=5)
     settings = {"train_items": choices(20), "valid_items": choices(4), "reward": reward(wrong=0.0)}
 
     def stop(row: Row) -> None:

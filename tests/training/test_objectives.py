@@ -25,14 +25,15 @@ def _objective(
     max_new_tokens: int = 4,
     **settings: Any,
 ) -> Objective:
-    engine, shared = HfEngine(model, tokenizer, batch_size=16), training(**settings)
+    of_recipe = {name: settings.pop(name) for name in ("batch", "samples") if name in settings}
+    engine, shared, wanted = HfEngine(model, tokenizer, batch_size=16), training(**settings), recipe(kl=kl, **of_recipe)
     if objective == "next_token":
-        return NextToken(model, engine, shared)
+        return NextToken(model, engine, wanted, shared)
     generator = torch.Generator().manual_seed(0)
     earned = reward(wrong=wrong, max_new_tokens=max_new_tokens)
     if objective == "expected_reward":
-        return ExpectedReward(model, engine, recipe(kl=kl), shared, earned, generator)
-    return Reinforce(model, engine, grade, recipe(kl=kl), shared, earned, generator)
+        return ExpectedReward(model, engine, wanted, shared, earned, generator)
+    return Reinforce(model, engine, grade, wanted, shared, earned, generator)
 
 
 def _gradient(model: torch.nn.Module) -> torch.Tensor:
