@@ -243,10 +243,10 @@ def test_weight_decay_pulls_towards_the_base_model(run, tiny_model, method, chan
     class Still:
         step_items = 8
 
-        def accumulate(self, items):
+        def accumulate(self, items, *, measure_kl):
             for parameter in model.parameters():
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-            return dict.fromkeys(("reward", "correct", "loss", "kl", "tokens", "too_long"))
+            return dict.fromkeys(("reward", "correct", "loss", "kl", "tokens", "too_long", "agreed"))
 
     monkeypatch.setattr(loop, "_objective", lambda *_: Still())
     graded = []
