@@ -175,7 +175,7 @@ def test_layers_run_again_in_the_backward_pass_change_no_bit(
         result = run(model, wanted, shared, scratch=tmp_path / str(again))
         outcomes.append((result.history, trainable(model)))
         passes.append(len(counted))
-    assert passes[1] == passes[0] + wanted.steps * shared.batch // shared.micro_batch
+    assert passes[1] == passes[0] + wanted.steps * wanted.batch // shared.micro_batch
     assert outcomes[0][0] == outcomes[1][0]
     assert all(value.equal(outcomes[1][1][name]) for name, value in outcomes[0][1].items())
 
