@@ -12,6 +12,7 @@ import pandas as pd
 
 from t2.files import replace_file
 from t2.report import figures, render, tables
+from t2.report.claims import claims_table
 from t2.report.systems import System
 from t2.report.tables import Table
 
@@ -106,7 +107,10 @@ def outline(inputs: ReportInputs) -> list[Section]:
         ("", [_LEAD, *inputs.notes]),
         (
             "What the methods gain",
-            [_picture("differences", _draw(figures.difference_figure, inputs.comparisons, systems, base))],
+            [
+                claims_table(comparisons, systems, "What the intervals say."),
+                _picture("differences", _draw(figures.difference_figure, inputs.comparisons, systems, base)),
+            ],
         ),
         (
             "Trained tasks",

@@ -45,12 +45,14 @@ class Table:
         caption: What the numbers are, with n, intervals and seeds.
         header: One cell a column; the first heads the row labels.
         groups: Blocks of rows, set apart by a rule; the first cell of a row is its label.
+        worded: Cells hold words, not numbers.
     """
 
     title: str
     caption: str
     header: tuple[Cell, ...]
     groups: tuple[tuple[tuple[Cell, ...], ...], ...]
+    worded: bool = False
 
 
 def score_table(
@@ -320,8 +322,8 @@ def search_table(searches: Iterable[Row], title: str) -> Table | None:
                     f"{_mean_of(rows, 'best_generation'):.1f}", (f"{_span(generations)}, of {rows[0]['generations']}",)
                 ),
                 Cell(f"{improved} of {len(rows)}"),
-                Cell(_points(_mean_of(rows, "gain_over_first"))),
-                Cell(_points(_mean(several)) if several else NONE),
+                Cell(points(_mean_of(rows, "gain_over_first"))),
+                Cell(points(_mean(several)) if several else NONE),
                 Cell(_span({int(row["evaluations"]) for row in rows})),
             )
         )
@@ -493,10 +495,10 @@ def _difference_cell(row: Row | None, strong: bool) -> Cell:
     if row is None:
         return Cell(NONE)
     value = row["difference"] if "difference" in row else row["value"]
-    asides = [f"[{_points(row['ci_low'])}, {_points(row['ci_high'])}]"]
+    asides = [f"[{points(row['ci_low'])}, {points(row['ci_high'])}]"]
     if int(float(row.get("n_runs", 1))) > 1:
-        asides.append(f"{_points(row['run_low'])} … {_points(row['run_high'])}")
-    return Cell(_points(value), tuple(asides), strong)
+        asides.append(f"{points(row['run_low'])} … {points(row['run_high'])}")
+    return Cell(points(value), tuple(asides), strong)
 
 
 def _percent(share: Any) -> str:
@@ -507,7 +509,7 @@ def _range(low: Any, high: Any) -> str:
     return f"[{_percent(low)}, {_percent(high)}]"
 
 
-def _points(share: Any) -> str:
+def points(share: Any) -> str:
     """Signed whole points, with a true minus; what rounds to zero has no sign."""
     text = f"{100 * float(share):+.0f}"
     return "0" if text in ("+0", "-0") else text.replace("-", "−")

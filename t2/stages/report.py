@@ -32,45 +32,44 @@ SEARCH_COLUMNS = [
 def main() -> None:
     """Writes ``reports/``."""
     with open_stage("report") as stage:
-        params = stage.params
-        scores, readings, comparisons, confusions, dispatch = (
-            read_csv(paths.scores() / f"{name}.csv")
-            for name in ("scores", "readings", "comparisons", "confusions", "dispatch")
-        )
-        metrics = read_json(paths.reports() / "metrics.json")
-        records = [read_json(path) for path in sorted(paths.runs().glob("*.json"))]
-        runs, timings = _runs(records), _timings(params)
-        write_csv(paths.reports() / "runs.csv", runs)
-        write_csv(paths.reports() / "timings.csv", timings)
-        searched = searches(params)
-        write_csv(paths.reports() / "searches.csv", searched)
-        inputs = ReportInputs(
-            base=next(iter(params.bases.values())).label,
-            systems=systems_of(params),
-            scores=scores,
-            readings=readings,
-            comparisons=comparisons,
-            timings=timings,
-            histories=_histories(params),
-            confusions=confusions,
-            dispatch=dispatch,
-            alphas=_alphas(params),
-            searches=searched,
-            runs=runs,
-            notes=[
-                *notes(params),
-                too_long(params, metrics),
-                *processors(records),
-                *isolation(records),
-                *adopted(records),
-            ],
-        )
+        inputs = report_inputs(stage.params)
+        for name in ("runs", "timings", "searches"):
+            write_csv(paths.reports() / f"{name}.csv", getattr(inputs, name))
         write_report(inputs, paths.reports())
         # A clean clone holds reports/ in git; this copy, which it does not hold, makes DVC run the stage there.
         paths.report().mkdir(parents=True, exist_ok=True)
         shutil.copy(paths.reports() / "report.html", paths.report())
-        stage.run.log_table(scores, "scores")
+        stage.run.log_table(inputs.scores, "scores")
         stage.run.log_files([paths.reports() / "report.html", paths.reports() / "report.md"])
+
+
+def report_inputs(params: Params) -> ReportInputs:
+    """What the report shows, from the files of all stages before it."""
+    names = ("scores", "readings", "comparisons", "confusions", "dispatch")
+    scored = {name: read_csv(paths.scores() / f"{name}.csv") for name in names}
+    metrics = read_json(paths.reports() / "metrics.json")
+    records = [read_json(path) for path in sorted(paths.runs().glob("*.json"))]
+    return ReportInputs(
+        base=next(iter(params.bases.values())).label,
+        systems=systems_of(params),
+        scores=scored["scores"],
+        readings=scored["readings"],
+        comparisons=scored["comparisons"],
+        confusions=scored["confusions"],
+        dispatch=scored["dispatch"],
+        timings=_timings(params),
+        histories=_histories(params),
+        alphas=_alphas(params),
+        searches=searches(params),
+        runs=_runs(records),
+        notes=[
+            *notes(params),
+            too_long(params, metrics),
+            *processors(records),
+            *isolation(records),
+            *adopted(records),
+        ],
+    )
 
 
 def notes(params: Params) -> list[str]:

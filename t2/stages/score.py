@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -35,14 +35,7 @@ def main() -> None:
     with open_stage("score") as stage:
         params = stage.params
         measured = measurements(params, cells.read_index())
-        pairs = [(params.key_of(left), params.key_of(right)) for left, right in params.score.contrasts]
-        tables = {
-            "scores": scores(measured),
-            "readings": readings(measured),
-            "comparisons": compare(measured, contrasts=pairs),
-            "confusions": confusion(measured, _categories(params)),
-            "dispatch": recalls(measured, contrasts=pairs),
-        }
+        tables = tabulate(params, measured)
         paths.scores().mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():
             # A clean clone holds reports/ in git; the copies make DVC run the stage there.
@@ -62,6 +55,18 @@ def main() -> None:
                 run = stage.run.child(f"{base}/{system}", tags={"t2.base": base, "t2.system": system})
                 run.log_params({"base": base, "system": system})
                 run.log_metrics({f"test_score.{task}": of_base[task].get(system) for task in tasks})
+
+
+def tabulate(params: Params, measured: Sequence[Measurement]) -> dict[str, pd.DataFrame]:
+    """The tables by the names of their files."""
+    pairs = [(params.key_of(left), params.key_of(right)) for left, right in params.score.contrasts]
+    return {
+        "scores": scores(measured),
+        "readings": readings(measured),
+        "comparisons": compare(measured, contrasts=pairs),
+        "confusions": confusion(measured, _categories(params)),
+        "dispatch": recalls(measured, contrasts=pairs),
+    }
 
 
 def measurements(params: Params, found: list[Cell]) -> list[Measurement]:
