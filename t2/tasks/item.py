@@ -10,7 +10,8 @@ from typing import Any
 
 from t2.config.rows import Prompt as Template
 from t2.files import parse_json, replace_file
-from t2.tasks.prompt import Message, Prompt, opening, render
+from t2.tasks.leaks import canonical
+from t2.tasks.prompt import Message, Prompt, opening, question, render
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Problem:
         answer: As :attr:`Item.answer`.
         reply: As :attr:`Item.reply`, from its beginning.
         options: As :attr:`Item.options`.
+        question: What it asks, without what may stand around it. Empty: its fields say it.
     """
 
     id: str
@@ -30,11 +32,18 @@ class Problem:
     answer: str
     reply: str = ""
     options: tuple[str, ...] = ()
+    question: str = ""
 
     def item(self, template: Template) -> Item:
         """The problem as an item; of the reply, what comes behind the template's opening of it."""
         prompt = render(template, self.fields)
-        return Item(self.id, prompt, self.answer, _behind(opening(prompt), self.reply), self.options)
+        reply = _behind(opening(prompt), self.reply)
+        return Item(self.id, prompt, self.answer, reply, self.options, canonical(self.question or self._asked()))
+
+    def _asked(self) -> str:
+        """The field ``question``, or all there are; the options are part of it, but not their order."""
+        asked = self.fields.get("question") or "\n".join(self.fields.values())
+        return "\n".join([asked, *sorted(self.options)])
 
 
 def _behind(opened: str, reply: str) -> str:
@@ -58,6 +67,9 @@ class Item:
         reply: A worked reference reply, which next-token training imitates.
         options: The texts that a choice is between, in the prompt's order; empty where it is no choice, or its
             source does not tell them apart.
+        question: The canonical form of what is asked, by :func:`t2.tasks.leaks.canonical`: without template, opener,
+            closer and order of options. Two items with the same one ask the same. Unless given, that of what the
+            user asks.
     """
 
     id: str
@@ -65,6 +77,11 @@ class Item:
     answer: str
     reply: str = ""
     options: tuple[str, ...] = ()
+    question: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.question:
+            object.__setattr__(self, "question", canonical(question(self.prompt)))
 
 
 def read_items(path: str | Path) -> list[Item]:

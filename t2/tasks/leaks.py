@@ -43,9 +43,9 @@ def refuse_leaks(tests: Iterable[Passage], texts: Iterable[Passage]) -> None:
     """Checks that no test prompt stands inside a text, word for word, whatever its case and spacing.
 
     Args:
-        tests: The test prompts, without the classification prompt that may be put around them.
-        texts: Everything that is learned from: prompts and replies of training, validation and shots, and
-            the prompts of pretraining.
+        tests: The test prompts, without the classification prompt that may be put around them, and what they ask.
+        texts: Everything that is learned from: prompts, questions and replies of training, validation and shots, and
+            the questions of pretraining.
 
     Raises:
         LeakError: Names all leaks at once.
@@ -58,6 +58,11 @@ def refuse_leaks(tests: Iterable[Passage], texts: Iterable[Passage]) -> None:
 def tokens(text: str) -> list[str]:
     """Words and punctuation marks; texts with equal tokens differ in case and spacing at most."""
     return _TOKEN.findall(text.casefold())
+
+
+def canonical(question: str) -> str:
+    """A question as it is compared: its tokens, so that case and spacing make no other question of it."""
+    return " ".join(tokens(question))
 
 
 def _find(tests: Iterable[Passage], texts: Iterable[Passage]) -> Iterator[Leak]:

@@ -15,7 +15,7 @@ from typing import Any
 from t2.config.rows import OTHER, Sizes, Task
 from t2.tasks.dispatch import categories_of, classification_prompt, classification_reply
 from t2.tasks.item import Item, write_items
-from t2.tasks.leaks import Passage, refuse_leaks, tokens
+from t2.tasks.leaks import Passage, refuse_leaks
 from t2.tasks.prompt import question
 
 NAMES = ("test", "shots", "valid", "train")
@@ -45,8 +45,8 @@ class Pool:
 def draw(sizes: Mapping[str, Sizes], pools: Mapping[str, Pool], seed: int) -> Drawn:
     """Draws every split of every task without replacement.
 
-    No two items of the result share what they ask (case and spacing aside) or their id, within a task or across
-    tasks: what an earlier task has taken, a later one leaves out. Each task has random generators of its own and
+    No two items of the result share their canonical question (whatever stands around it) or their id, within a task
+    or across tasks: what an earlier task has taken, a later one leaves out. Each task has random generators of its own and
     tasks are drawn one after the other, so that a further one changes none before it.
 
     Args:
@@ -88,7 +88,7 @@ def _shuffled(items: Sequence[Item], name: str) -> Iterator[Item]:
 def _take(items: Iterator[Item], n: int, taken: set[str]) -> Iterator[Item]:
     """Yields up to ``n`` items that are not taken yet, and takes them."""
     while n > 0 and (item := next(items, None)) is not None:
-        keys = {item.id, " ".join(tokens(question(item.prompt)))}
+        keys = {item.id, item.question}
         if taken.isdisjoint(keys):
             taken |= keys
             n -= 1
@@ -122,26 +122,33 @@ def dispatch_splits(name: str, tasks: Mapping[str, Task], drawn: Drawn) -> dict[
                 )
             for item in available[:asked]:
                 prompt = classification_prompt(declared.prompt, item.prompt, categories)
-                items.append(Item(item.id, prompt, answer=family, reply=classification_reply(family)))
+                reply = classification_reply(family)
+                items.append(Item(item.id, prompt, answer=family, reply=reply, question=item.question))
     return splits
 
 
 def refuse_leaked(drawn: Drawn, pretraining: Iterable[Passage] = ()) -> None:
-    """Checks the test prompts of all tasks against everything that is learned from.
+    """Checks what the test items of all tasks ask against everything that is learned from.
 
-    The items of dispatching need no check of their own: what they ask about is the tasks'.
+    Both the canonical question, which another opener, closer or template cannot hide, and the prompt as a whole may
+    stand in no question, prompt or reply. The items of dispatching need no check of their own: what they ask about
+    is the tasks'.
 
     Args:
         drawn: All splits.
-        pretraining: What the base model read.
+        pretraining: The canonical questions that the base models read.
 
     Raises:
         LeakError: Names all leaks at once.
     """
-    tests = [Passage(name, question(item.prompt)) for name, item in _named(drawn, ["test"])]
+    tests = [Passage(name, text) for name, item in _named(drawn, ["test"]) for text in sorted(_asked(item))]
     learned = _named(drawn, ["train", "valid", "shots"])
-    texts = (Passage(name, text) for name, item in learned for text in (question(item.prompt), item.reply))
+    texts = (Passage(name, text) for name, item in learned for text in (*sorted(_asked(item)), item.reply))
     refuse_leaks(tests, chain(texts, pretraining))
+
+
+def _asked(item: Item) -> set[str]:
+    return {item.question, question(item.prompt)}
 
 
 def _named(drawn: Drawn, splits: Sequence[str]) -> Iterator[tuple[str, Item]]:
