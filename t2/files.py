@@ -95,7 +95,12 @@ def _sync(path: Path) -> None:
 
 def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
     """Writes a table atomically and always with the same bytes: six decimals, empty where nothing applies."""
-    replace_file(path, frame.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+    replace_file(path, to_csv(frame))
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """The text that :func:`write_csv` writes."""
+    return frame.to_csv(index=False, float_format="%.6f", lineterminator="\n")
 
 
 def read_csv(path: str | Path) -> pd.DataFrame:

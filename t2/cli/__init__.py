@@ -9,6 +9,7 @@ import typer
 from t2.cli import expert
 from t2.cli.adopt import adopt
 from t2.cli.ask import ask
+from t2.cli.audit import audit
 from t2.cli.plan import plan
 from t2.files import require_unicode
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command()(ask)
 app.command()(plan)
 app.command()(adopt)
+app.command()(audit)
 app.add_typer(expert.app, name="expert")
 
 

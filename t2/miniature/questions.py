@@ -100,7 +100,9 @@ def _sort(rng: Random) -> tuple[str, str, Sequence[str], str]:
     asked, beside = rng.sample(list(_SORTS), 2)
     question = rng.choice(_SORT).format(asked)
     if rng.random() < _IN_TWO:
-        question = _of_two(rng, _SORT_OF_TWO, asked=asked, **dict(zip(("one", "two"), _either(rng, asked, beside), strict=True)))
+        question = _of_two(
+            rng, _SORT_OF_TWO, asked=asked, **dict(zip(("one", "two"), _either(rng, asked, beside), strict=True))
+        )
     return question, f"It is {_SORTS[asked]}", tuple(KINDS), _SORTS[asked]
 
 

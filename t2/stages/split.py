@@ -55,7 +55,7 @@ def make_splits(params: Params, folder: Path) -> dict[str, Any]:
         {name: _pool(task, seed) for name, task in own.items()},
         seed,
     )
-    files = _pretraining_files([base.path for base in params.bases.values()])
+    files = pretraining_files([base.path for base in params.bases.values()])
     splits.refuse_leaked(drawn, _passages(files))
     dispatching = {name: splits.dispatch_splits(name, params.tasks, drawn) for name in params.tasks if name not in own}
     manifest = {
@@ -93,7 +93,7 @@ def _origin(source: Files, name: str) -> Path | HubSplit:
     return HubSplit(source.hub, source.revision, name, source.subset) if isinstance(source, Hub) else Path(name)
 
 
-def _pretraining_files(bases: list[str]) -> list[Path]:
+def pretraining_files(bases: list[str]) -> list[Path]:
     """What the bases read, where it is known: the miniature's prompts lie beside its folder."""
     files = dict.fromkeys(Path(path).parent / "pretraining_prompts.txt.xz" for path in bases)
     return [path for path in files if path.is_file()]
