@@ -20,10 +20,12 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: repro table test test-all test-vllm lint profile plan ui serve worker real miniature clean
+.PHONY: repro readme table test test-all test-vllm lint profile plan ui serve worker real miniature clean
 
 # PROFILE: one word for a base model with its tasks and sizes, see `make profile`; none: params.yaml as it stands.
+# DVC refuses every run as long as its own list of who reads and writes lies there empty, as a kill may leave it.
 repro: $(VENV)/installed
+	@find .dvc/tmp -name rwlock -empty -delete 2>/dev/null || true
 	@$(if $(PROFILE),python -m t2.profiles $(PROFILE) $(if $(FORCE),--force))
 	@dvc repro
 	@python -m t2.report.terminal
@@ -116,6 +118,10 @@ real: $(VENV)/installed
 	@python -m t2.profiles real --to .t2/real/params.yaml --force && rm -f .t2/real/dvc.lock
 	@cp -rL $(DATA)/. .t2/real/data/sources/
 	@cd .t2/real && git init -q && dvc repro && python -m t2.report.terminal
+
+# The results in README.md, from reports/.
+readme: $(VENV)/installed
+	@python -m t2.report.readme
 
 # The shipped base models, pretrained anew.
 miniature: $(VENV)/installed

@@ -66,6 +66,7 @@ def read_dag(*files: str) -> dict[str, Stage]:
     from networkx import lexicographical_topological_sort, transitive_reduction
 
     files = files or (FILE,)
+    _remove_cut_lock()
     try:
         with Repo() as repo:
             graph = repo.index.graph
@@ -91,6 +92,15 @@ def read_dag(*files: str) -> dict[str, Stage]:
             return {stage.addressing: read(stage) for stage in order}
     except DvcException as error:
         raise DagError(f"DVC cannot read {', '.join(files)}: {error}; `dvc stage list --all` shows where") from error
+
+
+def _remove_cut_lock() -> None:
+    """Removes DVC's list of who reads and writes what, if a kill in the middle of writing it left it empty.
+
+    DVC would refuse every run as long as it lies there.
+    """
+    if (lock := Path(".dvc/tmp/rwlock")).is_file() and not lock.stat().st_size:
+        lock.unlink()
 
 
 def changed_stages(stages: Mapping[str, Stage]) -> set[str]:

@@ -34,6 +34,24 @@ def test_stages_come_behind_what_they_read_with_direct_edges_only(
     assert dag.changed_stages(stages) == {"root", "left", "right", "join"}
 
 
+def test_a_lock_that_a_kill_left_empty_does_not_block_the_project(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Path(shutil.copytree(template, tmp_path / "project"))
+    monkeypatch.chdir(project)
+    lock = project / ".dvc" / "tmp" / "rwlock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.write_text("")
+    refused = subprocess.run(dag.dvc("repro", "root"), capture_output=True, text=True, check=False)
+    assert refused.returncode != 0 and "corrupted" in refused.stderr
+    dag.read_dag()
+    subprocess.run(dag.dvc("repro", "-q", "root"), check=True)
+    held = lock.read_text(encoding="utf-8")
+    assert held
+    dag.read_dag()
+    assert lock.read_text(encoding="utf-8") == held
+
+
 def test_the_projects_own_pipeline_is_read_and_says_what_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     stages = dag.read_dag()
