@@ -37,9 +37,7 @@ def text_hard(rng: Random) -> Problem:
         return _problem(rng, listed, f"How many words come behind {left}?", listed, f"{len(listed)}-{first}", answer)
     if kind == 1:
         steps = f"{len(listed)}-{first}={len(listed) - first}. Then {len(listed) - first}+1"
-        return _problem(
-            rng, listed, f"At which place from the end is {left}?", listed, steps, len(listed) - first + 1
-        )
+        return _problem(rng, listed, f"At which place from the end is {left}?", listed, steps, len(listed) - first + 1)
     asked = f"How many steps is it from {left} to {right}?"
     return _problem(rng, listed, asked, listed[:second], f"{second}-{first}", second - first)
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from t2.miniature.problem import Problem
-from t2.miniature.words import KINDS, MONTHS, NAMES, anonymous, fact, gazetteer, words, zipf
+from t2.miniature.words import KINDS, MONTHS, NAMES, anonymous, fact, gazetteer, zipf
 
 _SORTS = {word: kind for kind, members in KINDS.items() for word in members}
 _SORT = ("What is {}?", "What kind of thing is {}?", "To what do we count {}?", "As what do we know {}?")
 _SORT_OF_TWO = (
     "{name} sees {one} and {two}. What sort of thing is {asked}?",
-    "Of {one} and {two}, what kind of thing is {asked}?",
+    "Here are {one} and {two}. Of what kind is {asked}?",
     "{name} has {one}, {other} has {two}. Under what is {asked} counted?",
 )
 _TOWN = (
@@ -100,7 +100,9 @@ def _sort(rng: Random) -> tuple[str, str, Sequence[str], str]:
     asked, beside = rng.sample(list(_SORTS), 2)
     question = rng.choice(_SORT).format(asked)
     if rng.random() < _IN_TWO:
-        question = _of_two(rng, _SORT_OF_TWO, asked=asked, **dict(zip(("one", "two"), _either(rng, asked, beside), strict=True)))
+        question = _of_two(
+            rng, _SORT_OF_TWO, asked=asked, **dict(zip(("one", "two"), _either(rng, asked, beside), strict=True))
+        )
     return question, f"It is {_SORTS[asked]}", tuple(KINDS), _SORTS[asked]
 
 
