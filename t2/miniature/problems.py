@@ -8,8 +8,8 @@ from random import Random
 from typing import Literal
 
 from t2.miniature.functions import code, code_hard
-from t2.miniature.problem import Generator, Problem
 from t2.miniature.listings import text, text_hard
+from t2.miniature.problem import Generator, Problem
 from t2.miniature.questions import reasoning, reasoning_hard
 from t2.miniature.registers import Register, draw_register
 from t2.miniature.small_talk import other

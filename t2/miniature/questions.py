@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from t2.miniature.problem import Problem
-from t2.miniature.words import KINDS, MONTHS, NAMES, anonymous, fact, gazetteer, words, zipf
+from t2.miniature.words import KINDS, MONTHS, NAMES, anonymous, fact, gazetteer, zipf
 
 _SORTS = {word: kind for kind, members in KINDS.items() for word in members}
 _SORT = ("What is {}?", "What kind of thing is {}?", "To what do we count {}?", "As what do we know {}?")
 _SORT_OF_TWO = (
     "{name} sees {one} and {two}. What sort of thing is {asked}?",
-    "Of {one} and {two}, what kind of thing is {asked}?",
+    "Here are {one} and {two}. Of what kind is {asked}?",
     "{name} has {one}, {other} has {two}. Under what is {asked} counted?",
 )
 _TOWN = (

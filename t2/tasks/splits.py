@@ -46,8 +46,8 @@ def draw(sizes: Mapping[str, Sizes], pools: Mapping[str, Pool], seed: int) -> Dr
     """Draws every split of every task without replacement.
 
     No two items of the result share their canonical question (whatever stands around it) or their id, within a task
-    or across tasks: what an earlier task has taken, a later one leaves out. Each task has random generators of its own and
-    tasks are drawn one after the other, so that a further one changes none before it.
+    or across tasks: what an earlier task has taken, a later one leaves out. Each task has random generators of its
+    own and tasks are drawn one after the other, so that a further one changes none before it.
 
     Args:
         sizes: Items asked for, by task.

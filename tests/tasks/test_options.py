@@ -43,7 +43,7 @@ def test_the_answer_moves_with_its_text_and_nothing_else_changes(template: Templ
     changed = [old for old, new in zip(messages(item.prompt), messages(moved.prompt), strict=True) if old != new]
     assert changed in ([], [Message("user", question(item.prompt))])
     assert reordered(moved, [order.index(place) for place in range(3)]) == Item(
-        "p", item.prompt, "B", reply="", options=TEXTS
+        "p", item.prompt, "B", reply="", options=TEXTS, question=item.question
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,20 @@ def test_problems_that_two_tasks_share_go_to_one_of_them() -> None:
             )
 
 
+def wrapped(item: Item, opener: str, closer: str) -> Item:
+    """The same question between other words."""
+    return replace(item, id=f"again-{item.id}", prompt=f"{opener} {item.prompt} {closer}")
+
+
+def test_the_same_question_in_another_wrapping_goes_to_one_split() -> None:
+    plain = items("x", 30)
+    again = [wrapped(item, "Quick one:", "Thank you.") for item in plain]
+    for sources in ({"a": [*plain, *again]}, {"a": plain[:20], "b": [*again, *items("y", 20)]}):
+        sizes = dict.fromkeys(sources, Sizes(train=7, valid=3, test=7, shots=3))
+        chosen = all_items(draw(sizes, {name: Pool(some, some) for name, some in sources.items()}, seed=1))
+        assert len({item.question for item in chosen}) == len(chosen) == 20 * len(sources)
+
+
 def test_test_items_come_from_the_test_part() -> None:
     drawn = draw({"a": SIZES}, {"a": Pool(train=items("a", 18), test=items("a", 12, start=100))}, seed=1)["a"]
     assert all(int(item.answer) >= 100 for item in drawn["test"])
@@ -107,6 +122,21 @@ def test_a_test_prompt_inside_what_another_task_learns_from_is_refused(split: st
     with pytest.raises(LeakError) as caught:
         refuse_leaked(drawn)
     assert f"a/test.jsonl {tested.id} stands inside b/{split}.jsonl {learned.id}" in str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "shots"])
+def test_a_planted_duplicate_in_another_wrapping_is_refused_and_both_are_named(split: str) -> None:
+    drawn = draw({"a": SIZES, "b": SIZES}, {"a": pool("a", 30), "b": pool("b", 30)}, seed=1)
+    drawn["a"]["test"] = [wrapped(item, "Hello!", "Be fast!") for item in drawn["a"]["test"]]
+    tested = drawn["a"]["test"][3]
+    planted = Item("planted", tested.prompt.replace("Hello!", "Hurry up!"), "1", question=tested.question)
+    assert tested.prompt not in planted.prompt and planted.prompt not in tested.prompt
+    refuse_leaked(drawn)
+    drawn["b"][split].append(planted)
+    with pytest.raises(LeakError) as caught:
+        refuse_leaked(drawn)
+    assert f"a/test.jsonl {tested.id} stands inside b/{split}.jsonl planted" in str(caught.value)
+    assert len(caught.value.leaks) == 1
 
 
 def test_a_test_prompt_inside_pretraining_text_is_refused() -> None:
