@@ -120,7 +120,7 @@ def main() -> None:
         engines = {"hf mixed": hf, "vllm folded": folded, "vllm per request": per_request, "vllm base": folded}
         compare(engines, prompts, Sampling(args.max_new_tokens), sigmas, args.repeats)
 
-        push = folded.way.push
+        push = folded.backend.push
         experts = [{name: table[row] for name, table in random_experts(sigmas, 8).items()} for row in range(8)]
         seconds = []
         for z in [*experts, {}]:

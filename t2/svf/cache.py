@@ -23,7 +23,7 @@ from t2.svf.basis import Basis, narrow_basis, narrow_side
 from t2.svf.config import SvfConfig
 from t2.svf.identity import Matrix, fingerprint, tensor_bytes, weight_hash
 from t2.svf.quantised import Quantisation, rounded
-from t2.svf.reading import open_tensors, read_tensors
+from t2.svf.tensor_files import open_tensors, read_tensors
 
 Progress = Callable[[int, int, str], None]
 

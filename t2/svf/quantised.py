@@ -58,8 +58,8 @@ def stored_bytes(rows: int, columns: int, kind: str) -> float:
     return size / 2 + size / BLOCK + 4 * size / (256 * BLOCK)  # scales in 8 bits, those of 256 blocks in float32
 
 
-def settle(model: nn.Module) -> None:
-    """Checks the layers of a model that was just loaded, and keeps 4-bit ones as they are.
+def prepare_quantised_layers(model: nn.Module) -> None:
+    """Checks the layers of a model that was just loaded, and has bitsandbytes leave 4-bit ones unpacked.
 
     On CPUs with bfloat16 instructions, bitsandbytes repacks a layer in place at its first evaluation: it computes in
     bfloat16 from then on, unlike in training, and its weight cannot be read back.
@@ -87,7 +87,7 @@ def layer_weight(layer: Any) -> Tensor | None:
         know, or that holds no values yet.
 
     Raises:
-        ValueError: The layer was repacked, see :func:`settle`.
+        ValueError: The layer was repacked, see :func:`prepare_quantised_layers`.
     """
     kind, weight = quantisation_of(layer), layer.weight
     if kind is None or weight.is_meta:
@@ -167,7 +167,7 @@ def _check_device(kind: str, device: str) -> None:
     try:
         layer = bnb.nn.Linear8bitLt(64, 64, has_fp16_weights=False) if kind == "int8" else bnb.nn.LinearNF4(64, 64)
         layer = layer.to(device)
-        settle(layer)
+        prepare_quantised_layers(layer)
         if not layer(torch.ones(2, 64, device=device)).isfinite().all():
             raise RuntimeError("its results are not finite")
     except Exception as error:

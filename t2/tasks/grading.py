@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from t2.config.rows import Sandbox as Limits
-from t2.tasks import boxed, choice, code, dispatch, math
+from t2.tasks import boxed, choice, classification, code, math
 from t2.tasks.item import Item
 from t2.tasks.prompt import opening
 from t2.tasks.sandbox import Sandbox
@@ -80,5 +80,5 @@ def grade(
     if kind == "choice":
         return [choice.correct(item.answer, reply, flexible=flexible) for item, reply in pairs]
     if kind == "dispatch":
-        return [dispatch.category(reply, [item.answer]) is not None for item, reply in pairs]
+        return [classification.category(reply, [item.answer]) is not None for item, reply in pairs]
     raise ValueError(f"a task's kind is one of {', '.join(KINDS)}; got {kind!r}")

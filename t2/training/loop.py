@@ -75,7 +75,7 @@ def train(
         train_items: Items to learn from.
         valid_items: Items on which the best parameters are chosen.
         grade: Tells which replies to which items are right.
-        seed: All random draws follow from it.
+        seed: All random numbers follow from it.
         scratch: Folder of the checkpoint, this training's alone.
         fingerprint: Digest of the inputs that cannot be seen from here: the base model, the adapter's
             settings, how replies are graded.
@@ -107,11 +107,11 @@ def train(
     state = _start(model, recipe, training, len(train_items), seed)
     rests = _rests(model, training.weight_decay)
     objective = _objective(model, engine, grade, recipe, training, reward, state.rollouts)
-    greedy = Sampling.greedy(reward)
+    sampling = Sampling.of(reward)
 
     def finish(row: Row, *, validate: bool) -> None:
         """Completes and reports the row of a step, and stores the state when that is due."""
-        row["valid_score"] = _validate(engine, valid_items, grade, greedy) if validate else None
+        row["valid_score"] = _validate(engine, valid_items, grade, sampling) if validate else None
         if row["valid_score"] is not None:
             state.note_score(row["valid_score"])
         state.history.append(row)
@@ -170,13 +170,13 @@ def _rests(model: PeftModel, weight_decay: float) -> dict[str, float]:
     if not weight_decay:
         return {}
     config: Any = model.active_peft_config
-    found = {}
+    rests = {}
     for name, value in model.named_parameters():
         if value.requires_grad and "svf_z" in name:
-            found[name] = config.at_rest
+            rests[name] = config.at_rest
         elif value.requires_grad and "ia3_l" in name:
-            found[name] = 1.0
-    return found
+            rests[name] = 1.0
+    return rests
 
 
 def _start(model: PeftModel, recipe: Train, training: Training, items: int, seed: int) -> TrainingState:
@@ -229,9 +229,9 @@ def _pull(state: TrainingState, decay: float, rests: Mapping[str, float]) -> Non
             state.parameters[name].add_(decay * rest)
 
 
-def _validate(engine: Engine, items: Sequence[Item], grade: Grade, greedy: Sampling) -> float:
-    """The share of items that greedy decoding gets right."""
-    answers = engine.generate([item.prompt for item in items], greedy)
+def _validate(engine: Engine, items: Sequence[Item], grade: Grade, sampling: Sampling) -> float:
+    """The share of items whose replies are right."""
+    answers = engine.generate([item.prompt for item in items], sampling)
     return sum(grade(items, [answer.text for answer in answers])) / len(items)
 
 

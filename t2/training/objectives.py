@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -16,7 +16,7 @@ from t2.engine.device import naming_memory
 from t2.tasks.item import Item
 from t2.tasks.options import letters, reordered
 from t2.training import expected_reward, next_token, reinforce
-from t2.training.logits import base_logits, learn
+from t2.training.logits import accumulate_gradient, base_logits
 from t2.training.reinforce import Terms
 from t2.training.sequences import Batch, Pair, micro_batches, pad
 from t2.training.state import Row
@@ -60,7 +60,7 @@ class Reinforce:
 
     Attributes:
         reward: What answers earn, and where they end.
-        seeds: Draws the seed of each batch's rollout.
+        seeds: Gives the seed of each batch's rollout.
     """
 
     model: PeftModel
@@ -82,8 +82,8 @@ class Reinforce:
         items = [item for item in items for _ in range(samples)]
         prompts = [item.prompt for item in items]
         seed = int(torch.randint(2**62, (), generator=self.seeds))
-        greedy = Sampling.greedy(self.reward)
-        answers = self.engine.generate(prompts, replace(greedy, temperature=self.training.temperature, seed=seed))
+        sampling = Sampling.of(self.reward, temperature=self.training.temperature, seed=seed)
+        answers = self.engine.generate(prompts, sampling)
         correct = torch.tensor(self.grade(items, [answer.text for answer in answers]))
         rewards = reinforce.rewards(correct, self.reward.right, self.reward.wrong)
         advantages = reinforce.advantages(rewards, self.training.baseline, self.training.normalise_rewards, samples).to(
@@ -126,7 +126,7 @@ class ExpectedReward:
 
     Attributes:
         reward: What options earn.
-        seeds: Draws the order of the options.
+        seeds: Shuffles the order of the options.
     """
 
     model: PeftModel
@@ -221,7 +221,7 @@ class NextToken:
         def loss(logits: torch.Tensor, tokens: slice) -> torch.Tensor:
             return next_token.loss(logits, batch.tokens[tokens], batch_tokens)
 
-        return learn(self.model, batch, loss, self.training.logit_chunk)
+        return accumulate_gradient(self.model, batch, loss, self.training.logit_chunk)
 
     def _pair(self, prompt: Sequence[int], item: Item) -> Pair:
         if not item.reply:
@@ -281,4 +281,4 @@ def _learn(
             divergences.append(terms.kl.item())
         return terms.loss(kl_weight, samples)
 
-    return learn(model, batch, loss, chunk), sum(divergences)
+    return accumulate_gradient(model, batch, loss, chunk), sum(divergences)

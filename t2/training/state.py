@@ -17,7 +17,7 @@ Row = dict[str, float | int | None]
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds the global generators of torch (dropout draws from it), Python and NumPy."""
+    """Seeds the global generators of torch (dropout uses it), Python and NumPy."""
     torch.manual_seed(derive(seed, "torch"))
     random.seed(derive(seed, "python"))
     np.random.seed(derive(seed, "numpy") % 2**32)
@@ -52,7 +52,7 @@ class TrainingState:
         parameters: The trainable parameters by name.
         optimizer: Over these, in this order.
         sampler: Which items come next.
-        rollouts: Draws the seed of each rollout.
+        rollouts: Gives the seed of each rollout.
         step: Updates taken; the learning rate follows from it.
         best: Copies of the parameters with the best validation score so far.
         best_step: After how many updates that was.

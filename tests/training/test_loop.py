@@ -241,7 +241,9 @@ def test_weight_decay_pulls_towards_the_base_model(run, tiny_model, method, chan
     before = {name: value.clone() for name, value in trainable(model).items()}
 
     class Still:
-        def accumulate(self, items):
+        step_items = 8
+
+        def accumulate(self, items, *, measure_kl):
             for parameter in model.parameters():
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
             return dict.fromkeys(("reward", "correct", "loss", "kl", "tokens", "too_long"))
