@@ -173,7 +173,7 @@ class Bench:
     def weight(self, matrix: Matrix) -> Tensor:
         return 0.02 * torch.randn(matrix.rows, matrix.columns, device=self.device, dtype=self.dtype)
 
-    @cache  # noqa: B019 (one bench a process)
+    @cache  # noqa: B019 (one bench per process)
     def expected(self) -> dict[str, float]:
         """Bytes by row, by the formulas of ``t2.plan``."""
         shapes, o, training = self.shapes, self.options, self.training

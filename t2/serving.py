@@ -152,7 +152,7 @@ class TwoPassModel(PythonModel):
 
         Args:
             context: Unused.
-            model_input: One row a prompt.
+            model_input: One row per prompt.
             params: ``system`` is one of those that were published; empty: the first. One of few-shot search takes
                 the mix that was found for ``task``. ``max_new_tokens`` bounds the reply; 0: as the project's tasks do.
 

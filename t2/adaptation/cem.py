@@ -20,7 +20,7 @@ class Scores(NamedTuple):
 
     Attributes:
         accuracy: (P,) shares of right answers; −∞: the candidate is not valid.
-        loglik: (P,) mean log-likelihood a token of the candidate's own right answers, which breaks ties; −∞
+        loglik: (P,) mean log-likelihood per token of the candidate's own right answers, which breaks ties; −∞
             where there is none.
     """
 
@@ -68,7 +68,7 @@ class State:
         accuracy: The accuracy of ``best``.
         loglik: Its mean log-likelihood.
         random: The random generator's state.
-        history: A step a generation so far.
+        history: A step per generation so far.
     """
 
     mean: Tensor

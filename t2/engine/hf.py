@@ -68,7 +68,7 @@ class HfEngine:
         """Answers prompts, in their order; see :meth:`t2.engine.base.Engine.generate`.
 
         Raises:
-            ValueError: ``experts`` and ``rows`` do not come together, there is not one row a prompt, the model
+            ValueError: ``experts`` and ``rows`` do not come together, there is not one row per prompt, the model
                 has no SVF to run experts with, or ``sampling`` has ``choices``.
         """
         check_rows(prompts, experts, rows)

@@ -183,7 +183,7 @@ def export_lora(expert: Expert, base: BaseCheckpoint, out: str | Path, rank: int
         rank: k; None: the smallest that is exact, min(m, n) of the largest matrix.
 
     Returns:
-        What is left out, a row a layer and a last one of them all.
+        What is left out, a row per layer and a last one of them all.
 
     Raises:
         FileExistsError: ``out`` exists and is no empty folder.

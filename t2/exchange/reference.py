@@ -1,6 +1,6 @@
 """Experts of the paper's public code (github.com/SakanaAI/self-adaptive-llms) as ordinary SVF experts.
 
-It saves what a sigmoid is taken of, in bfloat16, an entry a singular value in descending order of σ:
+It saves what a sigmoid is taken of, in bfloat16, an entry per singular value in descending order of σ:
 
 * ``learnable_params.pt``: a dict of vectors by parameter name ("model.layers.0.mlp.up_proj.weight");
 * ``policy_params.pt``: the state dict of its policy, ``learnable_params_module_list.<i>``: the same vectors without

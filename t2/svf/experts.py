@@ -214,7 +214,7 @@ def layers(names: Sequence[str] | Mapping[str, Any]) -> list[int]:
 
 
 def statistics(z: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """Statistics of an expert, one row a matrix.
+    """Statistics of an expert, one row per matrix.
 
     Returns:
         Rows with ``name``, ``layer``, ``module`` (the last part of the name), ``mean``, ``std``, ``min``,

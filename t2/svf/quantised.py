@@ -6,7 +6,7 @@ singular values only where W_q Q = U Σ. Of the miniature's singular vectors, a 
 (cosine above 0.9), 99 % in int8. So a quantised base has a basis and a fingerprint of its own, and an expert of it
 fits no other base.
 
-* ``int8``: LLM.int8() (arXiv 2208.07339), a scale a row. It rounds the activations too, those above 6 apart, which it
+* ``int8``: LLM.int8() (arXiv 2208.07339), a scale per row. It rounds the activations too, those above 6 apart, which it
   looks for over the whole batch: a reply may differ with its neighbours. On CPUs bitsandbytes rounds activations in
   evaluation mode only.
 * ``nf4``: QLoRA's format (arXiv 2305.14314), blocks of 64 with scales that are quantised themselves; computed in the
@@ -51,7 +51,7 @@ def loading_options(kind: Quantisation, dtype: str | torch.dtype, device: str) -
 
 
 def stored_bytes(rows: int, columns: int, kind: str) -> float:
-    """Of a weight (rows, columns) with its scales, tables of a kilobyte a layer apart."""
+    """Of a weight (rows, columns) with its scales, tables of a kilobyte per layer apart."""
     size = rows * columns
     if kind == "int8":
         return size + 4 * rows

@@ -57,13 +57,13 @@ def grade(
             and ``code`` by any fenced block.
 
     Returns:
-        One truth value an item.
+        One truth value per item.
 
     Raises:
         ValueError: An unknown kind, a reply too many or too few, or code or expressions without a sandbox.
     """
     if len(items) != len(replies):
-        raise ValueError(f"one reply an item: got {len(items)} items and {len(replies)} replies")
+        raise ValueError(f"one reply per item: got {len(items)} items and {len(replies)} replies")
     replies = [opening(item.prompt) + reply for item, reply in zip(items, replies, strict=True)]
     if kind == "code":
         if sandbox is None:

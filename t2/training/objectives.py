@@ -107,7 +107,7 @@ class Reinforce:
                 direction=self.training.kl_direction,
             )
 
-        measured = _descend(self.model, self.recipe, self.training, pairs, terms, with_kl=with_kl)
+        measured = _accumulate_batch(self.model, self.recipe, self.training, pairs, terms, with_kl=with_kl)
         return {
             "reward": float(rewards.mean()),
             "correct": float(correct.float().mean()),
@@ -163,7 +163,7 @@ class ExpectedReward:
             )
 
         with_kl = self.recipe.kl > 0 or measure_kl
-        measured = _descend(self.model, self.recipe, self.training, pairs, terms, with_kl=with_kl)
+        measured = _accumulate_batch(self.model, self.recipe, self.training, pairs, terms, with_kl=with_kl)
         correct = chances / len(items)
         return {
             "reward": wrong + (right - wrong) * correct,
@@ -203,7 +203,7 @@ class NextToken:
         self.model.train()
         for rows in micro_batches(pairs, self.training.micro_batch, self.training.micro_tokens):
             with naming_memory(_LESS_MEMORY):
-                loss_sum += self._learn([pairs[row] for row in rows], tokens)
+                loss_sum += self._accumulate_micro_batch([pairs[row] for row in rows], tokens)
         return {
             "reward": None,
             "correct": None,
@@ -214,7 +214,7 @@ class NextToken:
             "agreed": None,
         }
 
-    def _learn(self, pairs: Sequence[Pair], batch_tokens: int) -> float:
+    def _accumulate_micro_batch(self, pairs: Sequence[Pair], batch_tokens: int) -> float:
         """Adds a micro-batch's gradient; returns its part of the loss."""
         batch = pad(pairs, self.model.device)
 
@@ -233,7 +233,7 @@ class NextToken:
         return Pair(prompt, answer if fits else ())
 
 
-def _descend(
+def _accumulate_batch(
     model: PeftModel, recipe: Train, training: Training, pairs: Sequence[Pair], terms_of: TermsOf, *, with_kl: bool
 ) -> Row:
     """Adds the gradient of −J over a batch, micro-batch by micro-batch.
@@ -256,13 +256,15 @@ def _descend(
             batch = pad([pairs[row] for row in rows], model.device)
             sample = torch.tensor(rows, device=model.device)[batch.sample]
             base = base_logits(model, batch, training.logit_chunk) if with_kl else None
-            loss, kl = _learn(model, batch, sample, base, terms_of, recipe.kl, len(pairs), training.logit_chunk)
+            loss, kl = _accumulate_micro_batch(
+                model, batch, sample, base, terms_of, recipe.kl, len(pairs), training.logit_chunk
+            )
         loss_sum += loss
         kl_sum += kl
     return {"loss": loss_sum, "kl": kl_sum / len(pairs) if with_kl else None}
 
 
-def _learn(
+def _accumulate_micro_batch(
     model: PeftModel,
     batch: Batch,
     sample: torch.Tensor,

@@ -24,7 +24,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def parameters(model: LlamaForCausalLM, dtype: torch.dtype = torch.bfloat16, std: float = 0.5) -> dict[str, Tensor]:
-    """What the reference code learns, in its order: a vector a tensor with "mlp" in its name."""
+    """What the reference code learns, in its order: a vector per tensor with "mlp" in its name."""
     generator = torch.Generator().manual_seed(0)
     return {
         name: (torch.randn(min(weight.shape), generator=generator) * std + 0.1).to(dtype)
