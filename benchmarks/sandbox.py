@@ -17,7 +17,7 @@ import time
 from harness import options
 
 from t2 import config
-from t2.tasks.sandbox import Program, Sandbox
+from t2.sandbox import Program, Sandbox
 
 PROGRAM = Program("def f(x):\n    return x + 1\n", "assert f(1) == 2\nassert f(3) == 4\nassert f(5) == 6\n")
 

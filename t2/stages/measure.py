@@ -22,6 +22,7 @@ from t2.config.rows import OTHER, Classified, Dispatched, Found, Params, Single,
 from t2.engine.base import Engine, Generation, Sampling
 from t2.engine.hf import HfEngine
 from t2.engine.select import load, svf_engine
+from t2.sandbox import Sandbox
 from t2.stages import cells, members, paths
 from t2.stages.cells import Cell, Place, Reply
 from t2.stages.fingerprint import declared, digest
@@ -36,7 +37,6 @@ from t2.svf.pretrained import load_adapter
 from t2.tasks.classification import categories_of
 from t2.tasks.grading import GRADERS, grade, limits_of
 from t2.tasks.item import Item, read_items
-from t2.tasks.sandbox import Sandbox
 
 SVF = "svf"
 """The method whose adapters are mixed, and run side by side in a batch."""

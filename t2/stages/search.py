@@ -17,6 +17,7 @@ from t2.config.rows import Params
 from t2.engine.base import Sampling
 from t2.engine.select import svf_engine
 from t2.files import write_csv
+from t2.sandbox import Sandbox
 from t2.seeds import derive
 from t2.stages import members, paths
 from t2.stages.progress import Progress
@@ -26,7 +27,6 @@ from t2.svf import BasisCache, base_expert, load_expert
 from t2.svf.experts import Z
 from t2.svf.mixture import BASE, Mixture
 from t2.tasks.item import Item, read_items
-from t2.tasks.sandbox import Sandbox
 
 
 def main(name: str) -> None:

@@ -16,6 +16,7 @@ from t2.adaptation.two_pass import generate
 from t2.engine.base import Sampling
 from t2.engine.select import svf_engine
 from t2.files import replace_file, write_csv
+from t2.sandbox import Sandbox
 from t2.stages import members, paths
 from t2.stages.progress import Progress
 from t2.stages.stage import Stage, open_stage
@@ -24,7 +25,6 @@ from t2.svf import BasisCache, load_expert
 from t2.tasks.classification import categories_of
 from t2.tasks.grading import grade
 from t2.tasks.item import read_items
-from t2.tasks.sandbox import Sandbox
 
 
 def main(name: str) -> None:

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from t2.config.rows import Sandbox as Limits
+from t2.sandbox import Sandbox
 from t2.tasks import boxed, choice, classification, code, math
 from t2.tasks.item import Item
 from t2.tasks.prompt import opening
-from t2.tasks.sandbox import Sandbox
 
 GRADERS = {
     "math": ("t2/tasks/math.py",),
     "boxed": ("t2/tasks/boxed.py", "t2/tasks/equivalence.py", "t2/tasks/math.py", "t2/tasks/symbolic.py"),
-    "code": ("t2/tasks/code.py", "t2/tasks/sandbox"),
+    "code": ("t2/tasks/code.py", "t2/sandbox"),
     "choice": ("t2/tasks/choice.py",),
     "dispatch": (),  # its module asks too, so that replies hang on it
 }

@@ -10,6 +10,6 @@ only (``wire``), and compares what comes back itself, against a reference where 
 
 from __future__ import annotations
 
-from t2.tasks.sandbox.client import Program, Sandbox, SandboxError, Verdict
+from t2.sandbox.client import Program, Sandbox, SandboxError, Verdict
 
 __all__ = ["Program", "Sandbox", "SandboxError", "Verdict"]
