@@ -293,7 +293,7 @@ def dispatch_table(
 
 
 def search_table(searches: Iterable[Row], title: str) -> Table | None:
-    """How each search came by its result: when, and what it gained over random draws.
+    """How each search came by its result: when, and what it gained over random search.
 
     Args:
         searches: Rows of the table of searches, one per seed and draw.

@@ -154,7 +154,7 @@ def refuse_seen(items: Sequence[Item], seen: Sequence[str], search: str) -> None
     leaked = sorted({item.id for item in items} & set(seen))
     if leaked:
         raise ValueError(
-            f"{len(leaked)} test item(s) were seen by search {search}: {', '.join(leaked[:10])}; draw the splits "
+            f"{len(leaked)} test item(s) were seen by search {search}: {', '.join(leaked[:10])}; make the splits "
             "again, shots are never reported on"
         )
 
