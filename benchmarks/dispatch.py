@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from harness import PROJECTIONS, in_turns, options, questions
 
-from t2.adaptation.dispatch import Ask, dispatch
+from t2.adaptation.first_pass import Ask, dispatch
 from t2.config import load
 from t2.config.rows import OTHER, Reading
 from t2.engine.base import Engine, Sampling

@@ -37,7 +37,7 @@ from t2 import profiles
 from t2.config.rows import Recipe, Reward
 from t2.engine.attention import GROUPED_SDPA
 from t2.engine.base import Generation, Sampling
-from t2.engine.decode import decode, uniform_draws
+from t2.engine.decode import decode, uniform_numbers
 from t2.plan import GPUS, memory
 from t2.plan.pipeline import OPTIMISER
 from t2.plan.shapes import ARCHITECTURES, Matrix, read_adapter, read_shapes
@@ -83,7 +83,7 @@ class Engine:
         start, found = self.bench.clock(), []
         for first in range(0, len(prompts), self.bench.options.batch):
             batch = self.encode(prompts[first : first + self.bench.options.batch])
-            found += decode(self.model, batch, {-1}, sampling, uniform_draws(len(batch), sampling)).tokens.tolist()
+            found += decode(self.model, batch, {-1}, sampling, uniform_numbers(len(batch), sampling)).tokens.tolist()
         self.seconds += self.bench.clock() - start
         self.peak = max(self.peak, peak(self.bench.device))
         reset_peak(self.bench.device)
@@ -173,7 +173,7 @@ class Bench:
     def weight(self, matrix: Matrix) -> Tensor:
         return 0.02 * torch.randn(matrix.rows, matrix.columns, device=self.device, dtype=self.dtype)
 
-    @cache  # noqa: B019 (one bench a process)
+    @cache  # noqa: B019 (one bench per process)
     def expected(self) -> dict[str, float]:
         """Bytes by row, by the formulas of ``t2.plan``."""
         shapes, o, training = self.shapes, self.options, self.training

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from t2 import config, profiles
 from t2.config.rows import Prompt
+from t2.sandbox import Sandbox
 from t2.tasks import choice, code
 from t2.tasks.grading import grade
 from t2.tasks.item import Item
 from t2.tasks.prompt import question
-from t2.tasks.sandbox import Sandbox
 from t2.tasks.sources import load
 
 HUMANEVAL = "humaneval/HumanEval.jsonl.gz"

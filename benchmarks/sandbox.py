@@ -1,4 +1,4 @@
-"""What the sandbox costs a program: milliseconds each, and the ratio to a bare ``python -c`` with no wall.
+"""What the sandbox costs per program: milliseconds, and the ratio to a bare ``python -c`` with no wall.
 
     python benchmarks/sandbox.py [--programs 500] [--workers 1]
 
@@ -17,7 +17,7 @@ import time
 from harness import options
 
 from t2 import config
-from t2.tasks.sandbox import Program, Sandbox
+from t2.sandbox import Program, Sandbox
 
 PROGRAM = Program("def f(x):\n    return x + 1\n", "assert f(1) == 2\nassert f(3) == 4\nassert f(5) == 6\n")
 
@@ -46,9 +46,9 @@ def main() -> None:
 
     mean = statistics.median(walled)
     print(f"isolation {sandbox.isolation}, {arguments.workers} worker(s), opened in {opened:.0f} ms")
-    print(f"sandboxed      {mean:6.2f} ms a program (best {min(walled):.2f}, worst {max(walled):.2f})")
-    print(f"processor time {processor:6.2f} ms a program, on a busy machine the steadier figure")
-    print(f"bare python -c {statistics.median(bare):6.2f} ms a program")
+    print(f"sandboxed      {mean:6.2f} ms per program (best {min(walled):.2f}, worst {max(walled):.2f})")
+    print(f"processor time {processor:6.2f} ms per program, on a busy machine the steadier figure")
+    print(f"bare python -c {statistics.median(bare):6.2f} ms per program")
     print(f"ratio sandboxed / bare {mean / statistics.median(bare):.2f}")
 
 

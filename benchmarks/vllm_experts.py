@@ -1,4 +1,4 @@
-"""Experts in vLLM: tokens a second of each way, seconds for a push, and memory over many experts.
+"""Experts in vLLM: tokens per second of each way, seconds for a push, and memory over many experts.
 
 Run ``python benchmarks/vllm_experts.py [--base data/miniature/base] [--items 96] [--threads 1] [--rounds 200]`` where
 vLLM is installed. All ways decode the same prompts greedily and in turns, after a warm-up, and the best time counts.
@@ -50,7 +50,7 @@ def random_llama(folder: Path, tokenizer_of: str, hidden: int, layers: int) -> P
 def compare(
     engines: dict[str, Engine], prompts: list[str], sampling: Sampling, sigmas: dict[str, Tensor], repeats: int
 ) -> None:
-    """Prints a table: a row an engine, a column a number of experts."""
+    """Prints a table: a row per engine, a column per number of experts."""
     for count in (1, 3, 12):
         experts, rows = random_experts(sigmas, count), [index % count for index in range(len(prompts))]
         for engine in engines.values():
@@ -120,7 +120,7 @@ def main() -> None:
         engines = {"hf mixed": hf, "vllm folded": folded, "vllm per request": per_request, "vllm base": folded}
         compare(engines, prompts, Sampling(args.max_new_tokens), sigmas, args.repeats)
 
-        push = folded.way.push
+        push = folded.backend.push
         experts = [{name: table[row] for name, table in random_experts(sigmas, 8).items()} for row in range(8)]
         seconds = []
         for z in [*experts, {}]:

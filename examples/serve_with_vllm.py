@@ -18,7 +18,7 @@ from t2.config.rows import Vllm
 from t2.engine.base import Sampling
 from t2.engine.vllm.engine import VllmEngine
 from t2.svf import build_cache, checkpoint_weights, load_expert, mix, stack
-from t2.svf.checkpoint import checkpoint_folder
+from t2.svf.base_checkpoint import checkpoint_folder
 
 QUESTION = "Tom has 12 apples and buys 7 more. How many apples does Tom have?"
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+_LFS = b"version https://git-lfs"
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -53,16 +55,30 @@ def parse_json(text: str) -> Any:
     return value
 
 
-def read_json(path: Path) -> Any:
-    """The JSON in a file of the project.
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file.
 
     Raises:
-        ValueError: It is cut or otherwise damaged; the message names it.
+        FileNotFoundError: There is none.
+        ValueError: It is a Git LFS pointer, cut, no UTF-8, or holds something else.
     """
     try:
-        return json.loads(path.read_bytes())
+        value = json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no whole JSON file ({error}); `dvc repro` makes it again") from None
+        raise damaged(path, "whole JSON file", error) from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a JSON {type(value).__name__}; expected an object")
+    return value
+
+
+def damaged(path: str | Path, kind: str, error: Exception) -> ValueError:
+    """The error to raise about a file that cannot be read as the ``kind`` that it should be."""
+    with open(path, "rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            return ValueError(f"{path} is a Git LFS pointer, not the file itself; `git lfs pull` fetches it")
+    return ValueError(
+        f"{path} is no {kind} ({error}); copy or fetch it again, or, if a stage wrote it, `dvc repro` makes it again"
+    )
 
 
 def require_unicode(text: str) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from t2.engine.base import Generation
 
-_ADAPTER, _FOUND = "adapter.", "found."
+_ADAPTER, _SEARCH = "adapter.", "search."
 
 SIGNATURE = ModelSignature(
     # MLflow would write null and numbers as texts in a string column, and answers 500 where a required one is missing.
@@ -83,7 +83,7 @@ def log_two_pass(
     uri: str,
     name: str,
     adapters: Mapping[str, Path],
-    found: Mapping[str, Path],
+    search_results: Mapping[str, Path],
     settings: Settings,
 ) -> None:
     """Logs systems to a run and registers them as the next version of a model.
@@ -96,12 +96,12 @@ def log_two_pass(
         uri: Its store.
         name: Of the registered model.
         adapters: The folder of each adapter, by its name.
-        found: The outcome of each search, ``alpha.json``, by its name.
+        search_results: The outcome of each search, ``alpha.json``, by its name.
         settings: What the systems are and how they run; the model configuration.
     """
     files = {
         **{f"{_ADAPTER}{name}": str(folder) for name, folder in adapters.items()},
-        **{f"{_FOUND}{search}": str(path) for search, path in found.items()},
+        **{f"{_SEARCH}{search}": str(path) for search, path in search_results.items()},
     }
     client = MlflowClient(uri)
     if client.search_model_versions(f"name='{name}' and run_id='{run_id}'"):
@@ -141,7 +141,7 @@ class TwoPassModel(PythonModel):
 
         files = context.artifacts
         settings = Settings(**context.model_config)
-        self._system = TwoPassSystem(settings, _below(_ADAPTER, files), _below(_FOUND, files))
+        self._system = TwoPassSystem(settings, _below(_ADAPTER, files), _below(_SEARCH, files))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -152,7 +152,7 @@ class TwoPassModel(PythonModel):
 
         Args:
             context: Unused.
-            model_input: One row a prompt.
+            model_input: One row per prompt.
             params: ``system`` is one of those that were published; empty: the first. One of few-shot search takes
                 the mix that was found for ``task``. ``max_new_tokens`` bounds the reply; 0: as the project's tasks do.
 

@@ -63,7 +63,7 @@ class Measurement:
         seed: Training seed; None where nothing was trained.
         draw: Draw of the shots; None without few-shot search.
         dispatcher_seed: Training seed of what named the categories; None: the base model, which has none.
-        items: One prediction an item.
+        items: One prediction per item.
     """
 
     base: str

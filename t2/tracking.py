@@ -263,9 +263,9 @@ class StageRun:
         """Logs mixing weights and the search that found them.
 
         Args:
-            alpha: What each expert weighs in the mix that was found; a sequence holds one a layer or matrix.
-            history: One row a generation: ``generation``, ``raw.<expert>`` and ``raw_std.<expert>``, mean and deviation
-                of the search's own variable, and any other number.
+            alpha: What each expert weighs in the mix that was found; a sequence holds one per layer or matrix.
+            history: One row per generation: ``generation``, ``raw.<expert>`` and ``raw_std.<expert>``, mean and
+                deviation of the search's own variable, and any other number.
             folder: Folder of artifacts: ``alpha.json``, ``history.json``, ``search.png``.
         """
         import pandas as pd

@@ -16,9 +16,9 @@ from dvc.utils.serialize import modify_yaml
 from t2 import config, profiles
 from t2.config import roundtrip
 from t2.config.rows import Files
+from t2.sandbox import Sandbox
 from t2.tasks.grading import grade
 from t2.tasks.prompt import messages
-from t2.tasks.sandbox import Sandbox
 from t2.tasks.sources import load as load_problems
 
 ROOT = Path(__file__).parents[1]

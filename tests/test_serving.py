@@ -69,17 +69,17 @@ def files() -> tuple[dict[str, Path], dict[str, Path]]:
     ids=["defaults", "prompt", "fewshot"],
 )
 def test_the_served_model_answers_as_the_system_does(settings: Settings, given: dict[str, object] | None) -> None:
-    adapters, found = files()
+    adapters, search_results = files()
     artifacts = {
         **{f"adapter.{name}": str(folder) for name, folder in adapters.items()},
-        **{f"found.{search}": str(path) for search, path in found.items()},
+        **{f"search.{search}": str(path) for search, path in search_results.items()},
     }
     model = TwoPassModel()
     model.load_context(PythonModelContext(artifacts, asdict(settings)))
     served = model.predict(PythonModelContext(artifacts, {}), pd.DataFrame({"prompt": PROMPTS}), given)
     assert list(served.columns) == SIGNATURE.outputs.input_names()
 
-    outcome = TwoPassSystem(settings, adapters, found).answer(PROMPTS, **(given or {}))
+    outcome = TwoPassSystem(settings, adapters, search_results).answer(PROMPTS, **(given or {}))
     assert served["text"].tolist() == [reply.text for reply in outcome.generations]
     assert served["category"].tolist() == [category or "" for category in outcome.choice.categories]
     mixtures = [str(outcome.choice.mixtures[row]) for row in outcome.choice.rows]
@@ -107,9 +107,9 @@ def published(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         settings = settings_here()
         client = MlflowClient(uri := f"sqlite:///{folder}/mlflow.db")
         experiment = client.create_experiment("tests", artifact_location=(folder / "mlartifacts").as_uri())
-        adapters, found = files()
+        adapters, search_results = files()
         run = client.create_run(experiment).info.run_id
-        log_two_pass(run, uri=uri, name="two-pass", adapters=adapters, found=found, settings=settings)
+        log_two_pass(run, uri=uri, name="two-pass", adapters=adapters, search_results=search_results, settings=settings)
     return folder
 
 
@@ -125,13 +125,13 @@ def test_a_killed_publication_is_continued_and_registers_once(
     store: type, call: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(finish_project(tmp_path, tiny_folder))
-    settings, (adapters, found) = settings_here(), files()
+    settings, (adapters, search_results) = settings_here(), files()
     client = MlflowClient(uri := f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.create_experiment("tests", artifact_location=(tmp_path / "mlartifacts").as_uri())
     run = client.create_run(experiment).info.run_id
 
     def publish() -> None:
-        log_two_pass(run, uri=uri, name="two-pass", adapters=adapters, found=found, settings=settings)
+        log_two_pass(run, uri=uri, name="two-pass", adapters=adapters, search_results=search_results, settings=settings)
 
     if (pid := os.fork()) == 0:
         method = getattr(store, call)

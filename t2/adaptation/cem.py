@@ -20,7 +20,7 @@ class Scores(NamedTuple):
 
     Attributes:
         accuracy: (P,) shares of right answers; −∞: the candidate is not valid.
-        loglik: (P,) mean log-likelihood a token of the candidate's own right answers, which breaks ties; −∞
+        loglik: (P,) mean log-likelihood per token of the candidate's own right answers, which breaks ties; −∞
             where there is none.
     """
 
@@ -68,7 +68,7 @@ class State:
         accuracy: The accuracy of ``best``.
         loglik: Its mean log-likelihood.
         random: The random generator's state.
-        history: A step a generation so far.
+        history: A step per generation so far.
     """
 
     mean: Tensor
@@ -91,7 +91,7 @@ class State:
 
     @property
     def first_accuracy(self) -> float:
-        """The best accuracy of the first generation, which is as many random draws."""
+        """The best accuracy of the first generation, which is as many random samples."""
         return self.history[0].accuracy
 
     def _first(self, holds: Callable[[Step], bool]) -> int:
@@ -118,9 +118,9 @@ def start(shape: tuple[int, ...], settings: Budget, seed: int) -> State:
 
 
 def advance(state: State, settings: Budget, evaluate: Evaluate) -> State:
-    """Draws one generation, scores it and moves the distribution to its elites; in random search it stays.
+    """Samples one generation, scores it and moves the distribution to its elites; in random search it stays.
 
-    Candidates are ranked by accuracy, then by log-likelihood, then by the order in which they were drawn.
+    Candidates are ranked by accuracy, then by log-likelihood, then by the order in which they were sampled.
 
     Raises:
         ValueError: ``evaluate`` returned something other than two (P,) tensors, or NaN.

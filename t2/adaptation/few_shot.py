@@ -10,10 +10,10 @@ from torch import Tensor
 from t2.adaptation.cem import Evaluate, Scores
 from t2.config.rows import Budget
 from t2.engine.base import Engine, Generation, Sampling
+from t2.sandbox import Sandbox
 from t2.svf import mix_population
 from t2.tasks.grading import grade
 from t2.tasks.item import Item
-from t2.tasks.sandbox import Sandbox
 
 
 def shot_evaluator(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from t2.config.rows import Classified, Dispatched, Found, Params, Soft, Uniform
-from t2.tasks.dispatch import categories_of
+from t2.tasks.classification import categories_of
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Spec:
         strategy: A key of the registry.
         members: The adapters of its set, in the order in which they are summed.
         families: The family of each.
-        ask: Fields of :class:`t2.adaptation.dispatch.Ask`; None: no first pass.
+        ask: Fields of :class:`t2.adaptation.first_pass.Ask`; None: no first pass.
         classifier: The adapter that the first pass runs under; None: the base model.
         searches: The search whose mix answers, by the task that it was found for.
         temperature: The search for the temperature of the first pass's beliefs; None: there is none.

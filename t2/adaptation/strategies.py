@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from t2.adaptation.dispatch import Ask, dispatch, likeliest, loglikelihoods
+from t2.adaptation.first_pass import Ask, dispatch, likeliest, loglikelihoods
 from t2.config.rows import Budget
 from t2.engine.base import Engine
 from t2.svf.mixture import BASE, Mixture

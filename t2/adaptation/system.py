@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2.adaptation.dispatch import Ask
+from t2.adaptation.first_pass import Ask
 from t2.adaptation.spec import Settings, Spec
 from t2.adaptation.strategies import STRATEGIES, Setting, equal_parts
 from t2.adaptation.two_pass import TwoPass, answer
@@ -15,10 +15,10 @@ from t2.config.rows import Engine as EngineSettings
 from t2.config.rows import Prompt as Template
 from t2.engine.base import Engine, Sampling
 from t2.engine.select import svf_engine
+from t2.files import read_json
 from t2.svf import BasisCache, load_expert
 from t2.svf.experts import Z
 from t2.svf.mixture import Mixture
-from t2.svf.reading import read_object
 from t2.tasks.prompt import Prompt
 
 
@@ -28,21 +28,23 @@ class TwoPassSystem:
     Args:
         settings: How it runs.
         adapters: The folder of each adapter that the systems name.
-        found: The outcome of each search that they name: ``alpha.json``, or ``temperature.json``.
+        search_results: The outcome of each search that they name: ``alpha.json``, or ``temperature.json``.
 
     Raises:
         FileNotFoundError: The base model is not there.
         ValueError: A folder holds no expert, or the basis belongs to other weights.
     """
 
-    def __init__(self, settings: Settings, adapters: Mapping[str, Path], found: Mapping[str, Path]) -> None:
+    def __init__(self, settings: Settings, adapters: Mapping[str, Path], search_results: Mapping[str, Path]) -> None:
         self.settings = settings
         self.systems = {name: Spec(**spec) for name, spec in settings.systems.items()}
         base = None if settings.basis is None else BasisCache.open(settings.basis).matrices
         self._adapters: dict[str, Z] = {name: load_expert(folder, base).z for name, folder in adapters.items()}
         temperatures = {spec.temperature for spec in self.systems.values()}
-        self._found = {name: read_mixture(path) for name, path in found.items() if name not in temperatures}
-        self._temperatures = {name: read_temperature(path) for name, path in found.items() if name in temperatures}
+        self._mixtures = {name: read_mixture(path) for name, path in search_results.items() if name not in temperatures}
+        self._temperatures = {
+            name: read_temperature(path) for name, path in search_results.items() if name in temperatures
+        }
         self._engine: Engine = svf_engine(
             Base(**settings.base),
             EngineSettings(**settings.engine),
@@ -96,7 +98,7 @@ class TwoPassSystem:
         if spec.strategy == "uniform":
             mixture = equal_parts(spec.members, Budget(**spec.budget) if spec.budget else None)
         elif task:
-            mixture = self._found[spec.searches[task]]
+            mixture = self._mixtures[spec.searches[task]]
         else:
             return None
         return mixture.effective(experts, self._sigma(experts) if mixture.needs_sigma else None)
@@ -125,12 +127,12 @@ def read_mixture(path: Path) -> Mixture:
 
 def read_temperature(path: Path) -> float:
     """What a search for soft dispatch found, from its ``temperature.json``; raises as :func:`read_mixture`."""
-    (found,) = _outcome(path, "temperature")
-    return float(found)
+    (temperature,) = _outcome(path, "temperature")
+    return float(temperature)
 
 
 def _outcome(path: Path, *names: str) -> list[Any]:
-    found = read_object(path)
-    if missing := [name for name in names if name not in found]:
+    outcome = read_json(path)
+    if missing := [name for name in names if name not in outcome]:
         raise ValueError(f"{path} is no outcome of a search, it lacks {', '.join(missing)}; `dvc repro` makes it again")
-    return [found[name] for name in names]
+    return [outcome[name] for name in names]

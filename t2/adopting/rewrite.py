@@ -18,10 +18,10 @@ from typing import Any
 from t2.adopting.proof import of_main
 from t2.config.rows import Params
 from t2.files import replace_file
+from t2.sandbox import Sandbox
 from t2.stages import cells, paths
 from t2.stages.cells import Cell, Place
 from t2.stages.measure import Plan, Worker, make_cells
-from t2.tasks.sandbox import Sandbox
 
 PREPARED = Path(".t2/adopting")
 _READY = PREPARED / "ready.json"

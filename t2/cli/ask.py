@@ -56,7 +56,11 @@ def ask(
         settings,
         {adapter: paths.adapter(adapter, seed) for adapter in named},
         {
-            **{search: library.found(search, seed) for asked, search in spec["searches"].items() if asked == task},
+            **{
+                search: library.search_result(search, seed)
+                for asked, search in spec["searches"].items()
+                if asked == task
+            },
             **({at: paths.temperature(at, seed)} if (at := spec["temperature"]) else {}),
         },
     )

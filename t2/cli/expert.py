@@ -61,7 +61,7 @@ def list_experts(as_json: Json = False) -> None:
             **_summary(load_expert(entry.folder).z),
             "folder": str(entry.folder),
         }
-        for entry in library.finished()
+        for entry in library.trained_experts()
     ]
     if not rows and not as_json:
         raise ValueError(f"{paths.data() / 'adapters'} holds no experts; `make repro` trains them")

@@ -42,7 +42,7 @@ class Entry:
     valid_score: float | None = None
 
 
-def finished() -> list[Entry]:
+def trained_experts() -> list[Entry]:
     """The project's SVF experts, in the order of the rows, seed by seed; none outside of a project."""
     if not Path("params.yaml").exists():
         return []
@@ -64,7 +64,7 @@ def find(name: str) -> Entry:
     Raises:
         ValueError: There is none.
     """
-    entries = finished()
+    entries = trained_experts()
     if any(entry.adapter == name for entry in entries):
         seed = members.chosen_seed([members.read(name)])
         return next(entry for entry in entries if (entry.adapter, entry.seed) == (name, seed))
@@ -80,7 +80,7 @@ def find(name: str) -> Entry:
     raise ValueError(f"there is no expert {name!r}: it is no adapter folder, and {there}")
 
 
-def found(search: str, seed: int | None = None) -> Path:
+def search_result(search: str, seed: int | None = None) -> Path:
     """The file of the mix that a search found: for the seed that answers, in its first draw; none is chosen by a score.
 
     Args:

@@ -13,10 +13,10 @@ from t2 import config
 from t2.adaptation.system import read_mixture
 from t2.cli import library
 from t2.engine.device import find_device
+from t2.files import read_json
 from t2.svf import BasisCache, Expert, Mixture, load_expert
-from t2.svf.checkpoint import Checkpoint, checkpoint_folder
+from t2.svf.base_checkpoint import BaseCheckpoint, checkpoint_folder
 from t2.svf.quantised import Quantisation
-from t2.svf.reading import read_object
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Base:
     dtype: str | None = None
     quantisation: Quantisation | None = None
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> BaseCheckpoint:
         """Its files, fetched where they are not here.
 
         Raises:
@@ -47,7 +47,7 @@ class Base:
         if self.model is None:
             raise ValueError("the expert does not say what base model it was made for; name it with --base")
         dtype = self.dtype or _project_dtype(self.model)
-        return Checkpoint(
+        return BaseCheckpoint(
             checkpoint_folder(self.model, self.revision),
             None if dtype is None else getattr(torch, dtype),
             BasisCache.open(self.basis) if self.basis is not None and Path(self.basis).is_dir() else None,
@@ -67,7 +67,7 @@ class Selection:
     """
 
     expert: Expert
-    base: Checkpoint
+    base: BaseCheckpoint
     about: dict[str, Any]
 
 
@@ -124,8 +124,8 @@ def _mix(mixture: Mixture, entries: Mapping[str, library.Entry], given: Base) ->
 
 def _found(search: str, given: Base) -> Selection:
     """The mix that a search found, over the experts that it was found for."""
-    path = library.found(search)
-    mixture, seed = read_mixture(path), read_object(path)["seed"]
+    path = library.search_result(search)
+    mixture, seed = read_mixture(path), read_json(path)["seed"]
     members = config.load().sets[config.load().searches[search].set].members
     return _mix(mixture, {name: library.find(f"{name}/seed-{seed}") for name in members}, given)
 

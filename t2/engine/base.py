@@ -23,8 +23,8 @@ class Sampling:
 
     Attributes:
         max_new_tokens: The longest reply, EOS included.
-        temperature: 0 takes the likeliest token; above 0, draws from the softmax of logits / temperature.
-        seed: Seeds the draws. A prompt's draws depend on the seed and its index in the call only.
+        temperature: 0 takes the likeliest token; above 0, samples from the softmax of logits / temperature.
+        seed: Seeds the sampling. A prompt's random numbers depend on the seed and its index in the call only.
         stop: A reply ends with the token that completes one of these strings in its text; the text ends before it.
         choices: The only texts that a reply may have, for engines with structured output; empty: any text.
     """
@@ -49,9 +49,9 @@ class Sampling:
             raise ValueError(f"stop is {self.stop}, choices are {self.choices}; none of these strings may be empty")
 
     @classmethod
-    def greedy(cls, reward: Reward) -> Sampling:
-        """The likeliest tokens, within a task's limits."""
-        return cls(reward.max_new_tokens, stop=tuple(reward.stop))
+    def of(cls, reward: Reward, *, temperature: float = 0.0, seed: int = 0) -> Sampling:
+        """Within a task's limits: its longest reply, and the strings that end one. Greedy unless told otherwise."""
+        return cls(reward.max_new_tokens, temperature, seed, tuple(reward.stop))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +135,20 @@ class Engine(Protocol):
         ...
 
 
-def blank(
+def fit_to_context(
     encoded: Sequence[Sequence[int]], sampling: Sampling, context: int, progress: Progress | None
 ) -> tuple[list[Generation], list[int]]:
-    """What no engine has answered yet: a call's replies, all too long, and the indices of those that are not.
+    """Tells which prompts leave room for a reply, and fills in a reply that says "too long" for every prompt.
 
     Args:
         encoded: The prompts' token ids.
         sampling: Says how much room a reply needs.
         context: The most tokens that prompt and reply may have together.
         progress: Told of the prompts that leave no room, which are finished with.
+
+    Returns:
+        A reply per prompt, each marked as too long; and the indices of the prompts that fit, whose replies the engine
+        puts in place.
     """
     replies = [Generation("", (), (), False, len(ids), too_long=True) for ids in encoded]
     fitting = [i for i, ids in enumerate(encoded) if len(ids) + sampling.max_new_tokens <= context]
@@ -154,8 +158,8 @@ def blank(
 
 
 def check_rows(prompts: Sequence[Prompt], experts: Mapping[str, Tensor] | None, rows: Sequence[int] | None) -> None:
-    """Raises ValueError unless experts come with one row a prompt, or neither comes."""
+    """Raises ValueError unless experts come with one row per prompt, or neither comes."""
     if (experts is None) != (rows is None):
         raise ValueError("experts and rows go together: pass both, or neither for the model as it stands")
     if rows is not None and len(rows) != len(prompts):
-        raise ValueError(f"rows must name one expert a prompt: got {len(rows)} for {len(prompts)} prompts")
+        raise ValueError(f"rows must name one expert per prompt: got {len(rows)} for {len(prompts)} prompts")

@@ -92,7 +92,7 @@ def tokens_behind(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, texts: Seq
         ValueError: The prompt does not open the reply, a text is not one token there, or two are the same.
     """
     if not opening(prompt):
-        raise ValueError("the prompt does not open the reply; give its task a prompt.prefix, and draw the splits again")
+        raise ValueError("the prompt does not open the reply; give its task a prompt.prefix, and make the splits again")
     *asked, opened = messages(prompt)
     longer = [(*asked, Message("assistant", opened.content + text)) for text in texts]
     start, *whole = encode(tokenizer, [prompt, *longer])

@@ -29,10 +29,10 @@ class Decoded(NamedTuple):
     lengths: Tensor
 
 
-def uniform_draws(prompts: int, sampling: Sampling) -> Tensor:
+def uniform_numbers(prompts: int, sampling: Sampling) -> Tensor:
     """All random numbers of a call, in [0, 1), (prompts, max_new_tokens); (prompts, 0) where greedy.
 
-    Drawn beforehand, so that a sample's numbers do not depend on the batch it is in or on who else is in it.
+    Made beforehand, so that a sample's numbers do not depend on the batch it is in or on who else is in it.
     """
     steps = sampling.max_new_tokens if sampling.temperature > 0 else 0
     generator = torch.Generator().manual_seed(sampling.seed)
@@ -45,7 +45,7 @@ def decode(
     prompts: Sequence[Sequence[int]],
     ends: Collection[int],
     sampling: Sampling,
-    draws: Tensor,
+    uniforms: Tensor,
     on_drop: Callable[[Tensor], object] | None = None,
     stopped: Callable[[Sequence[Sequence[int]]], list[bool]] | None = None,
 ) -> Decoded:
@@ -56,7 +56,7 @@ def decode(
         prompts: Token ids of B samples; padded here, on the left.
         ends: Ids of end-of-sequence tokens.
         sampling: How tokens are chosen.
-        draws: The samples' rows of :func:`uniform_draws`.
+        uniforms: The samples' rows of :func:`uniform_numbers`.
         on_drop: Called with the indices in the batch, int64 on the CPU, of those who remain after some left.
         stopped: Tells by their token ids which replies end though their last token is no end token.
     """
@@ -67,7 +67,7 @@ def decode(
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, : width - len(prompt)] = 0
-    ids, mask, draws = ids.to(device), mask.to(device), draws.to(device)
+    ids, mask, uniforms = ids.to(device), mask.to(device), uniforms.to(device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     end_ids = torch.tensor(sorted(ends), device=device)
     tokens = torch.zeros(len(prompts), steps, dtype=torch.long, device=device)
@@ -89,7 +89,7 @@ def decode(
             logits_to_keep=1,
         )
         logits = output.logits[:, -1].float()
-        chosen = _choose(logits, sampling.temperature, draws[alive, step : step + 1])
+        chosen = _choose(logits, sampling.temperature, uniforms[alive, step : step + 1])
         tokens[alive, step] = chosen
         logprobs[alive, step] = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(1)
         lengths[alive] += ~ended
@@ -110,13 +110,13 @@ def decode(
     return Decoded(tokens, logprobs, lengths)
 
 
-def _choose(logits: Tensor, temperature: float, draws: Tensor) -> Tensor:
-    """The next token of each sample (B,) from logits (B, V): the likeliest, or what its draw (B, 1) falls on."""
-    return logits.argmax(1) if temperature == 0 else look_up(logits / temperature, draws)
+def _choose(logits: Tensor, temperature: float, uniforms: Tensor) -> Tensor:
+    """The next token of each sample (B,) from logits (B, V): the likeliest, or one that is sampled."""
+    return logits.argmax(1) if temperature == 0 else sample_tokens(logits / temperature, uniforms)
 
 
-def look_up(logits: Tensor, draws: Tensor) -> Tensor:
-    """Where draws (B, 1), float64 in [0, 1), fall in the distributions of logits (B, V): tokens (B,)."""
+def sample_tokens(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """Samples tokens (B,) from logits (B, V) by their inverse CDF at uniform numbers (B, 1), float64 in [0, 1)."""
     cdf = logits.softmax(1).cumsum(1, dtype=torch.float64)
-    chosen = torch.searchsorted(cdf, draws * cdf[:, -1:], right=True)[:, 0]
+    chosen = torch.searchsorted(cdf, uniforms * cdf[:, -1:], right=True)[:, 0]
     return chosen.clamp(max=logits.shape[1] - 1)

@@ -15,12 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2.engine import chat
 from t2.engine.attention import implementation
-from t2.engine.base import Generation, Progress, Sampling, blank, check_rows
-from t2.engine.decode import Decoded, decode, uniform_draws
+from t2.engine.base import Generation, Progress, Sampling, check_rows, fit_to_context
+from t2.engine.decode import Decoded, decode, uniform_numbers
 from t2.engine.device import SPREAD, find_device, free_linears, naming_memory
 from t2.engine.likelihood import loglikelihoods
 from t2.svf.pretrained import load_config, load_model
-from t2.svf.quantised import Quantisation, loading_options, settle
+from t2.svf.quantised import Quantisation, loading_options, prepare_quantised_layers
 from t2.tasks.prompt import Prompt
 
 _Result = TypeVar("_Result")
@@ -29,7 +29,7 @@ _Result = TypeVar("_Result")
 class HfEngine:
     """Answers prompts with a transformers model, bare or inside a ``PeftModel``.
 
-    Replies do not depend on how prompts are cut into batches, seeded draws included, as far as the logits do
+    Replies do not depend on how prompts are cut into batches, seeded sampling included, as far as the logits do
     not: the shape of a batch changes their last bits. Of the model's own generation settings only the
     end-of-sequence tokens are used.
 
@@ -68,21 +68,21 @@ class HfEngine:
         """Answers prompts, in their order; see :meth:`t2.engine.base.Engine.generate`.
 
         Raises:
-            ValueError: ``experts`` and ``rows`` do not come together, there is not one row a prompt, the model
+            ValueError: ``experts`` and ``rows`` do not come together, there is not one row per prompt, the model
                 has no SVF to run experts with, or ``sampling`` has ``choices``.
         """
         check_rows(prompts, experts, rows)
         if sampling.choices:
             raise ValueError("transformers holds no reply to choices; set engine.name to 'vllm', or score each choice")
         encoded = self.encode(prompts)
-        results, fitting = blank(encoded, sampling, self.context, progress)
-        draws = uniform_draws(len(prompts), sampling)
+        results, fitting = fit_to_context(encoded, sampling, self.context, progress)
+        uniforms = uniform_numbers(len(prompts), sampling)
         stopped = partial(chat.have_stopped, self.tokenizer, stop=sampling.stop) if sampling.stop else None
 
         def run(batch: list[int]) -> Decoded:
             with self._under(experts, rows, batch) as on_drop:
                 ids = [encoded[i] for i in batch]
-                return decode(self.model, ids, self._ends, sampling, draws[batch], on_drop, stopped)
+                return decode(self.model, ids, self._ends, sampling, uniforms[batch], on_drop, stopped)
 
         for batch, decoded in self._batches(sorted(fitting, key=lambda i: -len(encoded[i])), run):
             for i, generation in zip(batch, self._read(decoded, [encoded[i] for i in batch], sampling), strict=True):
@@ -224,7 +224,7 @@ def load_base(
             "another model; copy both again"
         )
     if quantisation is not None:
-        settle(model)
+        prepare_quantised_layers(model)
     return model.eval(), tokenizer
 
 

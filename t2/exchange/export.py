@@ -20,11 +20,11 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
-from t2.files import temporary_name
+from t2.files import read_json, temporary_name
+from t2.svf.base_checkpoint import BESIDE_WEIGHTS, BaseCheckpoint
 from t2.svf.basis import Basis, scaled_weight
-from t2.svf.checkpoint import BESIDE_WEIGHTS, Checkpoint
 from t2.svf.experts import Expert, layers
-from t2.svf.reading import open_tensors, read_object
+from t2.svf.tensor_files import open_tensors
 
 _INDEX = "model.safetensors.index.json"
 
@@ -32,7 +32,7 @@ _INDEX = "model.safetensors.index.json"
 # A merged checkpoint
 
 
-def export_merged(expert: Expert, base: Checkpoint, out: str | Path) -> None:
+def export_merged(expert: Expert, base: BaseCheckpoint, out: str | Path) -> None:
     """Writes the base model with W' in place of W, as a Hugging Face folder with configuration and tokenizer.
 
     Shards are those of the base, so that memory holds one of them at a time. W' is computed in float32 and rounded
@@ -45,8 +45,8 @@ def export_merged(expert: Expert, base: Checkpoint, out: str | Path) -> None:
 
     Raises:
         FileExistsError: ``out`` exists and is no empty folder.
-        ValueError: The expert was not made for this base, see :meth:`Checkpoint.check`; or the base is quantised: its
-            W' has no form in which its other layers could stay as they are.
+        ValueError: The expert was not made for this base, see :meth:`BaseCheckpoint.check`; or the base is quantised:
+            its W' has no form in which its other layers could stay as they are.
     """
     if base.quantisation is not None:
         raise ValueError(
@@ -75,7 +75,7 @@ def export_merged(expert: Expert, base: Checkpoint, out: str | Path) -> None:
             _write_json(folder / "config.json", config | {"dtype": str(base.dtype).removeprefix("torch.")})
 
 
-def _merged(key: str, tensor: Tensor, expert: Expert, base: Checkpoint) -> Tensor:
+def _merged(key: str, tensor: Tensor, expert: Expert, base: BaseCheckpoint) -> Tensor:
     """A tensor of the base as the merged checkpoint holds it."""
     if base.dtype is not None and tensor.is_floating_point():
         tensor = tensor.to(base.dtype)
@@ -95,7 +95,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 def _weight_files(folder: Path) -> list[str]:
     """The checkpoint's files, by its index where it has one: others may lie beside them in another layout."""
     if (folder / _INDEX).exists():
-        return sorted(set(read_object(folder / _INDEX)["weight_map"].values()))
+        return sorted(set(read_json(folder / _INDEX)["weight_map"].values()))
     if (folder / "model.safetensors").exists():
         return ["model.safetensors"]
     raise ValueError(f"{folder} holds neither model.safetensors nor {_INDEX}; name the folder of a model")
@@ -170,7 +170,7 @@ class Discarded(NamedTuple):
     share: float
 
 
-def export_lora(expert: Expert, base: Checkpoint, out: str | Path, rank: int | None = None) -> list[Discarded]:
+def export_lora(expert: Expert, base: BaseCheckpoint, out: str | Path, rank: int | None = None) -> list[Discarded]:
     """Writes an expert as a PEFT LoRA of one rank, the best approximation of each W' − W.
 
     ``lora_alpha`` equals the rank, which makes LoRA's scale 1. Factors are float32. Matrices whose smaller side is
@@ -183,7 +183,7 @@ def export_lora(expert: Expert, base: Checkpoint, out: str | Path, rank: int | N
         rank: k; None: the smallest that is exact, min(m, n) of the largest matrix.
 
     Returns:
-        What is left out, a row a layer and a last one of them all.
+        What is left out, a row per layer and a last one of them all.
 
     Raises:
         FileExistsError: ``out`` exists and is no empty folder.

@@ -1,6 +1,6 @@
 """Experts of the paper's public code (github.com/SakanaAI/self-adaptive-llms) as ordinary SVF experts.
 
-It saves what a sigmoid is taken of, in bfloat16, an entry a singular value in descending order of σ:
+It saves what a sigmoid is taken of, in bfloat16, an entry per singular value in descending order of σ:
 
 * ``learnable_params.pt``: a dict of vectors by parameter name ("model.layers.0.mlp.up_proj.weight");
 * ``policy_params.pt``: the state dict of its policy, ``learnable_params_module_list.<i>``: the same vectors without
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from t2.svf.checkpoint import Checkpoint
+from t2.svf.base_checkpoint import BaseCheckpoint
 from t2.svf.experts import Expert, Z
 from t2.svf.identity import Matrix, Origin
 from t2.svf.pretrained import empty_model, load_config
@@ -30,7 +30,7 @@ from t2.svf.pretrained import empty_model, load_config
 _NUMBERED = re.compile(r"learnable_params_module_list\.(\d+)")
 
 
-def import_reference(file: str | Path, base: Checkpoint, provenance: Mapping[str, object] | None = None) -> Expert:
+def import_reference(file: str | Path, base: BaseCheckpoint, provenance: Mapping[str, object] | None = None) -> Expert:
     """Reads ``learnable_params.pt`` or ``policy_params.pt`` as an expert with the effective z.
 
     The mask is taken in the dtype of the file, as there: around the start of training a step of bfloat16 is 0.7 % of
@@ -90,7 +90,7 @@ def _read(file: Path) -> dict[str, Tensor]:
     return {key: value.detach() for key, value in loaded.items()}
 
 
-def _named(vectors: Mapping[str, Tensor], base: Checkpoint, file: Path) -> dict[str, Tensor]:
+def _named(vectors: Mapping[str, Tensor], base: BaseCheckpoint, file: Path) -> dict[str, Tensor]:
     """The vectors by module name, in the model's order."""
     numbers = [_NUMBERED.fullmatch(key) for key in vectors]
     if all(numbers):
@@ -113,7 +113,7 @@ def _named(vectors: Mapping[str, Tensor], base: Checkpoint, file: Path) -> dict[
     return {known[key.removeprefix("learnable_params.")]: vector for key, vector in vectors.items()}
 
 
-def _module_order(base: Checkpoint) -> list[str]:
+def _module_order(base: BaseCheckpoint) -> list[str]:
     """Names of the checkpoint's matrices as its model registers them, which its files do not tell."""
     model = empty_model(load_config(base.folder))
     names = (key.removesuffix(".weight") for key in model.state_dict())

@@ -13,7 +13,7 @@ from t2.config.rows import Prompt
 from t2.miniature.drills import DRILLS, Pieces
 from t2.miniature.problems import CATEGORY, FAMILIES, Drawn, draw
 from t2.miniature.settings import MiniatureParams
-from t2.tasks.dispatch import classification_prompt, classification_reply
+from t2.tasks.classification import classification_prompt, classification_reply
 
 CATEGORIES = (("math", "code", "reasoning", "other"), ("math", "code", "reasoning", "text", "other"))
 """The lists of categories that classification prompts name: without the fourth family, and with it."""

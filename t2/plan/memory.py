@@ -108,12 +108,12 @@ def learning(
 
     Args:
         shapes: Of the model.
-        kept: Bytes a token, from the forward pass to the backward pass.
+        kept: Bytes per token, from the forward pass to the backward pass.
         samples: At once.
         prompt: Tokens.
         reply: Tokens.
         divergence: Whether the base model runs too, for the KL.
-        recomputed: Bytes a token that a layer makes anew when its turn in the backward pass comes.
+        recomputed: Bytes per token that a layer makes anew when its turn in the backward pass comes.
         chunk: Answer tokens whose logits exist at once; None: all.
     """
     tokens = samples * (prompt + reply - 1)

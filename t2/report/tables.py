@@ -43,7 +43,7 @@ class Table:
     Attributes:
         title: For example ``Table 1``, and what it shows.
         caption: What the numbers are, with n, intervals and seeds.
-        header: One cell a column; the first heads the row labels.
+        header: One cell per column; the first heads the row labels.
         groups: Blocks of rows, set apart by a rule; the first cell of a row is its label.
         worded: Cells hold words, not numbers.
     """
@@ -295,10 +295,10 @@ def dispatch_table(
 
 
 def search_table(searches: Iterable[Row], title: str) -> Table | None:
-    """How each search came by its result: when, and what it gained over random draws.
+    """How each search came by its result: when, and what it gained over random search.
 
     Args:
-        searches: Rows of the table of searches, one a seed and draw.
+        searches: Rows of the table of searches, one per seed and draw.
         title: The table's title.
 
     Returns:

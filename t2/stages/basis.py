@@ -23,7 +23,7 @@ from t2.stages import paths
 from t2.stages.progress import Progress
 from t2.stages.stage import open_stage
 from t2.svf import SvfConfig, build_cache, checkpoint_weights, layer_indices
-from t2.svf.checkpoint import checkpoint_folder
+from t2.svf.base_checkpoint import checkpoint_folder
 from t2.svf.pretrained import empty_model, load_config
 from t2.svf.targets import targeted_modules
 

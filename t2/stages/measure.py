@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 
-from t2.adaptation.dispatch import Ask, dispatch, likeliest, loglikelihoods
+from t2.adaptation.first_pass import Ask, dispatch, likeliest, loglikelihoods
 from t2.adaptation.strategies import STRATEGIES, Choice, Setting, by_belief, by_category, equal_parts
 from t2.adaptation.two_pass import answer, generate
 from t2.config.rows import OTHER, Classified, Dispatched, Found, Params, Single, Soft, System, Uniform
 from t2.engine.base import Engine, Generation, Sampling
 from t2.engine.hf import HfEngine
 from t2.engine.select import load, svf_engine
+from t2.sandbox import Sandbox
 from t2.stages import cells, members, paths
 from t2.stages.cells import Cell, Place, Reply
 from t2.stages.fingerprint import declared, digest
@@ -33,10 +34,9 @@ from t2.svf import BasisCache, load_expert
 from t2.svf.experts import Z
 from t2.svf.mixture import Mixture
 from t2.svf.pretrained import load_adapter
-from t2.tasks.dispatch import categories_of
+from t2.tasks.classification import categories_of
 from t2.tasks.grading import GRADERS, grade, limits_of
 from t2.tasks.item import Item, read_items
-from t2.tasks.sandbox import Sandbox
 
 SVF = "svf"
 """The method whose adapters are mixed, and run side by side in a batch."""
@@ -154,7 +154,7 @@ def refuse_seen(items: Sequence[Item], seen: Sequence[str], search: str) -> None
     leaked = sorted({item.id for item in items} & set(seen))
     if leaked:
         raise ValueError(
-            f"{len(leaked)} test item(s) were seen by search {search}: {', '.join(leaked[:10])}; draw the splits "
+            f"{len(leaked)} test item(s) were seen by search {search}: {', '.join(leaked[:10])}; make the splits "
             "again, shots are never reported on"
         )
 
@@ -418,7 +418,7 @@ class Worker:
         reward = self.params.tasks[each.task].reward
         if reward is None:
             raise ValueError(f"tasks.{each.task}.reward is null; systems are measured by a reward")
-        return Sampling.greedy(reward)
+        return Sampling.of(reward)
 
     def _svf(self, base: str) -> Engine:
         if self._loaded is None or self._loaded[0] != base:

@@ -29,17 +29,17 @@ def main() -> None:
         named = [*mixed, *(spec["classifier"] for spec in specs if spec["classifier"])]
         adapters = {name: paths.member(params.publish.set, name, seed) for name in named}
         searches = dict.fromkeys(search for spec in specs for search in spec["searches"].values())
-        found = {search: paths.search(search, seed, 0) / "alpha.json" for search in searches}
-        found |= {name: paths.temperature(name, seed) for spec in specs if (name := spec["temperature"])}
+        search_results = {search: paths.search(search, seed, 0) / "alpha.json" for search in searches}
+        search_results |= {name: paths.temperature(name, seed) for spec in specs if (name := spec["temperature"])}
         log_two_pass(
             stage.run.run_id,
             uri=tracking.store_uri(params.tracking, project_root()),
             name=params.publish.model,
             adapters=adapters,
-            found=found,
+            search_results=search_results,
             settings=settings,
         )
-        parts = [*(folder / "adapter_model.safetensors" for folder in adapters.values()), *found.values()]
+        parts = [*(folder / "adapter_model.safetensors" for folder in adapters.values()), *search_results.values()]
         content = {str(path): sha256(path.read_bytes()).hexdigest() for path in parts}
         record = {"model": params.publish.model, "seed": seed, "content": content}
         paths.published().write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")

@@ -17,6 +17,7 @@ from t2.config.rows import Params
 from t2.engine.base import Sampling
 from t2.engine.select import svf_engine
 from t2.files import write_csv
+from t2.sandbox import Sandbox
 from t2.seeds import derive
 from t2.stages import members, paths
 from t2.stages.progress import Progress
@@ -26,7 +27,6 @@ from t2.svf import BasisCache, base_expert, load_expert
 from t2.svf.experts import Z
 from t2.svf.mixture import BASE, Mixture
 from t2.tasks.item import Item, read_items
-from t2.tasks.sandbox import Sandbox
 
 
 def main(name: str) -> None:
@@ -68,7 +68,7 @@ def draw_shots(pool: list[Item], shots: int, seed: int) -> list[Item]:
     return [pool[index] for index in torch.randperm(len(pool), generator=generator)[:shots].tolist()]
 
 
-def ingredients(params: Params, name: str, seed: int) -> tuple[dict[str, Z], dict[str, torch.Tensor] | None]:
+def load_members(params: Params, name: str, seed: int) -> tuple[dict[str, Z], dict[str, torch.Tensor] | None]:
     """What a search mixes: z by member, the base where it takes part, and the singular values for the free form."""
     row = params.searches[name]
     budget = params.budgets[row.budget]
@@ -91,7 +91,7 @@ def _search(stage: Stage, name: str, seed: int, draw: int, report: Report) -> tu
     if reward is None:
         raise ValueError(f"tasks.{row.task}.reward is null; a search goes by a reward")
     torch.set_num_threads(params.training.threads)
-    experts, sigma = ingredients(params, name, seed)
+    experts, sigma = load_members(params, name, seed)
     which = f"{row.task} seed {seed} draw {draw}"
     pool = read_items(paths.split(row.task, "shots"))
     shots = draw_shots(pool, budget.shots, derive(budget.seed, f"shots {which}"))
@@ -122,7 +122,7 @@ def _search(stage: Stage, name: str, seed: int, draw: int, report: Report) -> tu
             shots,
             list(experts.values()),
             budget,
-            sampling=Sampling.greedy(reward),
+            sampling=Sampling.of(reward),
             sigma=sigma,
             sandbox=sandbox,
         )

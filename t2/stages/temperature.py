@@ -10,21 +10,21 @@ from typing import Any
 import pandas as pd
 import torch
 
-from t2.adaptation.dispatch import Ask, loglikelihoods
+from t2.adaptation.first_pass import Ask, loglikelihoods
 from t2.adaptation.strategies import by_belief
 from t2.adaptation.two_pass import generate
 from t2.engine.base import Sampling
 from t2.engine.select import svf_engine
 from t2.files import replace_file, write_csv
+from t2.sandbox import Sandbox
 from t2.stages import members, paths
 from t2.stages.progress import Progress
 from t2.stages.stage import Stage, open_stage
 from t2.stages.workers import Report, run_jobs
 from t2.svf import BasisCache, load_expert
-from t2.tasks.dispatch import categories_of
+from t2.tasks.classification import categories_of
 from t2.tasks.grading import grade
 from t2.tasks.item import read_items
-from t2.tasks.sandbox import Sandbox
 
 
 def main(name: str) -> None:
@@ -80,7 +80,7 @@ def _search(stage: Stage, name: str, seed: int, report: Report) -> tuple[dict[st
             for value in row.values:
                 if str(value) not in own:
                     choice = by_belief(families, ask.categories, logliks, value)
-                    replies = generate(engine, prompts, Sampling.greedy(reward), choice, experts)
+                    replies = generate(engine, prompts, Sampling.of(reward), choice, experts)
                     right = grade(reward.kind, items, [reply.text for reply in replies], sandbox)
                     own[str(value)] = sum(right) / len(items)
                     replace_file(saved, json.dumps(found))

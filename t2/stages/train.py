@@ -19,13 +19,13 @@ from t2.engine.base import Engine
 from t2.engine.hf import HfEngine
 from t2.engine.select import load, vllm_engine
 from t2.files import write_csv
+from t2.sandbox import Sandbox
 from t2.stages import members, paths
 from t2.stages.progress import Progress
 from t2.stages.stage import Stage, open_stage
 from t2.stages.workers import Report, run_jobs
 from t2.tasks.grading import grade
 from t2.tasks.item import read_items
-from t2.tasks.sandbox import Sandbox
 from t2.training.adapters import build_adapter
 from t2.training.loop import Result, train
 

@@ -1,6 +1,6 @@
 """The basis cache: the narrow-side bases of a model's weights on disk.
 
-A folder with one safetensors file a matrix and an ``index.json`` that says what is there: for each matrix
+A folder with one safetensors file per matrix and an ``index.json`` that says what is there: for each matrix
 the hash of the weight it was made from and the checksum of its basis. Every file is written under a temporary
 name, synced and renamed: a killed build leaves whole files only, and the next one continues behind them.
 """
@@ -23,7 +23,7 @@ from t2.svf.basis import Basis, narrow_basis, narrow_side
 from t2.svf.config import SvfConfig
 from t2.svf.identity import Matrix, fingerprint, tensor_bytes, weight_hash
 from t2.svf.quantised import Quantisation, rounded
-from t2.svf.reading import open_tensors, read_tensors
+from t2.svf.tensor_files import open_tensors, read_tensors
 
 Progress = Callable[[int, int, str], None]
 

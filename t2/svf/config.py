@@ -45,7 +45,7 @@ class SvfConfig(PeftConfig):
         parametrisation: ``"direct"``: z itself is learned. ``"sigmoid"``: p of z = sigmoid(p) · max_mult is.
         init_mean: Mean of the learned numbers at the start; None: 1 for ``direct``, 0.1 for ``sigmoid``.
         init_std: Their standard deviation at the start.
-        init_seed: Seeds the generator of that noise, one a module, whatever the order of modules.
+        init_seed: Seeds the generator of that noise, one per module, whatever the order of modules.
         max_mult: The largest scale that ``sigmoid`` reaches; without effect under ``renormalise``.
         renormalise: Rescale z by Σσ / Σσz, which keeps the sum of a weight's singular values.
         basis: Folder of the basis cache; None: bases are computed when the adapter is injected. So are those of a

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from t2.files import replace_file
+from t2.files import read_json, replace_file
 from t2.svf.config import SvfConfig
 from t2.svf.identity import Matrix, Origin, checksum
-from t2.svf.reading import read_object, read_tensors
+from t2.svf.tensor_files import read_tensors
 
 Z = dict[str, Tensor]
 
@@ -129,7 +129,7 @@ def load_expert(folder: str | Path, base: Mapping[str, Matrix] | None = None) ->
     for file in (config_file, tensor_file):
         if not file.is_file():
             raise ValueError(f"{folder} is no adapter folder: {file.name} is missing; train or copy one")
-    config = read_object(config_file)
+    config = read_json(config_file)
     if config.get("peft_type") != "SVF":
         raise ValueError(f"{folder} holds a {config.get('peft_type')} adapter, not an SVF expert")
     if config.get("modules_to_save"):
@@ -214,7 +214,7 @@ def layers(names: Sequence[str] | Mapping[str, Any]) -> list[int]:
 
 
 def statistics(z: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """Statistics of an expert, one row a matrix.
+    """Statistics of an expert, one row per matrix.
 
     Returns:
         Rows with ``name``, ``layer``, ``module`` (the last part of the name), ``mean``, ``std``, ``min``,

@@ -49,7 +49,7 @@ def _products(left: Tensor, right: Tensor, q: Tensor) -> Tensor:
     left, right = left.flatten(0, -2).to(q.dtype), right.flatten(0, -2).to(q.dtype)
     if len(left) < len(q):
         return ((left @ q) * (right @ q)).sum(0)
-    # With many tokens their outer products are summed first: r² operations a token instead of 2 r².
+    # With many tokens their outer products are summed first: r² operations per token instead of 2 r².
     return ((left.T @ right @ q) * q).sum(0)
 
 

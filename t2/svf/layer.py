@@ -1,4 +1,4 @@
-"""A linear layer whose singular values are scaled by z, one z vector an adapter."""
+"""A linear layer whose singular values are scaled by z, one z vector per adapter."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Batch:
 
 
 class SvfLinear(nn.Module, BaseTunerLayer):
-    """A linear layer with one z vector an adapter.
+    """A linear layer with one z vector per adapter.
 
     *Folded*, one z for all samples: W' is built once for each value of z, beside W. *Factored*, samples of
     different z, a |z_i| below :data:`SMALLEST_FOLDED`, or a base layer that is no plain ``nn.Linear`` (a quantised
@@ -288,7 +288,7 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         if row is None or self._table is None or torch.is_grad_enabled():
             return None
         if fold is None or fold[0] != row:
-            # Factored costs 2 r² a token on top of the base layer, building W' about 2 r³ once.
+            # Factored costs 2 r² per token on top of the base layer, building W' about 2 r³ once.
             if x.numel() // self.in_features < self.rank:
                 return None
             fold = self._shared_fold = (row, self._fold(self._table[row] + 1))
@@ -334,7 +334,7 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         if changes is None or len(changes) != len(x):
             raise ValueError(
                 f"{self.key} got a batch of {len(x)} samples while {rows} rows are set; call set_rows "
-                "with one row a sample when the batch changes"
+                "with one row per sample when the batch changes"
             )
         return changes.reshape(len(x), *[1] * (x.ndim - 2), self.rank)
 

@@ -21,7 +21,7 @@ BASE = "base"
 
 
 class Population(NamedTuple):
-    """Mixed experts, one a row.
+    """Mixed experts, one per row.
 
     Attributes:
         tables: z' (P, r) by module name, as ``SvfModel.per_sample`` takes them; 1 where not valid.
@@ -43,7 +43,7 @@ def mix_population(
 
     Args:
         experts: K sets of z, (r,) by module name.
-        alphas: (P, K), or (P, G, K) with a row for all matrices (G = 1), one a layer, or one a matrix; the latter
+        alphas: (P, K), or (P, G, K) with a row for all matrices (G = 1), one per layer, or one per matrix; the latter
             two in natural order of the names.
         form: ``"normalised"``: w = α + (1 − Σα) / K, which sums to 1 and allows negatives. ``"free"``: w = α,
             and z' is rescaled for each matrix by Σσ / Σσz'. In either, a one-hot row is its expert, unscaled.
@@ -126,9 +126,9 @@ class Mixture:
     which they are used.
 
     Attributes:
-        alpha: The weights of each member by its name, a row for all matrices, one a layer or one a matrix; given as a
-            number or as a sequence of G. Sorted, :data:`BASE` last. In the normalised form effective ones, which sum
-            to 1; what the free form's come to after rescaling, says :meth:`effective`.
+        alpha: The weights of each member by its name, a row for all matrices, one per layer or one per matrix; given
+            as a number or as a sequence of G. Sorted, :data:`BASE` last. In the normalised form effective ones, which
+            sum to 1; what the free form's come to after rescaling, says :meth:`effective`.
         form: Of the mix, see :func:`mix_population`. K counts the members named, those that weigh 0 too.
         renormalise: Whether the free form is rescaled.
 
@@ -148,7 +148,7 @@ class Mixture:
         rows = {name: _float32(name, self.alpha[name]) for name in sorted(self.alpha, key=lambda n: (n == BASE, n))}
         if len({len(row) for row in rows.values()}) > 1 or not min(map(len, rows.values())):
             sizes = ", ".join(f"{name} {len(row)}" for name, row in rows.items())
-            raise ValueError(f"all members need as many weights, one or one a layer or matrix; got {sizes}")
+            raise ValueError(f"all members need as many weights, one or one per layer or matrix; got {sizes}")
         if self.form == "normalised":
             rows = dict.fromkeys(rows, (1.0,)) if len(rows) == 1 else _summing_to_one(rows)
         object.__setattr__(self, "alpha", MappingProxyType(rows))
@@ -244,8 +244,8 @@ class Mixture:
     ) -> Mixture:
         """The same mixture by what its members weigh in the end: Σ_k w_k z_k with no rescaling to follow.
 
-        The free form's weights, rescaled, differ from matrix to matrix: they come a row a matrix. Any other mixture
-        holds effective weights already and is returned as it is.
+        The free form's weights, rescaled, differ from matrix to matrix: they come with a row per matrix. Any other
+        mixture holds effective weights already and is returned as it is.
 
         Args:
             experts: As for :meth:`z`.
@@ -298,7 +298,7 @@ def _row_of(names: Mapping[str, Tensor], rows: int) -> dict[str, int]:
     if rows == len(names):
         return {name: row for row, name in enumerate(sorted(names, key=natural))}
     raise ValueError(
-        f"alpha has {rows} rows; it may have 1, one a layer ({len(of_layers)}) or one a matrix ({len(names)})"
+        f"alpha has {rows} rows; it may have 1, one per layer ({len(of_layers)}) or one per matrix ({len(names)})"
     )
 
 

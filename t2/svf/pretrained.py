@@ -23,8 +23,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from t2.files import read_json
 from t2.svf.experts import load_expert
-from t2.svf.reading import open_tensors, read_object, read_tensors
+from t2.svf.tensor_files import open_tensors, read_tensors
 
 _DATA_ONLY: dict[str, Any] = {"trust_remote_code": False}
 
@@ -51,7 +52,7 @@ def load_generation_config(folder: Path) -> GenerationConfig | None:
     file = folder / "generation_config.json"
     if not file.is_file():
         return None
-    read_object(file)
+    read_json(file)
     return GenerationConfig.from_pretrained(folder)
 
 
@@ -106,7 +107,7 @@ def load_adapter(model: PreTrainedModel, folder: str | Path) -> PeftModel:
         ValueError: It is damaged or not finite, or was made for another model.
     """
     folder = Path(folder)
-    if read_object(folder / "adapter_config.json").get("peft_type") == "SVF":
+    if read_json(folder / "adapter_config.json").get("peft_type") == "SVF":
         load_expert(folder)
     file = folder / "adapter_model.safetensors"
     for name, tensor in read_tensors(file).items():
@@ -138,7 +139,7 @@ def _check_objects(model: str | Path, *patterns: str) -> None:
     """Reads JSON files of a local folder, where they are there."""
     for pattern in patterns:
         for path in sorted(Path(model).glob(pattern)):
-            read_object(path)
+            read_json(path)
 
 
 @contextmanager

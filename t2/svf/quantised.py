@@ -6,7 +6,7 @@ singular values only where W_q Q = U Σ. Of the miniature's singular vectors, a 
 (cosine above 0.9), 99 % in int8. So a quantised base has a basis and a fingerprint of its own, and an expert of it
 fits no other base.
 
-* ``int8``: LLM.int8() (arXiv 2208.07339), a scale a row. It rounds the activations too, those above 6 apart, which it
+* ``int8``: LLM.int8() (arXiv 2208.07339), a scale per row. It rounds the activations too, those above 6 apart, which it
   looks for over the whole batch: a reply may differ with its neighbours. On CPUs bitsandbytes rounds activations in
   evaluation mode only.
 * ``nf4``: QLoRA's format (arXiv 2305.14314), blocks of 64 with scales that are quantised themselves; computed in the
@@ -51,15 +51,15 @@ def loading_options(kind: Quantisation, dtype: str | torch.dtype, device: str) -
 
 
 def stored_bytes(rows: int, columns: int, kind: str) -> float:
-    """Of a weight (rows, columns) with its scales, tables of a kilobyte a layer apart."""
+    """Of a weight (rows, columns) with its scales, tables of a kilobyte per layer apart."""
     size = rows * columns
     if kind == "int8":
         return size + 4 * rows
     return size / 2 + size / BLOCK + 4 * size / (256 * BLOCK)  # scales in 8 bits, those of 256 blocks in float32
 
 
-def settle(model: nn.Module) -> None:
-    """Checks the layers of a model that was just loaded, and keeps 4-bit ones as they are.
+def prepare_quantised_layers(model: nn.Module) -> None:
+    """Checks the layers of a model that was just loaded, and has bitsandbytes leave 4-bit ones unpacked.
 
     On CPUs with bfloat16 instructions, bitsandbytes repacks a layer in place at its first evaluation: it computes in
     bfloat16 from then on, unlike in training, and its weight cannot be read back.
@@ -87,7 +87,7 @@ def layer_weight(layer: Any) -> Tensor | None:
         know, or that holds no values yet.
 
     Raises:
-        ValueError: The layer was repacked, see :func:`settle`.
+        ValueError: The layer was repacked, see :func:`prepare_quantised_layers`.
     """
     kind, weight = quantisation_of(layer), layer.weight
     if kind is None or weight.is_meta:
@@ -167,7 +167,7 @@ def _check_device(kind: str, device: str) -> None:
     try:
         layer = bnb.nn.Linear8bitLt(64, 64, has_fp16_weights=False) if kind == "int8" else bnb.nn.LinearNF4(64, 64)
         layer = layer.to(device)
-        settle(layer)
+        prepare_quantised_layers(layer)
         if not layer(torch.ones(2, 64, device=device)).isfinite().all():
             raise RuntimeError("its results are not finite")
     except Exception as error:

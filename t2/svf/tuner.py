@@ -249,7 +249,7 @@ class SvfModel(BaseTuner):
 
         Args:
             adapters: The names of K of this model's adapters.
-            weights: α, (K,) or (G, K) with a row a layer or matrix.
+            weights: α, (K,) or (G, K) with a row per layer or matrix.
             adapter_name: What the mixture is called.
             combination_type: The form of the mixture, see :func:`t2.svf.mix`; ``"normalised"`` or ``"free"``.
             renormalise: Whether the free form is rescaled.

@@ -296,7 +296,7 @@ def _close(answer: Any, written: Any) -> bool:
 
 
 def main(seconds: int) -> None:
-    """Answers questions, a JSON list of two texts a line, until the caller closes standard input."""
+    """Answers questions, a JSON list of two texts per line, until the caller closes standard input."""
     answers, nowhere = os.fdopen(os.dup(1), "w"), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # the parser's runtime prints
     os.dup2(nowhere, 2)  # what is never read would fill the pipe

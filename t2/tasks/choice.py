@@ -14,7 +14,7 @@ _LETTER = re.compile(rf"\(([{LETTERS}])\)|(?<![\w'’])([{LETTERS}])(?=[).:,*}}]
 
 
 def options(texts: Sequence[str]) -> str:
-    """One line an option, lettered by position whatever its label was in the source."""
+    """One line per option, lettered by position whatever its label was in the source."""
     return "\n".join(f"({letter}) {text}" for letter, text in zip(LETTERS, texts, strict=False))
 
 

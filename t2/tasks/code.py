@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
+from t2.sandbox import Program, Sandbox
 from t2.tasks.item import Item
 from t2.tasks.prompt import question
-from t2.tasks.sandbox import Program, Sandbox
 
 _FENCE = re.compile(r"^(?P<before>.*?)(?P<ticks>`{3,}|~{3,})[ \t]*(?P<name>[\w+#.-]*)[ \t\r]*$", re.MULTILINE)
 _BUILTINS = frozenset(dir(builtins))

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from t2.config.rows import Sandbox as Limits
-from t2.tasks import boxed, choice, code, dispatch, math
+from t2.sandbox import Sandbox
+from t2.tasks import boxed, choice, classification, code, math
 from t2.tasks.item import Item
 from t2.tasks.prompt import opening
-from t2.tasks.sandbox import Sandbox
 
 GRADERS = {
     "math": ("t2/tasks/math.py",),
     "boxed": ("t2/tasks/boxed.py", "t2/tasks/equivalence.py", "t2/tasks/math.py", "t2/tasks/symbolic.py"),
-    "code": ("t2/tasks/code.py", "t2/tasks/sandbox"),
+    "code": ("t2/tasks/code.py", "t2/sandbox"),
     "choice": ("t2/tasks/choice.py",),
     "dispatch": (),  # its module asks too, so that replies hang on it
 }
@@ -57,13 +57,13 @@ def grade(
             and ``code`` by any fenced block.
 
     Returns:
-        One truth value an item.
+        One truth value per item.
 
     Raises:
         ValueError: An unknown kind, a reply too many or too few, or code or expressions without a sandbox.
     """
     if len(items) != len(replies):
-        raise ValueError(f"one reply an item: got {len(items)} items and {len(replies)} replies")
+        raise ValueError(f"one reply per item: got {len(items)} items and {len(replies)} replies")
     replies = [opening(item.prompt) + reply for item, reply in zip(items, replies, strict=True)]
     if kind == "code":
         if sandbox is None:
@@ -80,5 +80,5 @@ def grade(
     if kind == "choice":
         return [choice.correct(item.answer, reply, flexible=flexible) for item, reply in pairs]
     if kind == "dispatch":
-        return [dispatch.category(reply, [item.answer]) is not None for item, reply in pairs]
+        return [classification.category(reply, [item.answer]) is not None for item, reply in pairs]
     raise ValueError(f"a task's kind is one of {', '.join(KINDS)}; got {kind!r}")

@@ -34,7 +34,7 @@ def reordered(item: Item, order: Sequence[int]) -> Item:
     if not item.options or chat[last].content.count(shown) != 1:
         raise ValueError(
             f"item {item.id}: its prompt does not hold its options once, so they cannot be shuffled; name {{options}} "
-            "once in the task's prompt.user, of a layout that has them, and draw the splits again"
+            "once in the task's prompt.user, of a layout that has them, and make the splits again"
         )
     texts = [item.options[place] for place in order]
     chat[last] = Message("user", chat[last].content.replace(shown, options(texts)))

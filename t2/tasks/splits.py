@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from t2.config.rows import OTHER, Sizes, Task
-from t2.tasks.dispatch import categories_of, classification_prompt, classification_reply
+from t2.tasks.classification import categories_of, classification_prompt, classification_reply
 from t2.tasks.item import Item, write_items
 from t2.tasks.leaks import Passage, refuse_leaks
 from t2.tasks.prompt import question

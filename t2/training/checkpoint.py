@@ -21,7 +21,7 @@ from torch import Tensor
 from t2 import processor
 from t2.files import replacing, temporary_name
 from t2.svf.identity import checksum
-from t2.svf.reading import open_tensors
+from t2.svf.tensor_files import open_tensors
 
 _FILE = "checkpoint.safetensors"
 

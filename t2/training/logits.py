@@ -21,7 +21,7 @@ from t2.training.sequences import Batch
 
 
 def answer_logits(model: nn.Module, batch: Batch) -> Tensor:
-    """The logits (N, V) from which each answer token would be drawn.
+    """The logits (N, V) from which each answer token is sampled.
 
     The output layer, whose work grows with the vocabulary, sees those N positions alone.
     """
@@ -30,7 +30,9 @@ def answer_logits(model: nn.Module, batch: Batch) -> Tensor:
     return logits
 
 
-def learn(model: nn.Module, batch: Batch, loss: Callable[[Tensor, slice], Tensor], chunk: int | None) -> float:
+def accumulate_gradient(
+    model: nn.Module, batch: Batch, loss: Callable[[Tensor, slice], Tensor], chunk: int | None
+) -> float:
     """Adds the gradient of a loss that is a sum over answer tokens to the trainable parameters.
 
     Args:
@@ -63,7 +65,7 @@ def learn(model: nn.Module, batch: Batch, loss: Callable[[Tensor, slice], Tensor
 
 
 def base_logits(model: PeftModel, batch: Batch, chunk: int | None) -> Callable[[slice], Tensor]:
-    """The base model's logits without gradient, for :func:`learn` with the same ``chunk``.
+    """The base model's logits without gradient, for :func:`accumulate_gradient` with the same ``chunk``.
 
     The pass over the batch is made here, before the policy's: PEFT freezes the adapter for as long as it is disabled.
 

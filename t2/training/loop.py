@@ -1,4 +1,31 @@
-"""Trains one adapter: steps, validation, the best parameters kept, exact resume."""
+"""Trains one adapter: steps, validation, the best parameters kept, exact resume.
+
+The whole recipe for an SVF expert with REINFORCE (paper, section 3.2)::
+
+    z = 1                                                       # the base model
+    best = (validate(z), z)
+    for step in range(steps):
+        x = the next batch of training items, from shuffled epochs           # state.Sampler
+        ŷ = replies to x, sampled from π_z at the rollout's temperature T    # Engine.generate
+        r = +1 where a reply is right, −1 elsewhere                          # grade, reinforce.rewards
+        A = r − baseline                                                     # reinforce.advantages
+        for each micro-batch of (x, ŷ):                                      # objectives.Reinforce
+            logits, base_logits = π_z(x, ŷ), π_base(x, ŷ)
+            log π_z(ŷ | x) = Σ over the reply's tokens, at temperature T     # reinforce.terms
+            KL(π_z ‖ π_base) = Σ over the reply's tokens, exact, at temperature 1
+            loss = (−Σ A log π_z(ŷ | x) + λ Σ KL) / batch
+            z.grad += ∂ loss / ∂z                                            # logits.accumulate_gradient
+        clip the norm of z.grad
+        z = AdamW(z, z.grad, learning rate after warm-up and cosine decay), decayed towards 1
+        every valid_every steps:
+            score = the share of validation items that z answers right, greedily
+            best = (score, z) if score > best score
+            stop if `patience` validations brought nothing better
+        every checkpoint_every steps: store all of this, for a killed run to go on bit for bit
+    return best
+
+Other PEFT methods take the place of z, and the other objectives that of what lies between the items and the gradient.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +46,7 @@ from t2.seeds import derive
 from t2.tasks.item import Item
 from t2.training import checkpoint
 from t2.training.objectives import ExpectedReward, Grade, NextToken, Objective, Reinforce
-from t2.training.state import Row, Sampler, TrainingState, seed_everything
+from t2.training.state import Row, Sampler, TrainingState
 
 
 @dataclass(frozen=True)
@@ -27,9 +54,9 @@ class Result:
     """How a training went; its best parameters are in the model.
 
     Attributes:
-        history: A row a step, beginning with 0, the untrained start. It holds ``step`` (updates taken),
+        history: A row per step, beginning with 0, the untrained start. It holds ``step`` (updates taken),
             ``valid_score`` (share of validation items that are right after them; None where not measured), and of
-            the update: ``reward`` (mean), ``correct`` (share), ``kl`` (mean a sample, nats), ``loss``,
+            the update: ``reward`` (mean), ``correct`` (share), ``kl`` (mean per sample, nats), ``loss``,
             ``tokens`` (of the answers), ``too_long`` (samples that did not fit into the context), ``agreed`` (prompts
             whose samples all earned the same), ``grad_norm`` (before clipping), ``lr``; None where there is no such
             thing.
@@ -63,7 +90,7 @@ def train(
 
     Continues from the checkpoint in ``scratch`` if there is one. Killed at any moment and called again with
     the same inputs, it ends with the same bits as without the kill; called again after its end, it returns
-    at once. Seeds the global generators.
+    at once. Seeds torch's global generators.
 
     Args:
         model: With a fresh adapter of any PEFT method.
@@ -75,7 +102,7 @@ def train(
         train_items: Items to learn from.
         valid_items: Items on which the best parameters are chosen.
         grade: Tells which replies to which items are right.
-        seed: All random draws follow from it.
+        seed: All random numbers follow from it.
         scratch: Folder of the checkpoint, this training's alone.
         fingerprint: Digest of the inputs that cannot be seen from here: the base model, the adapter's
             settings, how replies are graded.
@@ -103,15 +130,15 @@ def train(
     }
     if training.gradient_checkpointing:
         recompute_layers(model)
-    seed_everything(seed)
+    torch.manual_seed(derive(seed, "torch"))  # dropout
     state = _start(model, recipe, training, len(train_items), seed)
     rests = _rests(model, training.weight_decay)
     objective = _objective(model, engine, grade, recipe, training, reward, state.rollouts)
-    greedy = Sampling.greedy(reward)
+    sampling = Sampling.of(reward)
 
     def finish(row: Row, *, validate: bool) -> None:
         """Completes and reports the row of a step, and stores the state when that is due."""
-        row["valid_score"] = _validate(engine, valid_items, grade, greedy) if validate else None
+        row["valid_score"] = _validate(engine, valid_items, grade, sampling) if validate else None
         if row["valid_score"] is not None:
             state.note_score(row["valid_score"])
         state.history.append(row)
@@ -170,13 +197,13 @@ def _rests(model: PeftModel, weight_decay: float) -> dict[str, float]:
     if not weight_decay:
         return {}
     config: Any = model.active_peft_config
-    found = {}
+    rests = {}
     for name, value in model.named_parameters():
         if value.requires_grad and "svf_z" in name:
-            found[name] = config.at_rest
+            rests[name] = config.at_rest
         elif value.requires_grad and "ia3_l" in name:
-            found[name] = 1.0
-    return found
+            rests[name] = 1.0
+    return rests
 
 
 def _start(model: PeftModel, recipe: Train, training: Training, items: int, seed: int) -> TrainingState:
@@ -229,9 +256,9 @@ def _pull(state: TrainingState, decay: float, rests: Mapping[str, float]) -> Non
             state.parameters[name].add_(decay * rest)
 
 
-def _validate(engine: Engine, items: Sequence[Item], grade: Grade, greedy: Sampling) -> float:
-    """The share of items that greedy decoding gets right."""
-    answers = engine.generate([item.prompt for item in items], greedy)
+def _validate(engine: Engine, items: Sequence[Item], grade: Grade, sampling: Sampling) -> float:
+    """The share of items whose replies are right."""
+    answers = engine.generate([item.prompt for item in items], sampling)
     return sum(grade(items, [answer.text for answer in answers])) / len(items)
 
 

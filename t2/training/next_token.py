@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 
 
 def loss(logits: Tensor, tokens: Tensor, batch_tokens: int) -> Tensor:
-    """L = −(1/N) Σ_n log softmax(l_n)[y_n], in nats a token.
+    """L = −(1/N) Σ_n log softmax(l_n)[y_n], in nats per token.
 
     The mean is over the N reply tokens of the whole batch, the end of sequence included: a long reply weighs
     more than a short one. Losses of micro-batches add up to that of their batch, and so do the gradients.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -16,7 +16,7 @@ from t2.engine.device import naming_memory
 from t2.tasks.item import Item
 from t2.tasks.options import letters, reordered
 from t2.training import expected_reward, next_token, reinforce
-from t2.training.logits import base_logits, learn
+from t2.training.logits import accumulate_gradient, base_logits
 from t2.training.reinforce import Terms
 from t2.training.sequences import Batch, Pair, micro_batches, pad
 from t2.training.state import Row
@@ -60,7 +60,7 @@ class Reinforce:
 
     Attributes:
         reward: What answers earn, and where they end.
-        seeds: Draws the seed of each batch's rollout.
+        seeds: Gives the seed of each batch's rollout.
     """
 
     model: PeftModel
@@ -82,8 +82,8 @@ class Reinforce:
         items = [item for item in items for _ in range(samples)]
         prompts = [item.prompt for item in items]
         seed = int(torch.randint(2**62, (), generator=self.seeds))
-        greedy = Sampling.greedy(self.reward)
-        answers = self.engine.generate(prompts, replace(greedy, temperature=self.training.temperature, seed=seed))
+        sampling = Sampling.of(self.reward, temperature=self.training.temperature, seed=seed)
+        answers = self.engine.generate(prompts, sampling)
         correct = torch.tensor(self.grade(items, [answer.text for answer in answers]))
         rewards = reinforce.rewards(correct, self.reward.right, self.reward.wrong)
         advantages = reinforce.advantages(rewards, self.training.baseline, self.training.normalise_rewards, samples).to(
@@ -107,7 +107,7 @@ class Reinforce:
                 direction=self.training.kl_direction,
             )
 
-        measured = _descend(self.model, self.recipe, self.training, pairs, terms, with_kl=with_kl)
+        measured = _accumulate_batch(self.model, self.recipe, self.training, pairs, terms, with_kl=with_kl)
         return {
             "reward": float(rewards.mean()),
             "correct": float(correct.float().mean()),
@@ -126,7 +126,7 @@ class ExpectedReward:
 
     Attributes:
         reward: What options earn.
-        seeds: Draws the order of the options.
+        seeds: Shuffles the order of the options.
     """
 
     model: PeftModel
@@ -163,7 +163,7 @@ class ExpectedReward:
             )
 
         with_kl = self.recipe.kl > 0 or measure_kl
-        measured = _descend(self.model, self.recipe, self.training, pairs, terms, with_kl=with_kl)
+        measured = _accumulate_batch(self.model, self.recipe, self.training, pairs, terms, with_kl=with_kl)
         correct = chances / len(items)
         return {
             "reward": wrong + (right - wrong) * correct,
@@ -204,7 +204,7 @@ class NextToken:
         self.model.train()
         for rows in micro_batches(pairs, self.training.micro_batch, self.training.micro_tokens):
             with naming_memory(_LESS_MEMORY):
-                loss_sum += self._learn([pairs[row] for row in rows], tokens)
+                loss_sum += self._accumulate_micro_batch([pairs[row] for row in rows], tokens)
         return {
             "reward": None,
             "correct": None,
@@ -215,14 +215,14 @@ class NextToken:
             "agreed": None,
         }
 
-    def _learn(self, pairs: Sequence[Pair], batch_tokens: int) -> float:
+    def _accumulate_micro_batch(self, pairs: Sequence[Pair], batch_tokens: int) -> float:
         """Adds a micro-batch's gradient; returns its part of the loss."""
         batch = pad(pairs, self.model.device)
 
         def loss(logits: torch.Tensor, tokens: slice) -> torch.Tensor:
             return next_token.loss(logits, batch.tokens[tokens], batch_tokens)
 
-        return learn(self.model, batch, loss, self.training.logit_chunk)
+        return accumulate_gradient(self.model, batch, loss, self.training.logit_chunk)
 
     def _pair(self, prompt: Sequence[int], item: Item) -> Pair:
         if not item.reply:
@@ -234,7 +234,7 @@ class NextToken:
         return Pair(prompt, answer if fits else ())
 
 
-def _descend(
+def _accumulate_batch(
     model: PeftModel, recipe: Train, training: Training, pairs: Sequence[Pair], terms_of: TermsOf, *, with_kl: bool
 ) -> Row:
     """Adds the gradient of −J over a batch, micro-batch by micro-batch.
@@ -257,13 +257,15 @@ def _descend(
             batch = pad([pairs[row] for row in rows], model.device)
             sample = torch.tensor(rows, device=model.device)[batch.sample]
             base = base_logits(model, batch, training.logit_chunk) if with_kl else None
-            loss, kl = _learn(model, batch, sample, base, terms_of, recipe.kl, len(pairs), training.logit_chunk)
+            loss, kl = _accumulate_micro_batch(
+                model, batch, sample, base, terms_of, recipe.kl, len(pairs), training.logit_chunk
+            )
         loss_sum += loss
         kl_sum += kl
     return {"loss": loss_sum, "kl": kl_sum / len(pairs) if with_kl else None}
 
 
-def _learn(
+def _accumulate_micro_batch(
     model: PeftModel,
     batch: Batch,
     sample: torch.Tensor,
@@ -282,4 +284,4 @@ def _learn(
             divergences.append(terms.kl.item())
         return terms.loss(kl_weight, samples)
 
-    return learn(model, batch, loss, chunk), sum(divergences)
+    return accumulate_gradient(model, batch, loss, chunk), sum(divergences)

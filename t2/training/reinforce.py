@@ -110,7 +110,7 @@ def terms(
     """The sums over samples that make up −J.
 
     Args:
-        logits: The policy's, (N, V): row n is what token n was drawn from.
+        logits: The policy's, (N, V): row n is what token n was sampled from.
         tokens: ŷ, (N,) ids.
         sample: (N,) indices into ``advantages``.
         advantages: A, (B,).

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,13 +12,6 @@ from t2.seeds import derive
 from t2.training.checkpoint import Checkpoint
 
 Row = dict[str, float | int | None]
-
-
-def seed_everything(seed: int) -> None:
-    """Seeds the global generators of torch (dropout draws from it), Python and NumPy."""
-    torch.manual_seed(derive(seed, "torch"))
-    random.seed(derive(seed, "python"))
-    np.random.seed(derive(seed, "numpy") % 2**32)
 
 
 class Sampler:
@@ -52,13 +43,13 @@ class TrainingState:
         parameters: The trainable parameters by name.
         optimizer: Over these, in this order.
         sampler: Which items come next.
-        rollouts: Draws the seed of each rollout.
+        rollouts: Gives the seed of each rollout.
         step: Updates taken; the learning rate follows from it.
         best: Copies of the parameters with the best validation score so far.
         best_step: After how many updates that was.
         best_score: That score, a fraction.
         stale: Validations since then, for early stopping.
-        history: A row a step, beginning with the untrained start.
+        history: A row per step, beginning with the untrained start.
     """
 
     parameters: dict[str, nn.Parameter]
@@ -85,7 +76,7 @@ class TrainingState:
         _copy_into(self.parameters, self.best)
 
     def capture(self) -> Checkpoint:
-        """The state as tensors and JSON, global generators included."""
+        """The state as tensors and JSON, torch's global generators included."""
         moments = {
             f"optimizer.{index}.{key}": value
             for index, entry in self.optimizer.state_dict()["state"].items()
@@ -101,21 +92,17 @@ class TrainingState:
             "generator.torch": torch.get_rng_state(),
             **{f"generator.cuda.{i}": state for i, state in enumerate(_cuda_states())},
         }
-        version, words, gauss = random.getstate()
-        kind, key, position, has_gauss, cached = np.random.get_state(legacy=True)
         record = {
             "step": self.step,
             "best_step": self.best_step,
             "best_score": self.best_score,
             "stale": self.stale,
             "history": self.history,
-            "python": [version, list(words), gauss],
-            "numpy": [kind, np.asarray(key).tolist(), position, has_gauss, cached],
         }
         return Checkpoint({name: tensor.cpu() for name, tensor in tensors.items()}, record)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Takes on a captured state, global generators included.
+        """Takes on a captured state, torch's global generators included.
 
         Raises:
             ValueError: The checkpoint's parameters are not this model's.
@@ -139,10 +126,6 @@ class TrainingState:
         torch.set_rng_state(tensors["generator.torch"])
         for index, state in _below("generator.cuda.", tensors).items():
             torch.cuda.set_rng_state(state, int(index))
-        version, words, gauss = record["python"]
-        random.setstate((version, tuple(words), gauss))
-        kind, key, *rest = record["numpy"]
-        np.random.set_state((kind, np.array(key, dtype=np.uint32), *rest))
 
 
 def _cuda_states() -> list[Tensor]:

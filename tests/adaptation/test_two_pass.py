@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2.adaptation.dispatch import Ask, dispatch
+from t2.adaptation.first_pass import Ask, dispatch
 from t2.adaptation.strategies import STRATEGIES, Setting
 from t2.adaptation.two_pass import answer
 from t2.config.rows import Prompt as Template
@@ -18,7 +18,7 @@ from t2.engine.base import Engine, Generation, Sampling
 from t2.engine.chat import parted
 from t2.engine.hf import HfEngine
 from t2.svf import SvfConfig, attach
-from t2.tasks.dispatch import classification_prompt, classification_reply
+from t2.tasks.classification import classification_prompt, classification_reply
 
 CATEGORIES = ("math", "code", "other")
 TEMPLATE = Template(

@@ -16,7 +16,7 @@ from finished_project import ALPHA, TEMPERATURE
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from t2.adaptation.dispatch import Ask, dispatch, loglikelihoods
+from t2.adaptation.first_pass import Ask, dispatch, loglikelihoods
 from t2.cli import main
 from t2.config import load
 from t2.engine.base import Sampling

@@ -42,7 +42,7 @@ def test_a_name_of_nothing_says_what_there_is(project: Path, tmp_path: Path, mon
 
 
 def test_a_curve_says_which_checkpoint_was_kept(project: Path) -> None:
-    known = {entry.name: (entry.step, entry.valid_score) for entry in library.finished()}
+    known = {entry.name: (entry.step, entry.valid_score) for entry in library.trained_experts()}
     assert known["svf-math/seed-2"] == (10, 0.75) and known["classifier/seed-0"] == (10, 0.9)
 
 

@@ -13,7 +13,7 @@ from t2.engine.base import Sampling
 from t2.engine.device import SPREAD, find_device, free_linears
 from t2.engine.hf import HfEngine, load_base
 from t2.svf import SvfConfig
-from t2.training.logits import learn
+from t2.training.logits import accumulate_gradient
 from t2.training.sequences import Pair, pad
 from tests.training.setting import moved
 
@@ -55,7 +55,7 @@ def test_a_divided_model_answers_scores_and_learns_as_a_whole_one(tiny_model, di
     for chunk in (None, 4):
         for model in (whole, parts):
             model.zero_grad()
-            learn(model, batch, lambda logits, _: logits.logsumexp(1).sum(), chunk)
+            accumulate_gradient(model, batch, lambda logits, _: logits.logsumexp(1).sum(), chunk)
         gradients = [
             {name: p.grad for name, p in model.named_parameters() if p.grad is not None} for model in (whole, parts)
         ]

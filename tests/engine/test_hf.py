@@ -123,7 +123,7 @@ def test_draws_follow_the_softmax(engine):
     with torch.no_grad():
         logits = engine.model(torch.tensor([ids])).logits[0, -1]
     for temperature in (0.7, 1.5):
-        draws = decode.uniform_draws(20_000, Sampling(1, temperature))
+        draws = decode.uniform_numbers(20_000, Sampling(1, temperature))
         chosen = decode._choose(logits.expand(20_000, -1), temperature, draws)
         observed = torch.bincount(chosen, minlength=len(logits)) / 20_000
         expected = (logits / temperature).softmax(0)

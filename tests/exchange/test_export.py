@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, 
 
 from t2.exchange.export import export_lora, export_merged, low_rank_change
 from t2.svf import BasisCache, Expert, SvfConfig, build_cache, checkpoint_weights, mix, narrow_basis, scaled_weight
-from t2.svf.checkpoint import Checkpoint
+from t2.svf.base_checkpoint import BaseCheckpoint
 from t2.svf.experts import save_expert
 
 SHAPES = {"tall": (12, 7), "square": (8, 8), "wide": (5, 9)}
@@ -75,7 +75,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_merged_checkpoint_answers_as_the_expert_does(base: Path, tokens: Tensor, tmp_path: Path, half: bool) -> None:
     assert len(list(base.glob("*.safetensors"))) > 2
     before, expert = contents(base), random_expert(base, half=half)
-    export_merged(expert, Checkpoint(base), tmp_path / "merged")
+    export_merged(expert, BaseCheckpoint(base), tmp_path / "merged")
     assert contents(base) == before
 
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
@@ -89,7 +89,7 @@ def test_a_merged_checkpoint_answers_as_the_expert_does(base: Path, tokens: Tens
 
 def test_only_adapted_matrices_change_in_the_shards_of_the_base(base: Path, tmp_path: Path) -> None:
     expert = random_expert(base, half=True)
-    export_merged(expert, Checkpoint(base), tmp_path / "merged")
+    export_merged(expert, BaseCheckpoint(base), tmp_path / "merged")
     names = {path.name for path in base.glob("*.safetensors")}
     assert names == {path.name for path in (tmp_path / "merged").glob("*.safetensors")}
     index, expected = (
@@ -112,7 +112,7 @@ def test_bfloat16_weights_are_rounded_once(
     base = save_base(tmp_path / "base", tiny_tokenizer, dtype=stored)
     expert = random_expert(base, dtype=torch.bfloat16)
     dtype = None if stored == torch.bfloat16 else torch.bfloat16
-    export_merged(expert, Checkpoint(base, dtype), tmp_path / "merged")
+    export_merged(expert, BaseCheckpoint(base, dtype), tmp_path / "merged")
     merged = checkpoint_weights(tmp_path / "merged", TARGETS)
     for name, weight in checkpoint_weights(base, TARGETS, torch.bfloat16).items():
         _, q, side = narrow_basis(weight)
@@ -129,9 +129,9 @@ def test_bfloat16_weights_are_rounded_once(
 def test_a_basis_cache_and_a_computed_basis_give_the_same_files(base: Path, tmp_path: Path) -> None:
     expert = random_expert(base)
     build_cache(checkpoint_weights(base, TARGETS), tmp_path / "basis")
-    cached = Checkpoint(base, basis=BasisCache.open(tmp_path / "basis"))
+    cached = BaseCheckpoint(base, basis=BasisCache.open(tmp_path / "basis"))
     for export in (export_merged, export_lora):
-        export(expert, Checkpoint(base), tmp_path / f"{export.__name__}-computed")
+        export(expert, BaseCheckpoint(base), tmp_path / f"{export.__name__}-computed")
         export(expert, cached, tmp_path / f"{export.__name__}-cached")
         computed, from_cache = (contents(tmp_path / f"{export.__name__}-{way}") for way in ("computed", "cached"))
         assert computed == from_cache
@@ -143,7 +143,7 @@ def test_weights_in_other_layouts_stay_behind(base: Path, tmp_path: Path) -> Non
     (base / "modeling_other.py").write_text("raise RuntimeError\n")
     (base / "LICENSE").write_text("Apache-2.0\n")
     expert = random_expert(base)
-    export_merged(expert, Checkpoint(base), tmp_path / "merged")
+    export_merged(expert, BaseCheckpoint(base), tmp_path / "merged")
     names = contents(tmp_path / "merged").keys()
     assert {"LICENSE", "config.json", "tokenizer.json", "generation_config.json"} <= names
     assert not {"consolidated.safetensors", "modeling_other.py"} & names
@@ -187,7 +187,7 @@ def test_full_rank_is_exact_and_more_is_zeros(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("half", [False, True])
 def test_peft_serves_a_lora_of_full_rank_as_the_expert(base: Path, tokens: Tensor, tmp_path: Path, half: bool) -> None:
     expert = random_expert(base, half=half)
-    rows = export_lora(expert, Checkpoint(base), tmp_path / "lora")
+    rows = export_lora(expert, BaseCheckpoint(base), tmp_path / "lora")
     assert [row.layer for row in rows] == ([1, 2, None] if half else [0, 1, 2, None])
     assert all(row.share == 0 and row.change > 0 for row in rows)
     served = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "lora").eval()
@@ -201,7 +201,7 @@ def test_the_share_that_a_lora_discards_is_reported_by_layer(base: Path, tmp_pat
     expert = random_expert(base)
     shares = []
     for rank in (1, 8, 31, 32):
-        rows = export_lora(expert, Checkpoint(base), tmp_path / f"lora-{rank}", rank)
+        rows = export_lora(expert, BaseCheckpoint(base), tmp_path / f"lora-{rank}", rank)
         factors = load_file(tmp_path / f"lora-{rank}" / "adapter_model.safetensors")
         config = json.loads((tmp_path / f"lora-{rank}" / "adapter_config.json").read_text())
         assert (config["r"], config["lora_alpha"], config["bias"]) == (rank, rank, "none")
@@ -227,8 +227,8 @@ def test_the_share_that_a_lora_discards_is_reported_by_layer(base: Path, tmp_pat
 def test_a_mix_is_exported_as_any_expert(base: Path, tokens: Tensor, tmp_path: Path) -> None:
     first, second = random_expert(base, 0), random_expert(base, 1)
     mixed = Expert(mix([first.z, second.z], torch.tensor([0.3, 0.7])), first.provenance)
-    export_merged(mixed, Checkpoint(base), tmp_path / "merged")
-    export_lora(mixed, Checkpoint(base), tmp_path / "lora")
+    export_merged(mixed, BaseCheckpoint(base), tmp_path / "merged")
+    export_lora(mixed, BaseCheckpoint(base), tmp_path / "lora")
     expected = svf_logits(base, mixed, tokens)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     served = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "lora").eval()
@@ -241,28 +241,28 @@ def test_what_does_not_belong_together_is_refused_and_leaves_nothing(export, bas
     expert, out = random_expert(base), tmp_path / "out"
     name = next(iter(expert.z))
     with pytest.raises(ValueError, match=r"holds no model\.layers\.9\.up\.weight \(1 of the expert's 1 matrices"):
-        export(Expert({"model.layers.9.up": torch.ones(4)}), Checkpoint(base), out)
+        export(Expert({"model.layers.9.up": torch.ones(4)}), BaseCheckpoint(base), out)
     with pytest.raises(ValueError, match=rf"{name} of {base} takes a z of 32 numbers, that of .* \(5,\)"):
-        export(Expert({name: torch.ones(5)}), Checkpoint(base), out)
+        export(Expert({name: torch.ones(5)}), BaseCheckpoint(base), out)
     with pytest.raises(ValueError, match="made for other base weights"):
-        export(expert, Checkpoint(base, torch.bfloat16), out)
+        export(expert, BaseCheckpoint(base, torch.bfloat16), out)
     build_cache(checkpoint_weights(base, TARGETS, torch.bfloat16), tmp_path / "basis")
-    stale = Checkpoint(base, basis=BasisCache.open(tmp_path / "basis"))
+    stale = BaseCheckpoint(base, basis=BasisCache.open(tmp_path / "basis"))
     with pytest.raises(ValueError, match="made from other weights"):
         export(Expert(expert.z), stale, out)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"quantization_config": {"bits": 4}}))
     with pytest.raises(ValueError, match="holds quantised weights"):
-        export(expert, Checkpoint(base), out)
+        export(expert, BaseCheckpoint(base), out)
     assert {path.name for path in tmp_path.iterdir()} == {"base", "basis"}
     out.mkdir()
     (out / "mine.txt").write_text("kept")
     with pytest.raises(FileExistsError, match="exists already"):
-        export(expert, Checkpoint(base), out)
+        export(expert, BaseCheckpoint(base), out)
     assert contents(out) == {"mine.txt": b"kept"}
 
 
 @pytest.mark.parametrize("rank", [0, 33])
 def test_a_rank_out_of_range_is_refused(rank: int, base: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"rank is {rank}; it must be from 1 to 32"):
-        export_lora(random_expert(base), Checkpoint(base), tmp_path / "lora", rank)
+        export_lora(random_expert(base), BaseCheckpoint(base), tmp_path / "lora", rank)

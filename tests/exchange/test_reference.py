@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from t2.exchange.reference import import_reference
 from t2.svf import BasisCache, build_cache, checkpoint_weights, load_expert, save_expert
-from t2.svf.checkpoint import Checkpoint
+from t2.svf.base_checkpoint import BaseCheckpoint
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def parameters(model: LlamaForCausalLM, dtype: torch.dtype = torch.bfloat16, std: float = 0.5) -> dict[str, Tensor]:
-    """What the reference code learns, in its order: a vector a tensor with "mlp" in its name."""
+    """What the reference code learns, in its order: a vector per tensor with "mlp" in its name."""
     generator = torch.Generator().manual_seed(0)
     return {
         name: (torch.randn(min(weight.shape), generator=generator) * std + 0.1).to(dtype)
@@ -69,7 +69,7 @@ def test_an_imported_expert_answers_as_the_reference_model(
     form: str, dtype: torch.dtype, base: Path, tokens: Tensor, tmp_path: Path
 ) -> None:
     learned = parameters(make_model(mlp_bias=False), dtype)
-    expert = import_reference(saved(learned, form, tmp_path), Checkpoint(base), {"task": "math", "seed": 42})
+    expert = import_reference(saved(learned, form, tmp_path), BaseCheckpoint(base), {"task": "math", "seed": 42})
     save_expert(expert, tmp_path / "expert")
     loaded = load_expert(tmp_path / "expert")
     assert {f"{name}.weight" for name in loaded.z} == learned.keys()
@@ -87,14 +87,14 @@ def test_an_imported_expert_answers_as_the_reference_model(
 def test_the_mask_has_the_steps_of_the_file_and_a_constant_one_is_the_base(base: Path, tmp_path: Path) -> None:
     """Around p = 0.1 a step of bfloat16 is as large as what training changes, so z is what was really applied."""
     learned = parameters(make_model(mlp_bias=False), std=0.01)
-    z = import_reference(saved(learned, "policy", tmp_path), Checkpoint(base)).z
+    z = import_reference(saved(learned, "policy", tmp_path), BaseCheckpoint(base)).z
     for name, p in learned.items():
         ratios = z[name.removesuffix(".weight")] / z[name.removesuffix(".weight")].max()
         mask = torch.sigmoid(p).float()
         assert torch.allclose(ratios, mask / mask.max(), rtol=1e-6)
         assert len(mask.unique()) < 8 < len(torch.sigmoid(p.float()).unique())
     constant = {name: torch.full_like(p, 0.7) for name, p in learned.items()}
-    z = import_reference(saved(constant, "policy", tmp_path), Checkpoint(base)).z
+    z = import_reference(saved(constant, "policy", tmp_path), BaseCheckpoint(base)).z
     assert all(torch.allclose(values, torch.ones_like(values), atol=1e-6) for values in z.values())
 
 
@@ -102,8 +102,8 @@ def test_a_basis_cache_serves_and_the_expert_belongs_to_its_base(base: Path, tmp
     file = saved(parameters(make_model(mlp_bias=False)), "policy", tmp_path)
     weights = checkpoint_weights(base, ["gate_proj", "up_proj", "down_proj"])
     build_cache(weights, tmp_path / "basis")
-    computed = import_reference(file, Checkpoint(base))
-    cached = import_reference(file, Checkpoint(base, basis=BasisCache.open(tmp_path / "basis")))
+    computed = import_reference(file, BaseCheckpoint(base))
+    cached = import_reference(file, BaseCheckpoint(base, basis=BasisCache.open(tmp_path / "basis")))
     assert all(torch.equal(computed.z[name], cached.z[name]) for name in weights)
     assert computed.provenance == cached.provenance
     save_expert(computed, tmp_path / "expert")
@@ -124,11 +124,11 @@ class Planted:
 def test_no_code_in_a_file_runs(base: Path, tmp_path: Path) -> None:
     torch.save({"a": torch.ones(3), "b": Planted(tmp_path / "ran")}, tmp_path / "bad.pt")
     with pytest.raises(ValueError, match=r"bad\.pt is refused.*save plain tensors"):
-        import_reference(tmp_path / "bad.pt", Checkpoint(base))
+        import_reference(tmp_path / "bad.pt", BaseCheckpoint(base))
     assert not (tmp_path / "ran").exists()
     torch.save(nn.ParameterDict({"a": torch.ones(3)}), tmp_path / "object.pt")
     with pytest.raises(ValueError, match=r"object\.pt is refused"):
-        import_reference(tmp_path / "object.pt", Checkpoint(base))
+        import_reference(tmp_path / "object.pt", BaseCheckpoint(base))
 
 
 def test_what_is_no_expert_of_this_base_is_refused(base: Path, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_what_is_no_expert_of_this_base_is_refused(base: Path, tmp_path: Path) -
     def refused(contents: object, match: str) -> None:
         torch.save(contents, tmp_path / "file.pt")
         with pytest.raises(ValueError, match=match):
-            import_reference(tmp_path / "file.pt", Checkpoint(base))
+            import_reference(tmp_path / "file.pt", BaseCheckpoint(base))
 
     refused([torch.ones(3)], "holds a list; expected a dict of vectors")
     refused({}, "expected a dict of vectors")
@@ -153,6 +153,6 @@ def test_what_is_no_expert_of_this_base_is_refused(base: Path, tmp_path: Path) -
     refused(broken, r"file\.pt: the z of .* numbers that are not finite")
     (tmp_path / "torn.pt").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(ValueError, match=r"torn\.pt is refused: it is damaged"):
-        import_reference(tmp_path / "torn.pt", Checkpoint(base))
+        import_reference(tmp_path / "torn.pt", BaseCheckpoint(base))
     with pytest.raises(FileNotFoundError):
-        import_reference(tmp_path / "absent.pt", Checkpoint(base))
+        import_reference(tmp_path / "absent.pt", BaseCheckpoint(base))

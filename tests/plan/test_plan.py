@@ -27,7 +27,7 @@ from t2.plan.shapes import Attached, read_adapter, read_shapes
 from t2.svf import build_cache, checkpoint_weights
 from t2.training import reinforce
 from t2.training.adapters import build_adapter
-from t2.training.logits import base_logits, learn
+from t2.training.logits import accumulate_gradient, base_logits
 from t2.training.loop import recompute_layers
 from t2.training.sequences import Batch, Pair, pad
 
@@ -234,7 +234,7 @@ class Case:
                 base_logits=base(tokens) if base else None,
             ).loss(0.1, samples)
 
-        learn(self.model, batch, loss, self.chunk)
+        accumulate_gradient(self.model, batch, loss, self.chunk)
 
     def warm(self) -> None:
         with torch.no_grad():

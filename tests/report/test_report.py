@@ -357,7 +357,7 @@ def test_learning_curves_mark_what_was_kept_and_the_base(inputs):
     kept = int(inputs.histories["chosen"].sum())
     assert kept == 27
     assert red >= kept
-    assert svg.count("stroke-dasharray") == 9, "one dashed line a panel"
+    assert svg.count("stroke-dasharray") == 9, "one dashed line per panel"
     assert figures.learning_figure(inputs.histories, inputs.scores, SYSTEMS, "nobody") is None
 
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from t2 import config
+from t2.sandbox import Sandbox
 from t2.stages import cells, members, paths
 from t2.stages.cells import Cell, Reply
 from t2.stages.measure import Plan, Worker, _runs, refuse_seen
 from t2.tasks.item import Item
-from t2.tasks.sandbox import Sandbox
 
 PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
 

@@ -40,8 +40,8 @@ client = MlflowClient(uri := "sqlite:///mlflow.db")
 run = client.create_run(client.create_experiment("tests", artifact_location=Path("mlartifacts").resolve().as_uri()))
 settings = Settings.of(config.load(), ["classifier", "fewshot"], Path("data/basis/main"))
 adapters = {{name: Path(f"data/adapters/{{name}}/seed-1") for name in {[*ALPHA, "classifier"]}}}
-found = {{"math_hard": Path("data/searches/math_hard/seed-1/draw-0/alpha.json")}}
-log_two_pass(run.info.run_id, uri=uri, name="two-pass", adapters=adapters, found=found, settings=settings)
+results = {{"math_hard": Path("data/searches/math_hard/seed-1/draw-0/alpha.json")}}
+log_two_pass(run.info.run_id, uri=uri, name="two-pass", adapters=adapters, search_results=results, settings=settings)
 assert client.get_model_version("two-pass", 1).status == "READY"
 """
     assert loaded(program, project) == ""

@@ -80,7 +80,9 @@ def test_layers_may_have_their_own_weights() -> None:
     mixed = mix(k, alpha)
     for expert, name in enumerate(NAMES):
         assert torch.equal(mixed[name], k[expert][name])
-    with pytest.raises(ValueError, match=r"alpha has 2 rows; it may have 1, one a layer \(3\) or one a matrix \(3\)"):
+    with pytest.raises(
+        ValueError, match=r"alpha has 2 rows; it may have 1, one per layer \(3\) or one per matrix \(3\)"
+    ):
         mix(k, torch.ones(2, 3))
 
 

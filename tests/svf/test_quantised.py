@@ -16,7 +16,7 @@ from svf.models import TARGETS, make_model
 from t2.engine.hf import load_base
 from t2.exchange.export import export_lora, export_merged
 from t2.svf import SvfConfig, attach, build_cache, checkpoint_weights, load_expert, save_expert, stack
-from t2.svf.checkpoint import Checkpoint
+from t2.svf.base_checkpoint import BaseCheckpoint
 from t2.svf.quantised import layer_weight, quantisation_of, rounded
 
 KINDS = ["int8", "nf4"]
@@ -213,11 +213,11 @@ def test_merging_is_refused_and_a_lora_for_the_quantised_base_is_exact(
     with pytest.raises(TypeError, match="export the expert as a LoRA"):
         model.merge_and_unload()
     model.save_pretrained(tmp_path / "expert")
-    expert, base = load_expert(tmp_path / "expert"), Checkpoint(folder, torch.float32, quantisation=kind)
+    expert, base = load_expert(tmp_path / "expert"), BaseCheckpoint(folder, torch.float32, quantisation=kind)
     with pytest.raises(ValueError, match="--format lora"):
         export_merged(expert, base, tmp_path / "merged")
     with pytest.raises(ValueError, match="not quantised"):
-        export_lora(expert, Checkpoint(folder, torch.float32), tmp_path / "lora")
+        export_lora(expert, BaseCheckpoint(folder, torch.float32), tmp_path / "lora")
     assert export_lora(expert, base, tmp_path / "lora")[-1].share == 0
     lora = PeftModel.from_pretrained(load(folder, kind), tmp_path / "lora").train()
     with torch.no_grad():

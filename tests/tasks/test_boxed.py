@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tasks.sandboxes import LIMITS
+from sandbox.sandboxes import LIMITS
 
+from t2.sandbox import Sandbox
 from t2.tasks import boxed, equivalence, symbolic
 from t2.tasks.grading import grade
 from t2.tasks.item import Item
-from t2.tasks.sandbox import Sandbox
 
 
 def equivalent(answer: str, written: str, seconds: int = LIMITS.symbolic_seconds) -> bool:

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2 import config
+from t2.sandbox import Program, Sandbox, Verdict
 from t2.tasks import choice, code, math
 from t2.tasks.grading import KINDS, grade, limits_of
 from t2.tasks.item import Item
-from t2.tasks.sandbox import Program, Sandbox, Verdict
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,10 +15,10 @@ import pytest
 from tasks.layouts import load
 
 from t2 import config, profiles
+from t2.sandbox import Sandbox
 from t2.tasks import boxed, choice
 from t2.tasks.grading import grade
 from t2.tasks.item import Item, read_items
-from t2.tasks.sandbox import Sandbox
 from t2.tasks.sources import evalplus
 
 ROOT = Path(__file__).parents[2]

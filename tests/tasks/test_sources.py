@@ -12,10 +12,10 @@ import pytest
 from tasks.layouts import load
 
 from t2 import config
+from t2.sandbox import Sandbox
 from t2.tasks import sources
 from t2.tasks.grading import grade
 from t2.tasks.item import read_items
-from t2.tasks.sandbox import Sandbox
 from t2.tasks.sources import LAYOUTS, HubSplit, SourceError
 
 GSM8K = {"question": "How many?", "answer": "She has 3*400 = <<3*400=1200>>1200\u2028of them.\n#### 1,200"}

@@ -13,7 +13,7 @@ import yaml
 from t2 import config
 from t2.config.rows import Params, Sizes
 from t2.tasks import splits
-from t2.tasks.dispatch import categories_of
+from t2.tasks.classification import categories_of
 from t2.tasks.grading import grade
 from t2.tasks.item import Item, read_items
 from t2.tasks.leaks import LeakError, Passage

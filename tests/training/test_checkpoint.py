@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -24,16 +22,15 @@ def _state(size: int = 3) -> TrainingState:
 
 
 def _advance(state: TrainingState) -> list[float]:
-    """One step that draws from every generator; returns all that was drawn and reached."""
-    draws = [random.random(), float(np.random.rand()), float(torch.rand(()))]
-    draws += [float(torch.rand((), generator=state.rollouts)), *state.sampler.take(4)]
+    """One step that uses every generator; returns all that they gave and what was reached."""
+    numbers = [float(torch.rand(())), float(torch.rand((), generator=state.rollouts)), *state.sampler.take(4)]
     for parameter in state.parameters.values():
         parameter.grad = torch.rand(parameter.shape)
     state.optimizer.step()
     state.step += 1
     state.note_score(0.5)
     values = [value.detach().flatten() for value in state.parameters.values()]
-    return draws + torch.cat(values).tolist()
+    return numbers + torch.cat(values).tolist()
 
 
 def test_a_restored_state_goes_on_as_the_first_would_have(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM
 
 from t2.training import next_token, reinforce
-from t2.training.logits import answer_logits, base_logits, learn
+from t2.training.logits import accumulate_gradient, answer_logits, base_logits
 from t2.training.sequences import Batch, Pair, pad
 
 from .setting import adapted, moved, no_dropout
@@ -49,7 +49,7 @@ def _learn(model: Any, batch: Batch, size: int | None) -> tuple[float, torch.Ten
             base_logits=base(tokens),
         ).loss(0.3, 3)
 
-    total = learn(model, batch, loss, size)
+    total = accumulate_gradient(model, batch, loss, size)
     return total, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
@@ -99,7 +99,7 @@ def test_no_more_logits_exist_than_those_of_a_chunk(tiny_model: LlamaForCausalLM
 
 
 def _learn_next(model: Any, batch: Batch, size: int | None) -> None:
-    learn(model, batch, lambda logits, tokens: next_token.loss(logits, batch.tokens[tokens], 1), size)
+    accumulate_gradient(model, batch, lambda logits, tokens: next_token.loss(logits, batch.tokens[tokens], 1), size)
 
 
 def test_a_model_that_caps_its_logits_is_learned_from_whole_only() -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -291,3 +293,13 @@ def test_the_expected_reward_learns_resumes_to_the_bit_and_measures_its_divergen
     assert all(resumed[name].equal(value) for name, value in whole.items())
     assert history[-1]["reward"] > 2 * history[1]["reward"]
     assert [row["step"] for row in history if row["kl"] is not None] == [5, 10]
+
+
+@pytest.mark.parametrize("objective", ["reinforce", "next_token", "expected_reward"])
+def test_training_uses_no_random_numbers_but_torchs(run: Any, tiny_model: LlamaForCausalLM, objective: str) -> None:
+    """Those of Python and NumPy are not in its checkpoints."""
+    several = choices if objective == "expected_reward" else items
+    before = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    wanted = recipe(objective=objective, steps=2, kl=0.1 if objective == "reinforce" else 0.0)
+    run(adapted(tiny_model, "lora"), wanted, training(), train_items=several(20), valid_items=several(10))
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # type: ignore[index]

@@ -1,1 +1,1 @@
-"""Generation with vLLM, whose live engine runs experts folded into its weights, or one a request."""
+"""Generation with vLLM, whose live engine runs experts folded into its weights, or one per request."""

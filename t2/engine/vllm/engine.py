@@ -15,17 +15,17 @@ from torch import Tensor
 
 from t2.config.rows import Vllm
 from t2.engine import chat
-from t2.engine.base import Generation, Progress, Sampling, blank, check_rows
-from t2.engine.decode import uniform_draws
+from t2.engine.base import Generation, Progress, Sampling, check_rows, fit_to_context
+from t2.engine.decode import uniform_numbers
 from t2.engine.vllm.folded import Folded
 from t2.engine.vllm.per_request import PerRequest
 from t2.svf import BasisCache
-from t2.svf.checkpoint import checkpoint_folder
+from t2.svf.base_checkpoint import checkpoint_folder
 from t2.svf.pretrained import load_generation_config
 from t2.tasks.prompt import Prompt
 
 
-class _Way(Protocol):
+class _ExpertBackend(Protocol):
     """How experts live in the engine."""
 
     def options(self) -> dict[str, Any]: ...
@@ -41,7 +41,7 @@ class VllmEngine:
     """Answers prompts with vLLM, which batches, caches prompts and schedules by itself.
 
     In float32 on the CPU build greedy replies are those of :class:`t2.engine.hf.HfEngine`, token for token as far
-    as the logits' last bits do not decide; seeded draws use the same numbers.
+    as the logits' last bits do not decide; seeded sampling uses the same numbers.
 
     With ``settings.sleep``, an engine with a policy, whose model learns on the same device, sleeps between calls:
     its weights, pushed ones and the experts' bases included, wait in the host's memory, and keys and values are
@@ -91,14 +91,14 @@ class VllmEngine:
         self.policy = policy
         self._basis = BasisCache.open(basis)
         self._ends = sorted(chat.end_tokens(self.tokenizer, load_generation_config(folder)))
-        self.way: _Way = (
+        self.backend: _ExpertBackend = (
             Folded(folder, self._basis)
             if settings.experts == "folded"
             else PerRequest(self._basis, slots=settings.slots)
         )
         self._sleeps = settings.sleep and policy is not None
-        self._llm = _start(folder, dtype, settings, self.way.options() | {"enable_sleep_mode": self._sleeps})
-        self.way.start(self._llm)
+        self._llm = _start(folder, dtype, settings, self.backend.options() | {"enable_sleep_mode": self._sleeps})
+        self.backend.start(self._llm)
         if self._sleeps:
             self._llm.sleep(level=1)
 
@@ -129,9 +129,9 @@ class VllmEngine:
         """
         given, rows = self._experts(prompts, experts, rows)
         encoded = self.encode(prompts)
-        results, fitting = blank(encoded, sampling, self.context, progress)
-        draws = uniform_draws(len(prompts), sampling)
-        parameters = [self._parameters(sampling, row) for row in draws.tolist()]
+        results, fitting = fit_to_context(encoded, sampling, self.context, progress)
+        uniforms = uniform_numbers(len(prompts), sampling)
+        parameters = [self._parameters(sampling, row) for row in uniforms.tolist()]
         for batch, outputs in self._run(encoded, parameters, given, rows, fitting):
             for i, output in zip(batch, outputs, strict=True):
                 results[i] = self._read(output.outputs[0], len(encoded[i]), sampling)
@@ -186,7 +186,7 @@ class VllmEngine:
         from vllm import TokensPrompt
 
         with self._awake():
-            for together, adapters in self.way.batches(experts, [rows[i] for i in indices]):
+            for together, adapters in self.backend.batches(experts, [rows[i] for i in indices]):
                 batch = [indices[index] for index in together]
                 prompts = [TokensPrompt(prompt_token_ids=encoded[i]) for i in batch]
                 chosen = [parameters[i] for i in batch]
@@ -224,12 +224,12 @@ class VllmEngine:
         self._check_experts(experts, rows)
         return experts, rows
 
-    def _parameters(self, sampling: Sampling, draws: list[float]) -> Any:
-        """What vLLM samples one prompt with: greedily also where draws decide, see :mod:`t2.engine.vllm.draws`."""
+    def _parameters(self, sampling: Sampling, uniforms: list[float]) -> Any:
+        """What vLLM samples one prompt with: greedily also where :mod:`t2.engine.vllm.seeded_sampling` chooses."""
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        from t2.engine.vllm.draws import DRAWS, TEMPERATURE
+        from t2.engine.vllm.seeded_sampling import TEMPERATURE, UNIFORMS
 
         return SamplingParams(
             max_tokens=sampling.max_new_tokens,
@@ -239,7 +239,7 @@ class VllmEngine:
             structured_outputs=StructuredOutputsParams(choice=list(sampling.choices)) if sampling.choices else None,
             logprobs=0,
             detokenize=bool(sampling.stop),
-            extra_args={DRAWS: draws, TEMPERATURE: sampling.temperature} if sampling.temperature > 0 else None,
+            extra_args={UNIFORMS: uniforms, TEMPERATURE: sampling.temperature} if sampling.temperature > 0 else None,
         )
 
     def _read(self, output: Any, prompt_tokens: int, sampling: Sampling) -> Generation:
@@ -306,9 +306,9 @@ def _start(folder: Path, dtype: str, settings: Vllm, options: Mapping[str, Any])
         kv_cache_memory_bytes=None if settings.kv_cache_gb is None else int(settings.kv_cache_gb * 2**30),
         # The layers that hold experts ask their batch what it needs, which a recorded graph cannot.
         enforce_eager=settings.eager or settings.experts == "per_request",
-        # A draw is looked up by the length of the reply, which asynchronous steps run ahead of.
+        # A uniform number is taken by the length of the reply, which asynchronous steps run ahead of.
         async_scheduling=False,
-        logits_processors=["t2.engine.vllm.draws:Draws"],
+        logits_processors=["t2.engine.vllm.seeded_sampling:SeededSampling"],
         disable_log_stats=True,
         seed=0,
         **options,

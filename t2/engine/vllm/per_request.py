@@ -16,7 +16,11 @@ from t2.svf import BasisCache, base_expert
 
 
 class PerRequest:
-    """Runs all requests side by side, each under its own expert, in DESIGN's factored form."""
+    """Runs all requests side by side, each under its own expert.
+
+    No weight W' is made: a layer adds U ((z − 1) ⊙ Uᵀ W x) to W x, or passes x + V ((z − 1) ⊙ Vᵀ x) to W, with the
+    factor of the narrow side, as :class:`t2.svf.SvfLinear` does.
+    """
 
     def __init__(self, basis: BasisCache, *, slots: int) -> None:
         """Nothing is read yet.
@@ -54,9 +58,9 @@ class PerRequest:
         llm.llm_engine.add_lora(request)
         once = SamplingParams(max_tokens=1, temperature=0.0, logprobs=0, detokenize=False)
         (output,) = llm.generate([TokensPrompt(prompt_token_ids=[0])], once, lora_request=request, use_tqdm=False)
-        found = [entry.logprob for step in output.outputs[0].logprobs or () for entry in step.values()]
+        logprobs = [entry.logprob for step in output.outputs[0].logprobs or () for entry in step.values()]
         # None: t2.engine.vllm_svf.guard, where it runs, has ended the request.
-        if not found or math.isnan(found[0]):
+        if not logprobs or math.isnan(logprobs[0]):
             raise RuntimeError(
                 "vLLM took an expert for a true LoRA, so it runs without the plugin t2.engine.vllm_svf: its entry "
                 "point is missing from what is installed (pip install -e . anew), or VLLM_PLUGINS leaves it out"

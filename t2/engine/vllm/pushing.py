@@ -16,7 +16,7 @@ from torch import Tensor
 from t2.svf import Basis, BasisCache, scaled_weight
 
 
-class Pristine:
+class BaseWeights:
     """The base's tensors as the checkpoint has them, and W' made from them, on a worker's device."""
 
     def __init__(self, checkpoint: Path, basis: BasisCache, dtype: torch.dtype, device: torch.device) -> None:
@@ -80,7 +80,7 @@ class Part(NamedTuple):
         own = tensor[self.rows].float()
         return own if own.ndim == 1 else own[:, self.columns] @ self.probe.float()
 
-    def found(self) -> Tensor:
+    def actual(self) -> Tensor:
         """What the layer makes of it, before any sum over workers, so that each answers for itself."""
         with torch.inference_mode():
             output: Tensor = self.layer.quant_method.apply(self.layer, self.probe[None], self.layer.bias)
@@ -100,7 +100,7 @@ class Pushing:
             ValueError: There is no basis cache.
         """
         config, device = self.model_runner.model_config, self.model_runner.device
-        self.svf_pristine = Pristine(Path(checkpoint), BasisCache.open(basis), config.dtype, device)
+        self.svf_base = BaseWeights(Path(checkpoint), BasisCache.open(basis), config.dtype, device)
         self.svf_changed: set[str] = set()
 
     def push(self, packed: bytes) -> str:
@@ -128,7 +128,7 @@ class Pushing:
         def tensors() -> Iterator[tuple[str, Tensor]]:
             try:
                 for module in self._whole(self.svf_changed):
-                    for key, tensor in self.svf_pristine.tensors(module, z.get(module)):
+                    for key, tensor in self.svf_base.tensors(module, z.get(module)):
                         part, so_far = expected.get(module) or (self._part(module, tensor), torch.zeros(()))
                         expected[module] = part, part.expected(tensor) + so_far.to(tensor.device)
                         yield key, tensor
@@ -197,7 +197,7 @@ def _check(module: str, part: Part, wanted: Tensor) -> None:
     Raises:
         RuntimeError: They are further apart than rounding explains.
     """
-    error = float((part.found() - wanted).norm() / wanted.norm())
+    error = float((part.actual() - wanted).norm() / wanted.norm())
     # What is right differs by the rounding of the result to the model's type.
     if not error <= max(torch.finfo(part.probe.dtype).eps, 1e-5):
         raise RuntimeError(

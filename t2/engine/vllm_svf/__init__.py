@@ -1,4 +1,4 @@
-"""A vLLM plugin: the engine's adapter slots hold SVF experts, one a request, in mixed batches.
+"""A vLLM plugin: the engine's adapter slots hold SVF experts, one per request, in mixed batches.
 
 vLLM finds it by its entry point (group ``vllm.general_plugins``) in every one of its processes. It does nothing
 unless the engine's ``additional_config`` names a basis cache (``svf_basis``), or the environment does

@@ -1,4 +1,4 @@
-"""vLLM's linear layers with tables of z − 1, one row an adapter slot, applied along the narrow-side basis Q.
+"""vLLM's linear layers with tables of z − 1, one row per adapter slot, applied along the narrow-side basis Q.
 
 As in :func:`t2.svf.functional.add_scaled`, token by token: a tall matrix has its input scaled, a wide one its
 output before the bias. Tokens without an adapter take a row of zeros, which changes no bit.

@@ -54,7 +54,7 @@ def load(layout: str, origin: str | Path | HubSplit, part: Part | None = None) -
 
     Args:
         layout: A key of :data:`LAYOUTS`.
-        origin: A file, a folder with a file a row (MATH), or a split on the Hugging Face hub.
+        origin: A file, a folder with a file per row (MATH), or a split on the Hugging Face hub.
         part: Of a file that holds both parts (MBPP, by ``task_id``; MBPP+, by position), the one to keep.
             The other benchmarks have a file for each part, and this changes nothing; nor does it for the
             hub, where the split says it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from t2.tasks.sandbox import differential
+from t2.sandbox import differential
 
 Restore = Callable[[Any], Any]
 
@@ -23,7 +23,7 @@ def unit_tests(
         reference: A correct program.
         inputs: Series of argument lists.
         tolerance: The absolute tolerance for floats.
-        oracle: A key of :data:`t2.tasks.sandbox.differential.ORACLES`.
+        oracle: A key of :data:`t2.sandbox.differential.ORACLES`.
     """
     series = [differential.series(arguments) for arguments in inputs]
     return (

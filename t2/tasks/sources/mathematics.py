@@ -1,7 +1,7 @@
 r"""GSM8K and MATH.
 
 GSM8K (arXiv 2110.14168): https://github.com/openai/grade-school-math. MATH (arXiv 2103.03874), as Hendrycks
-publishes it, a file a problem, and as rows with the same fields; MATH-500, of
+publishes it, one file per problem, and as rows with the same fields; MATH-500, of
 https://github.com/openai/prm800k, with ``answer`` and ``unique_id`` besides.
 """
 

@@ -81,7 +81,7 @@ class Row:
 def read(origin: Origin) -> Iterator[Row]:
     """The rows of an origin, in its order; of a folder's files, in the order of their paths.
 
-    A file is a JSON array or has one object a line, and may be packed by gzip.
+    A file is a JSON array or has one object per line, and may be packed by gzip.
 
     Raises:
         SourceError: It cannot be read; says what to bring.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from t2 import config
-from t2.tasks.sandbox import Program, isolation
+from t2.sandbox import Program, isolation
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIMITS = config.rows.Sandbox(
@@ -55,8 +55,8 @@ PREAMBLE = f"""
 import errno, logging, os, sys
 from pathlib import Path
 from t2 import config
-from t2.tasks.sandbox import Program, Sandbox, SandboxError, isolation, seccomp, syscalls
-from t2.tasks.sandbox.seccomp import _EQUAL, _FAIL, _LOAD, _RETURN, _ALLOW, _instruction
+from t2.sandbox import Program, Sandbox, SandboxError, isolation, seccomp, syscalls
+from t2.sandbox.seccomp import _EQUAL, _FAIL, _LOAD, _RETURN, _ALLOW, _instruction
 
 logging.basicConfig(format="%(message)s")
 LIMITS = config.rows.Sandbox(**{LIMITS.model_dump()!r})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from t2 import config
-from t2.tasks.sandbox import Program, Sandbox, Verdict
+from t2.sandbox import Program, Sandbox, Verdict
 from t2.tasks.sources.evalplus import restored, unit_tests
 
 ROOT = Path(__file__).parents[2]

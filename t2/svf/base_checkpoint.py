@@ -11,12 +11,12 @@ import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor
 
+from t2.files import read_json
 from t2.svf.basis import Basis, narrow_basis
 from t2.svf.cache import BasisCache, checkpoint_weights
 from t2.svf.experts import Expert
 from t2.svf.identity import Matrix
 from t2.svf.quantised import Quantisation
-from t2.svf.reading import read_object
 
 BESIDE_WEIGHTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*")
 """What a model folder holds besides weights: configuration, tokenizer, licence. No code and no other weights."""
@@ -45,7 +45,7 @@ def checkpoint_folder(model: str, revision: str | None = None) -> Path:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class BaseCheckpoint:
     """The base model on disk, as an expert meets it.
 
     Attributes:
@@ -89,7 +89,7 @@ class Checkpoint:
             ValueError: The checkpoint is quantised or lacks a matrix, a z has another length, or the weights are
                 other ones.
         """
-        if "quantization_config" in read_object(self.folder / "config.json"):
+        if "quantization_config" in read_json(self.folder / "config.json"):
             raise ValueError(f"{self.folder} holds quantised weights; name the checkpoint that they were made from")
         missing = [name for name in expert.z if name not in self.weights]
         if missing:

@@ -12,7 +12,7 @@ from t2.config.rows import OTHER, Reading
 from t2.config.rows import Prompt as Template
 from t2.engine.base import Engine, Progress, Sampling
 from t2.svf import stack
-from t2.tasks.dispatch import category, classification_prompt, classification_reply
+from t2.tasks.classification import category, classification_prompt, classification_reply
 from t2.tasks.prompt import Prompt
 
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tasks.sandboxes import HONEST, LIMITS, REPOSITORY, below, eventually, gone
+from sandbox.sandboxes import HONEST, LIMITS, REPOSITORY, below, eventually, gone
 
-from t2.tasks.sandbox import Program, Sandbox, SandboxError, Verdict
+from t2.sandbox import Program, Sandbox, SandboxError, Verdict
 
 
 @pytest.fixture(scope="module")

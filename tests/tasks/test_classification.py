@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from t2.miniature.corpus import CLASSIFICATION
-from t2.tasks.dispatch import category, classification_prompt, classification_reply
+from t2.tasks.classification import category, classification_prompt, classification_reply
 
 CATEGORIES = ["math", "code", "reasoning", "other"]
 

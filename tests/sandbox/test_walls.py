@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tasks.sandboxes import HONEST, LIMITS, below, eventually, gone, outcome, script
+from sandbox.sandboxes import HONEST, LIMITS, below, eventually, gone, outcome, script
 
-from t2.tasks.sandbox import Program, Sandbox, isolation, scratch
+from t2.sandbox import Program, Sandbox, isolation, scratch
 
 REFUSED = {"namespaces": "", "landlock": "refuse(UNSHARE)", "none": "refuse(UNSHARE, LANDLOCK)"}
 """What a machine refuses, by the walls that are left then."""
@@ -270,7 +270,7 @@ def test_honest_programs_have_the_same_verdicts_behind_all_walls(mode: str, user
     out, _ = outcome(f"""
     import json, textwrap
     sys.path.insert(0, "tests")
-    from tasks.test_sandbox import BY_PYTHONS_RULES, HONEST_PROGRAMS
+    from sandbox.test_sandbox import BY_PYTHONS_RULES, HONEST_PROGRAMS
     {caller(mode, user)}
     pairs = [*HONEST_PROGRAMS.values(), *BY_PYTHONS_RULES]
     programs = [Program(textwrap.dedent(code), textwrap.dedent(tests)) for code, tests in pairs]
@@ -374,7 +374,7 @@ def test_scratch_goes_though_the_process_that_watches_it_is_killed(which: int) -
     import signal
     {caller("landlock", "ordinary")}
     sys.path.insert(0, "tests")
-    from tasks.sandboxes import below
+    from sandbox.sandboxes import below
     with Sandbox(LIMITS) as sandbox:
         server = sandbox._servers[0]
         folders = [server._scratch]

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from t2.config.rows import Sandbox as Limits
-from t2.tasks.sandbox import isolation, scratch, wire
+from t2.sandbox import isolation, scratch, wire
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Sandbox:
         workers: programs that run at once.
 
     Attributes:
-        isolation: Once open, the walls, a key of :data:`t2.tasks.sandbox.isolation.MODES`, and what is missing of them.
+        isolation: Once open, the walls, a key of :data:`t2.sandbox.isolation.MODES`, and what is missing of them.
 
     Raises:
         ValueError: ``workers`` is not positive.
