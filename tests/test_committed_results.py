@@ -1,0 +1,81 @@
+"""The results that ship: audited, and their intervals found again on another route. Skipped where no run is here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from t2 import config
+from t2.audit import audit
+from t2.stages import cells
+from t2.stages.score import measurements
+from t2.statistics import BASE, Measurement
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "data" / "predictions" / "cells.json").exists(),
+    reason="no finished run is here; `make repro` makes one",
+)
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_nothing_that_is_shown_is_wrong() -> None:
+    assert [finding for finding in audit(config.load()) if finding.wrong] == []
+
+
+def test_intervals_are_those_of_an_analysis_of_variance() -> None:
+    """Sums of squares of the long table of all replies, as a textbook has them."""
+    params = config.load()
+    rows = [
+        (m.base, m.task, _name(m), m.seed, m.draw, item.id, float(item.correct))
+        for m in measurements(params, cells.read_index())
+        if m.suite != "other"
+        for item in m.items
+    ]
+    replies = pd.DataFrame(rows, columns=["base", "task", "system", "seed", "draw", "item", "right"])
+    keys = ["base", "task", "system", "seed", "item"]
+    of_seeds = replies.groupby(keys, dropna=False)["right"].mean().reset_index()
+    compared = pd.read_csv("reports/comparisons.csv")
+    checked = 0
+    for row in compared.to_dict("records"):
+        here = of_seeds[(of_seeds["base"] == row["base"]) & (of_seeds["task"] == row["task"])]
+        left = here[here["system"] == row["left"]].pivot(index="seed", columns="item", values="right")
+        right = here[here["system"] == row["right"]].pivot(index="seed", columns="item", values="right")
+        if len(left) < 2 or not (len(right) == 1 or left.index.equals(right.index)):
+            continue
+        table = left.to_numpy() - right[left.columns].to_numpy()
+        value, low, high = _interval(table)
+        assert (row["difference"], row["ci_low"], row["ci_high"]) == pytest.approx((value, low, high), abs=2e-6)
+        checked += 1
+    assert checked > 50
+
+
+def _name(m: Measurement) -> str:
+    return BASE if m.method == BASE else "/".join(filter(None, m.system))
+
+
+def _interval(table: np.ndarray) -> tuple[float, float, float]:
+    runs, questions = table.shape
+    long = pd.DataFrame(table).stack().rename_axis(["run", "question"]).rename("value").reset_index()
+    grand = long["value"].mean()
+    of_run, of_question = (long.groupby(name)["value"].transform("mean") for name in ("run", "question"))
+    ss_runs, ss_questions = ((of - grand).pow(2).sum() for of in (of_run, of_question))
+    ss_errors = (long["value"] - of_run - of_question + grand).pow(2).sum()
+    ms_runs, ms_questions = ss_runs / (runs - 1), ss_questions / (questions - 1)
+    ms_errors = ss_errors / ((runs - 1) * (questions - 1))
+    variance = (ms_questions + max(ms_runs - ms_errors, 0.0)) / (runs * questions)
+    cautious = ms_questions + max(2 * ms_runs - ms_errors, 0.0)
+    terms = (2 * ms_runs) ** 2 / (runs - 1) + ms_questions**2 / (questions - 1)
+    terms += ms_errors**2 / ((runs - 1) * (questions - 1))
+    if variance == 0:
+        return grand, grand, grand
+    half = stats.t.ppf(0.975, cautious**2 / terms) * np.sqrt(variance)
+    return grand, grand - half, grand + half
