@@ -89,7 +89,7 @@ def test_long_prompts_cold_and_cached_never_meet_another_experts_cache(setting, 
     assert cached[0] == 0 and cached[1] > 256
 
 
-def test_seeded_draws_are_those_of_transformers(setting, engine):
+def test_seeded_samples_are_those_of_transformers(setting, engine):
     experts, rows = setting.experts(2), [n % 3 - 1 for n in range(len(PROMPTS))]
     for sampling in (Sampling(20, temperature=1.0, seed=3), Sampling(20, temperature=0.6, seed=4)):
         found = engine.generate(PROMPTS, sampling, experts=experts, rows=rows)
