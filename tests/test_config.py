@@ -79,14 +79,14 @@ def test_all_problems_are_listed_at_once(raw: dict[str, Any]) -> None:
     del raw["tracking"]  # missing section
     put(raw, "", typo={})  # unknown section
     put(raw, "adapters.svf-math", task="maths")  # a row that is not there
-    put(raw, "training", micro_batch=10_000)  # relation inside a section
+    put(raw, "tasks.code.reward", right=-1.0)  # relation inside a section
     found = problems(raw)
     named = [
         "adapters.svf-math.task",
         "measure.batch",
         "recipes.svf.colour",
+        "tasks.code.reward",
         "tracking",
-        "training.micro_batch",
         "typo",
     ]
     assert [problem.split(":")[0] for problem in found] == named
@@ -282,7 +282,7 @@ def test_names_that_are_no_method_of_peft_have_no_keys() -> None:
 
 
 def test_another_method_is_a_recipe(raw: dict[str, Any]) -> None:
-    train = {"objective": "next_token", "steps": 20, "lr": 0.005, "clip": 1.0, "kl": 0.0}
+    train = {"objective": "next_token", "steps": 20, "batch": 8, "samples": 1, "lr": 0.005, "clip": 1.0, "kl": 0.0}
     peft = {"peft_type": "IA3", "target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
     put(raw, "recipes", ia3={"peft": peft, "layers": "all", "seeds": [0], "train": train})
     assert config.parse(raw).recipes["ia3"].method == "ia3"
@@ -327,7 +327,7 @@ def test_numbers_are_read_as_dvc_reads_and_writes_them(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     text = (ROOT / "params.yaml").read_text()
     # What an override `lr=5e-5` leaves in the file; PyYAML would take it for a word.
-    path.write_text(text.replace("steps: 30, lr: 0.02", "steps: 30, lr: 5e-05"))
+    path.write_text(text.replace("lr: 0.02", "lr: 5e-05", 1))
     assert config.load(path).recipes["svf"].train.lr == 5e-5
 
 

@@ -189,7 +189,7 @@ def test_entries_are_merged_key_by_key_and_what_stays_keeps_its_layout(shelf: Pa
         "  # Faster.",
         "  quick:",
         "    peft: {peft_type: IA3, target_modules: [k_proj]}",
-        "    train: {objective: reinforce, steps: 3, batch: 8, samples: 1, lr: 0.001, clip: 1.0, kl: 0.1}",
+        "    train: {objective: reinforce, steps: 3, batch: 8, samples: 1, lr: 0.001, ",
         "  # Larger than usual.",
         "  micro_batch: 32  # of 16",
     ]
@@ -213,6 +213,7 @@ def test_a_row_with_nothing_in_it_is_taken_out_and_comments_stay_with_what_stays
         "  control:\n"
         "  control-svf:\n"
         "  fewshot: {searches: [only], tasks: [math_hard]}\n"
+        "  random: {searches: [only], tasks: [math_hard]}\n"
     )
     params = profiles.load("mine")
     assert list(params.bases) == ["main"] and list(params.searches) == ["only"]
