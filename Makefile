@@ -126,7 +126,6 @@ readme: $(VENV)/installed
 # The shipped base models, pretrained anew.
 miniature: $(VENV)/installed
 	@dvc repro data/miniature/dvc.yaml
-	@cp -r data/miniature/regenerated/. data/miniature/
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) .t2 .pytest_cache .mypy_cache .ruff_cache

@@ -523,10 +523,25 @@ class Score(Section):
     contrasts: list[Annotated[list[Name], Field(min_length=2, max_length=2)]]
 
 
+class NearDuplicates(Section):
+    """Which test questions of real benchmarks count as nearly learned from; they are named in the splits' manifest.
+
+    Attributes:
+        threshold: The least Jaccard similarity of two questions' runs of words.
+        words: The length of a run.
+        permutations: Of the MinHash that finds candidates; more find pairs near the threshold more surely.
+    """
+
+    threshold: Share
+    words: PositiveInt
+    permutations: PositiveInt
+
+
 class Splits(Section):
-    """How splits are drawn."""
+    """How splits are drawn, and what is reported about them."""
 
     seed: Count
+    near_duplicates: NearDuplicates
 
 
 class Publish(Section):

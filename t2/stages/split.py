@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def make_splits(params: Params, folder: Path) -> dict[str, Any]:
 
     Returns:
         The manifest, as written beside the splits: of each file the number of items and its sha256, of each
-        task where its items come from, and the pretraining prompts that were checked. It holds no time.
+        task where its items come from, and the pretraining questions that were checked; of tasks of benchmark files
+        what the files ask twice, and which test questions are nearly learned from. It holds no time.
 
     Raises:
         SourceError: A benchmark file is missing or odd.
@@ -50,17 +52,19 @@ def make_splits(params: Params, folder: Path) -> dict[str, Any]:
     """
     seed = params.splits.seed
     own = {name: task for name, task in params.tasks.items() if task.role != "dispatch"}
-    drawn = splits.draw(
-        {name: task.sizes for name, task in own.items()},
-        {name: _pool(task, seed) for name, task in own.items()},
-        seed,
-    )
+    pools = {name: _pool(task, seed) for name, task in own.items()}
+    drawn = splits.draw({name: task.sizes for name, task in own.items()}, pools, seed)
+    real = [name for name, task in own.items() if isinstance(task.source, Files)]
     files = pretraining_files([base.path for base in params.bases.values()])
     splits.refuse_leaked(drawn, _passages(files))
     dispatching = {name: splits.dispatch_splits(name, params.tasks, drawn) for name in params.tasks if name not in own}
     manifest = {
         "files": splits.write(folder, {**drawn, **dispatching}),
+        "near_duplicates": [
+            asdict(pair) for pair in splits.near_in({name: drawn[name] for name in real}, params.splits.near_duplicates)
+        ],
         "pretraining": {str(path): _digest(path) for path in files},
+        "repeated": {name: splits.repeated(pools[name]) for name in real},
         "seed": seed,
         "sources": {name: _provenance(task) for name, task in own.items()},
     }

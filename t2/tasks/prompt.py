@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from t2.config.rows import Prompt as Template
+
+_TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,16 @@ def messages(prompt: Prompt) -> tuple[Message, ...]:
 def question(prompt: Prompt) -> str:
     """What the user asks: the text of the user's last message."""
     return next(message.content for message in reversed(messages(prompt)) if message.role == "user")
+
+
+def tokens(text: str) -> list[str]:
+    """Words and punctuation marks; texts with equal tokens differ in case and spacing at most."""
+    return _TOKEN.findall(text.casefold())
+
+
+def canonical(question: str) -> str:
+    """A question as it is compared: its tokens, so that case and spacing make no other question of it."""
+    return " ".join(tokens(question))
 
 
 def opening(prompt: Prompt) -> str:

@@ -12,10 +12,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from t2.config.rows import OTHER, Sizes, Task
+from t2.config.rows import OTHER, NearDuplicates, Sizes, Task
 from t2.tasks.classification import categories_of, classification_prompt, classification_reply
 from t2.tasks.item import Item, write_items
 from t2.tasks.leaks import Passage, refuse_leaks
+from t2.tasks.near import Pair, near_duplicates
 from t2.tasks.prompt import question
 
 NAMES = ("test", "shots", "valid", "train")
@@ -125,6 +126,23 @@ def dispatch_splits(name: str, tasks: Mapping[str, Task], drawn: Drawn) -> dict[
                 reply = classification_reply(family)
                 items.append(Item(item.id, prompt, answer=family, reply=reply, question=item.question))
     return splits
+
+
+def near_in(drawn: Drawn, params: NearDuplicates) -> list[Pair]:
+    """Test questions that nearly stand in another split, of any of the tasks."""
+    tests, learned = (
+        [Passage(name, item.question) for name, item in _named(drawn, splits)]
+        for splits in (["test"], ["train", "valid", "shots"])
+    )
+    return near_duplicates(tests, learned, params)
+
+
+def repeated(pool: Pool) -> list[list[str]]:
+    """The ids of what asks the same within the files of a task: one of each can be in a split."""
+    ids: dict[str, dict[str, None]] = {}
+    for item in (*pool.train, *pool.test):
+        ids.setdefault(item.question, {})[item.id] = None
+    return [list(some) for some in ids.values() if len(some) > 1]
 
 
 def refuse_leaked(drawn: Drawn, pretraining: Iterable[Passage] = ()) -> None:

@@ -265,7 +265,10 @@ def test_the_shipped_real_profile_splits(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "params.yaml").write_text(text)
     params = config.load(tmp_path / "params.yaml")
     monkeypatch.chdir(ROOT)
-    make_splits(params, tmp_path / "splits")
+    manifest = make_splits(params, tmp_path / "splits")
+    # MBPP+ asks two things twice.
+    assert manifest["repeated"]["mbpp"] == [["mbpp-71", "mbpp-141"], ["mbpp-104", "mbpp-569"]]
+    assert manifest["repeated"]["gsm8k"] == []
     ids = [
         item.id for task in params.tasks for path in (tmp_path / "splits" / task).iterdir() for item in read_items(path)
     ]
