@@ -15,7 +15,7 @@ from t2.miniature.registers import Register, draw_register
 from t2.miniature.small_talk import other
 from t2.miniature.word_problems import math, math_hard
 from t2.tasks import item
-from t2.tasks.leaks import canonical
+from t2.tasks.prompt import canonical
 
 Pool = Literal["task", "pretraining"]
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from t2.config.rows import Prompt as Template
 from t2.files import parse_json, replace_file
-from t2.tasks.leaks import canonical
-from t2.tasks.prompt import Message, Prompt, opening, question, render
+from t2.tasks.prompt import Message, Prompt, canonical, opening, question, render
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class Item:
         reply: A worked reference reply, which next-token training imitates.
         options: The texts that a choice is between, in the prompt's order; empty where it is no choice, or its
             source does not tell them apart.
-        question: The canonical form of what is asked, by :func:`t2.tasks.leaks.canonical`: without template, opener,
+        question: The canonical form of what is asked, by :func:`t2.tasks.prompt.canonical`: without template, opener,
             closer and order of options. Two items with the same one ask the same. Unless given, that of what the
             user asks.
     """

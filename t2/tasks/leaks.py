@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-_TOKEN = re.compile(r"\w+|[^\w\s]")
+from t2.tasks.prompt import tokens
+
 _GRAM = 8
 
 
@@ -53,16 +53,6 @@ def refuse_leaks(tests: Iterable[Passage], texts: Iterable[Passage]) -> None:
     leaks = list(dict.fromkeys(_find(tests, texts)))
     if leaks:
         raise LeakError(leaks)
-
-
-def tokens(text: str) -> list[str]:
-    """Words and punctuation marks; texts with equal tokens differ in case and spacing at most."""
-    return _TOKEN.findall(text.casefold())
-
-
-def canonical(question: str) -> str:
-    """A question as it is compared: its tokens, so that case and spacing make no other question of it."""
-    return " ".join(tokens(question))
 
 
 def _find(tests: Iterable[Passage], texts: Iterable[Passage]) -> Iterator[Leak]:

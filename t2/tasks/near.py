@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datasketch import MinHash, MinHashLSH
 
 from t2.config.rows import NearDuplicates
-from t2.tasks.leaks import Passage, tokens
+from t2.tasks.leaks import Passage
+from t2.tasks.prompt import tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 from t2.miniature.problems import CATEGORY, FAMILIES, draw, generate, pool_of
 from t2.miniature.registers import REGISTERS
 from t2.miniature.words import MONTHS, THINGS, anonymous, gazetteer
-from t2.tasks.leaks import canonical
+from t2.tasks.prompt import canonical
 
 TOWNS = gazetteer("towns", 60, "ton")
 TRAINED = ("math", "code", "reasoning", "text")

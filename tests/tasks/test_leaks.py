@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2.tasks.leaks import LeakError, Passage, refuse_leaks, tokens
+from t2.tasks.leaks import LeakError, Passage, refuse_leaks
+from t2.tasks.prompt import tokens
 
 PROMPT = "Tom has 3 apples and buys 14 more. How many does he have now?"
 
