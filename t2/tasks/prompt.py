@@ -70,13 +70,3 @@ def opening(prompt: Prompt) -> str:
     """How the reply to a prompt opens; empty where the prompt does not say."""
     last = messages(prompt)[-1]
     return last.content if last.role == "assistant" else ""
-
-
-def tokens(text: str) -> list[str]:
-    """Words and punctuation marks; texts with equal tokens differ in case and spacing at most."""
-    return _TOKEN.findall(text.casefold())
-
-
-def canonical(question: str) -> str:
-    """A question as it is compared: its tokens, so that case and spacing make no other question of it."""
-    return " ".join(tokens(question))
