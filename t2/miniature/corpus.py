@@ -68,7 +68,7 @@ def questions(params: MiniatureParams) -> list[str]:
 
 
 def write_prompts(path: str | Path, texts: Iterable[str]) -> None:
-    """Writes one JSON string a line, compressed."""
+    """Writes one JSON string per line, compressed."""
     lines = "".join(json.dumps(text, ensure_ascii=False) + "\n" for text in texts)
     Path(path).write_bytes(lzma.compress(lines.encode(), preset=9))
 

@@ -33,6 +33,7 @@ class Reply:
 
     Attributes:
         id: The item's.
+        question: What it asks, in the canonical form.
         text: The reply.
         tokens: How many were generated.
         finished: Whether it came to its end, or was cut off.
@@ -40,6 +41,7 @@ class Reply:
     """
 
     id: str
+    question: str
     text: str
     tokens: int
     finished: bool

@@ -442,7 +442,7 @@ class Worker:
 
 def _write(key: str, items: Sequence[Item], generations: Sequence[Generation]) -> None:
     replies = (
-        Reply(item.id, reply.text, len(reply.tokens), reply.finished, reply.too_long)
+        Reply(item.id, item.question, reply.text, len(reply.tokens), reply.finished, reply.too_long)
         for item, reply in zip(items, generations, strict=True)
     )
     cells.write_replies(key, replies)

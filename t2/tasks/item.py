@@ -84,7 +84,7 @@ class Item:
 
 
 def read_items(path: str | Path) -> list[Item]:
-    """Reads a file of one JSON object a line.
+    """Reads a file with one JSON object per line.
 
     Raises:
         ValueError: A line is no item; names file and line.

@@ -16,7 +16,7 @@ from t2.config.rows import OTHER, NearDuplicates, Sizes, Task
 from t2.tasks.classification import categories_of, classification_prompt, classification_reply
 from t2.tasks.item import Item, write_items
 from t2.tasks.leaks import Passage, refuse_leaks
-from t2.tasks.near import Pair, near_duplicates
+from t2.tasks.near_duplicates import Pair, near_duplicates
 from t2.tasks.prompt import question
 
 NAMES = ("test", "shots", "valid", "train")

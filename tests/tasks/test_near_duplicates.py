@@ -9,7 +9,7 @@ import pytest
 from t2.config.rows import NearDuplicates
 from t2.tasks.item import Item
 from t2.tasks.leaks import Passage
-from t2.tasks.near import near_duplicates
+from t2.tasks.near_duplicates import near_duplicates
 from t2.tasks.splits import Pool, near_in, repeated
 
 PARAMS = NearDuplicates(threshold=0.7, words=3, permutations=128)
