@@ -65,7 +65,7 @@ def _sorted(rows: Mapping[str, Row]) -> list[Cell]:
     texts: dict[str, list[str]] = {BETTER: [], WORSE: [], OPEN: []}
     for task, row in rows.items():
         value, low, high = (points(row[name]) for name in ("difference", "ci_low", "ci_high"))
-        texts[verdict(row)].append(f"{task} {value} [{low}, {high}]")
+        texts[verdict(row)].append(f"{task} {value} [{low}, {high}]".replace(" ", "\N{NO-BREAK SPACE}"))
     return [Cell("; ".join(of) or NONE) for of in texts.values()]
 
 
