@@ -95,7 +95,9 @@ def test_a_found_alpha_is_the_same_z_by_name_in_ask_and_in_export(form, finished
     found = asyncio.run(served_z())
     assert found.keys() == exported.keys() == asked[0].keys()
     for name, less_one in found.items():
-        assert torch.equal(less_one, exported[name] - 1) and torch.equal(exported[name], asked[0][name][0])
+        assert torch.equal(exported[name], asked[0][name][0])
+        # The server mixes first and rescales then; the others weigh by what comes out, which rounds otherwise.
+        torch.testing.assert_close(less_one, exported[name] - 1, rtol=0, atol=1e-6)
     assert max(less_one.abs().max() for less_one in found.values()) > 0.01
 
 
