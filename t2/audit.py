@@ -6,15 +6,15 @@ An audit computes nothing that a stage has not computed before; it does so again
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, combinations
+from itertools import chain, combinations, product
 from pathlib import Path
 from statistics import fmean
 
 import pandas as pd
 
-from t2.config.rows import Bare, Params, Single
+from t2.config.rows import Params
 from t2.files import read_json, to_csv
 from t2.miniature.corpus import read_prompts
 from t2.report import readme, render
@@ -124,21 +124,11 @@ def _rows(params: Params, scores: pd.DataFrame, comparisons: pd.DataFrame) -> It
             & (scores["variant"] == variant)
         ]
         seeds = sorted(int(seed) for seed in mine["seed"].dropna().unique())
-        wanted = sorted({seed for member in _members(params, name) for seed in _seeds(params, member)})
+        recipes = (params.recipes[params.adapters[adapter].recipe] for adapter in params.adapters_of(name))
+        wanted = sorted({seed for recipe in recipes for seed in recipe.seeds})
         runs = f"{len(mine)} runs on {mine['task'].nunique()} tasks, seeds {seeds or 'none'}"
         odd = "" if seeds == wanted or not len(mine) else f", but its recipe has {wanted}"
         yield Finding(f"system {name}", runs + odd, wrong=bool(odd))
-
-
-def _members(params: Params, name: str) -> list[str]:
-    row = params.systems[name]
-    if isinstance(row, Bare):
-        return []
-    return [row.adapter] if isinstance(row, Single) else list(params.sets[row.set].members)
-
-
-def _seeds(params: Params, adapter: str) -> Sequence[int]:
-    return params.recipes[params.adapters[adapter].recipe].seeds
 
 
 def _dispatchers(dispatch: pd.DataFrame) -> Iterator[Finding]:
@@ -155,14 +145,12 @@ def _dispatchers(dispatch: pd.DataFrame) -> Iterator[Finding]:
 def _weights(params: Params) -> Iterator[Finding]:
     """The weights that searches found, which are those that answer."""
     for name, search in params.searches.items():
-        sums = []
-        for path in sorted(paths.search(name, 0, 0).parents[1].rglob("alpha.json")):
-            found = read_json(path)
-            rows = [value if isinstance(value, list) else [value] for value in found["alpha"].values()]
+        budget, sums = params.budgets[search.budget], []
+        for seed, draw in product(params.seeds_of(search.set), range(budget.draws)):
+            alpha = read_json(paths.search(name, seed, draw) / "alpha.json")["alpha"]
+            rows = [value if isinstance(value, list) else [value] for value in alpha.values()]
             sums += [sum(weights) for weights in zip(*rows, strict=True)]
-            form = found["form"]
-        if not sums:
-            continue
+        form = budget.form
         off = form == "normalised" and max(abs(total - 1) for total in sums) > 1e-4
         told = f"the weights of a mix sum to {min(sums):.3f} … {max(sums):.3f} ({form})"
         yield Finding(f"search {name} on {search.task}", told, wrong=off)

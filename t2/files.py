@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Iterator
@@ -117,6 +118,12 @@ def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
 def to_csv(frame: pd.DataFrame) -> str:
     """The text that :func:`write_csv` writes."""
     return frame.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+
+
+def read_rows(path: str | Path) -> list[dict[str, str]]:
+    """Reads a table of :func:`write_csv` without pandas, for what is to start at once."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def read_csv(path: str | Path) -> pd.DataFrame:

@@ -125,9 +125,7 @@ def scores(measurements: Iterable[Measurement]) -> pd.DataFrame:
         ValueError: A measurement stands twice.
     """
     rows = []
-    for measurement in _distinct(measurements):
-        if measurement.suite == OTHER:
-            continue
+    for measurement in _scored(measurements):
         n, correct = len(measurement.items), sum(item.correct for item in measurement.items)
         key = [getattr(measurement, name) for name in _KEYS]
         rows.append([*key, n, correct, correct / max(n, 1), *wilson(correct, n)])
@@ -145,9 +143,7 @@ def readings(measurements: Iterable[Measurement]) -> pd.DataFrame:
         ValueError: A measurement stands twice.
     """
     rows = []
-    for m in _distinct(measurements):
-        if m.suite == OTHER:
-            continue
+    for m in _scored(measurements):
         n, key = len(m.items), [getattr(m, name) for name in _KEYS]
         counts = [sum(getattr(item, name) for item in m.items) for name in ("correct", "flexible", "cut_off")]
         rows.append([*key, n, *(count / max(n, 1) for count in counts)])
@@ -172,9 +168,8 @@ def compare(measurements: Iterable[Measurement], *, contrasts: Iterable[tuple[Sy
         ValueError: Two runs on a task do not have the same items.
     """
     groups: dict[tuple[str, str, str, str], dict[System, list[Measurement]]] = {}
-    for m in _distinct(measurements):
-        if m.suite != OTHER:
-            groups.setdefault((m.base, m.suite, m.task, m.family), {}).setdefault(m.system, []).append(m)
+    for m in _scored(measurements):
+        groups.setdefault((m.base, m.suite, m.task, m.family), {}).setdefault(m.system, []).append(m)
     wanted = list(contrasts)
     rows = []
     for where, systems in groups.items():
@@ -280,13 +275,13 @@ def _some(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _distinct(measurements: Iterable[Measurement]) -> list[Measurement]:
-    """The measurements; one that stands twice is an error."""
+def _scored(measurements: Iterable[Measurement]) -> list[Measurement]:
+    """The measurements that have scores; one that stands twice is an error."""
     found = list(measurements)
     repeated = [name for name, count in Counter(m.name for m in found).items() if count > 1]
     if repeated:
         raise ValueError(f"measured twice: {_some(repeated)}; two systems need two variants")
-    return found
+    return [m for m in found if m.suite != OTHER]
 
 
 def _short(system: System) -> System:

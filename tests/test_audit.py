@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from small_pipeline import copy_project, run, surroundings
 
+from t2.report import readme
+
 pytestmark = pytest.mark.skipif(shutil.which("dvc") is None, reason="dvc is not on the PATH; run `make test`")
 
 
@@ -45,7 +47,7 @@ def test_a_finished_run_passes(finished: Path) -> None:
     status, wrong, said = audited(finished)
     assert (status, wrong) == (0, [])
     assert "any two splits, and each by itself: no question twice" in said
-    assert "pretraining_questions" in said or "pretraining_prompts" in said
+    assert "pretraining_prompts" in said
     assert "first pass prompt on miniature: recall " in said
     assert "search reasoning_hard on reasoning_hard: the weights of a mix sum to 1.000" in said
 
@@ -75,8 +77,6 @@ def test_a_planted_number_is_found(own: Path, name: str) -> None:
 
 
 def test_a_planted_number_in_the_readme_is_found(own: Path) -> None:
-    from t2.report import readme
-
     front = own / "README.md"
     front.write_text(f"# A project\n\n{readme.BEGIN}\n{readme.END}\n\nMore.\n", encoding="utf-8")
     subprocess.run([sys.executable, "-m", "t2.report.readme"], cwd=own, env=surroundings(own), check=True)

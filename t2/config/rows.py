@@ -682,7 +682,16 @@ class Params(Section):
         The method is the PEFT method of the adapters that answer; ``base`` where nothing was trained.
         """
         system = self.systems[name]
-        adapters = [system.adapter] if isinstance(system, Single) else []
-        adapters += [] if isinstance(system, Bare | Single) else self.sets[system.set].members
-        methods = {self.recipes[self.adapters[adapter].recipe].method for adapter in adapters}
+        methods = {self.recipes[self.adapters[adapter].recipe].method for adapter in self.adapters_of(name)}
         return "+".join(sorted(methods)) or "base", system.strategy, system.variant
+
+    def adapters_of(self, name: str) -> list[str]:
+        """The adapters that a system answers with or chooses from; none where the base model answers as it is."""
+        system = self.systems[name]
+        if isinstance(system, Bare):
+            return []
+        return [system.adapter] if isinstance(system, Single) else self.sets[system.set].members
+
+    def seeds_of(self, name: str) -> list[int]:
+        """Those of a set, whose adapters are taken seed by seed."""
+        return self.recipes[self.adapters[self.sets[name].members[0]].recipe].seeds

@@ -72,11 +72,6 @@ def plan_stages(params: Params, models: Mapping[str, Model]) -> list[Stage]:
         models: Of every base.
     """
     tasks, workers = params.tasks, params.execution.workers
-
-    def seeds(of_set: str) -> int:
-        """Of a set's adapters, which are taken seed by seed."""
-        return len(params.recipes[params.adapters[params.sets[of_set].members[0]].recipe].seeds)
-
     stages = [Stage(f"basis@{n}", {"working": memory.decomposing(m.shapes)}, 1) for n, m in models.items()]
     for name, row in params.adapters.items():
         adapter = models[row.base].adapters[row.recipe]
@@ -84,12 +79,12 @@ def plan_stages(params: Params, models: Mapping[str, Model]) -> list[Stage]:
         stages.append(Stage(f"train@{name}", needed, min(workers, len(adapter.recipe.seeds))))
     for name, search in params.searches.items():
         needed = _answering(params, models[search.base].shapes, params.search.batch, _longest(tasks[search.task]))
-        draws = params.budgets[search.budget].draws * seeds(search.set)
+        draws = params.budgets[search.budget].draws * len(params.seeds_of(search.set))
         stages.append(Stage(f"search@{name}", needed, min(workers, draws)))
     for name, found in params.temperatures.items():
         longest = max(_longest(tasks[task]) for task in found.tasks)
         needed = _answering(params, models[found.base].shapes, params.search.batch, longest)
-        stages.append(Stage(f"temperature@{name}", needed, min(workers, seeds(found.set))))
+        stages.append(Stage(f"temperature@{name}", needed, min(workers, len(params.seeds_of(found.set)))))
     measured = [task for task in tasks.values() if task.role != "dispatch"]
     longest = max(map(_longest, measured))
     all_bases = [

@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 
 from t2.config import ConfigError, load
 from t2.config.rows import Params
-from t2.files import replace_file
+from t2.files import read_rows, replace_file
 from t2.report.claims import claims_table
 from t2.report.render import to_markdown
 from t2.report.systems import systems_of
-from t2.report.tables import Row, dispatch_table, score_table
+from t2.report.tables import dispatch_table, score_table
 
 BEGIN = "<!-- results, written by `make readme` -->"
 END = "<!-- end of results -->"
@@ -32,7 +31,7 @@ def results(params: Params, reports: Path) -> str:
         FileNotFoundError: A score file is not there.
     """
     scores, comparisons, confusions, dispatch = (
-        _read(reports / f"{name}.csv") for name in ("scores", "comparisons", "confusions", "dispatch")
+        read_rows(reports / f"{name}.csv") for name in ("scores", "comparisons", "confusions", "dispatch")
     )
     systems = systems_of(params)
     tables = [
@@ -55,11 +54,6 @@ def replaced(readme: str, results: str) -> str:
     if not (begun and ended) or BEGIN in after or END in after:
         raise ValueError(f"README.md needs the lines `{BEGIN}` and `{END}`, once each: results stand between them")
     return f"{before}{BEGIN}\n\n{results}\n\n{END}{after}"
-
-
-def _read(path: Path) -> list[Row]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def main() -> None:

@@ -112,9 +112,6 @@ def readings_table(readings: Iterable[Row], systems: Sequence[System], title: st
     if not tasks:
         return None
 
-    def share(rows: Sequence[Row], column: str) -> str:
-        return f"{100 * _mean([float(row[column]) for row in rows]):.0f}"
-
     groups = []
     for base in _distinct(runs, 0):
         lines = []
@@ -123,11 +120,14 @@ def readings_table(readings: Iterable[Row], systems: Sequence[System], title: st
             cells = [Cell(base if alone else f"+ {system.label}", strong=alone)]
             for task in tasks:
                 rows = runs.get((base, task, system.name))
-                cells.append(
-                    Cell(f"{share(rows, 'flexible')} / {share(rows, 'strict')}", (f"cut {share(rows, 'cut_off')}",))
-                    if rows
-                    else Cell(NONE)
-                )
+                if rows:
+                    flexible, strict, cut = (
+                        _percent(_mean([float(row[share]) for row in rows]))
+                        for share in ("flexible", "strict", "cut_off")
+                    )
+                    cells.append(Cell(f"{flexible} / {strict}", (f"cut {cut}",)))
+                else:
+                    cells.append(Cell(NONE))
             lines.append(tuple(cells))
         groups.append(tuple(lines))
     return Table(
@@ -213,10 +213,14 @@ def difference_table(comparisons: Iterable[Row], systems: Sequence[System], suit
         shown += [lines] if lines else []
     if not shown:
         return None
-    family = [
-        (group, line, task) for group, lines in enumerate(shown) for line, (_, of) in enumerate(lines) for task in of
-    ]
-    strong = _strong({place: shown[place[0]][place[1]][1][place[2]] for place in family})
+    strong = _strong(
+        {
+            (group, line, task): row
+            for group, lines in enumerate(shown)
+            for line, (_, cells) in enumerate(lines)
+            for task, row in cells.items()
+        }
+    )
     groups = [
         tuple(
             (Cell(label), *(_difference_cell(cells.get(task), (group, line, task) in strong) for task in tasks))
@@ -333,10 +337,7 @@ def search_table(searches: Iterable[Row], title: str) -> Table | None:
         "cent; the generation that it comes from, and the range; how many searches found a better accuracy after the "
         "first generation, which is nothing but random draws; points gained over that generation, and over random "
         "search on the same shots with as many evaluations. Points on the shots are no points on the test questions.",
-        tuple(
-            Cell(head)
-            for head in (*("Search", "Right, %", "Generation", "Improved", "Over first", "Over random", "Evaluations"),)
-        ),
+        tuple(map(Cell, ("Search", "Right, %", "Generation", "Improved", "Over first", "Over random", "Evaluations"))),
         (tuple(lines),),
     )
 

@@ -5,12 +5,12 @@ Neither pandas nor torch is imported: it starts at once.
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 
 from t2.config import ConfigError, load
 from t2.config.rows import Params
+from t2.files import read_rows
 from t2.report.systems import systems_of
 from t2.report.tables import score_table, to_text
 
@@ -31,9 +31,9 @@ def summary(root: Path) -> str:
     if not scores.exists():
         raise FileNotFoundError(f"no {scores}; `make repro` makes it")
     params = load(root / "params.yaml")
-    rows = _read(scores)
+    rows = read_rows(scores)
     compared = root / "reports" / "comparisons.csv"
-    comparisons = _read(compared) if compared.exists() else []
+    comparisons = read_rows(compared) if compared.exists() else []
     tables = [score_table(rows, comparisons, systems_of(params), suite, title) for suite, title in TITLES.items()]
     places = [(what, where) for what, where in _places(root, params) if where]
     width = max((len(what) for what, _ in places), default=0)
@@ -47,11 +47,6 @@ def main() -> None:
         print(f"\n{summary(Path())}\n")
     except (FileNotFoundError, ConfigError) as error:
         sys.exit(str(error))
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _places(root: Path, params: Params) -> list[tuple[str, str]]:

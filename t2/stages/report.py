@@ -185,8 +185,8 @@ def _alphas(params: Params) -> pd.DataFrame:
         repeated = Counter(row.task for row in members.values())
         # A task is shorter than its adapter's name, where it tells members apart.
         labels = {member: row.task if repeated[row.task] == 1 else member for member, row in members.items()}
-        base, seeds = params.bases[search.base].label, params.recipes[next(iter(members.values())).recipe].seeds
-        for seed in seeds:
+        base = params.bases[search.base].label
+        for seed in params.seeds_of(search.set):
             for draw in range(params.budgets[search.budget].draws):
                 alpha = read_json(paths.search(name, seed, draw) / "alpha.json")["alpha"]
                 for member in [*members, *(other for other in alpha if other not in members)]:
@@ -207,10 +207,9 @@ def searches(params: Params) -> pd.DataFrame:
     of_random: dict[tuple[Any, ...], float] = {}
     for name, search in params.searches.items():
         budget = params.budgets[search.budget]
-        seeds = params.recipes[params.adapters[params.sets[search.set].members[0]].recipe].seeds
-        for seed in seeds:
+        for seed in params.seeds_of(search.set):
             for draw in range(budget.draws):
-                found = json.loads((paths.search(name, seed, draw) / "alpha.json").read_text())
+                found = read_json(paths.search(name, seed, draw) / "alpha.json")
                 # What draws are made of: whoever has the same here has the same shots.
                 key = (
                     search.base,
