@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import Random
 
 from t2.miniature.problem import Problem
-from t2.miniature.words import NAMES, THINGS
+from t2.miniature.words import NAMES, THINGS, anonymous
 
 # A template is a text and its steps. Letters are drawn numbers, `_` is the result of the step before and
 # capitals name the results of the first, second, … step.
@@ -89,10 +89,12 @@ def _problem(rng: Random, templates: Sequence[_Template]) -> Problem:
         if worked := _work(steps, numbers):
             break
     name, other, third = rng.sample(NAMES, 3)
+    people = {"name": name, "other": other, "third": third}
     answer = int(worked[-1].split("=")[1])
     thoughts = " ".join(f"{word} {line}." for word, line in zip(("First", "Then", "Then"), worked, strict=False))
     return Problem(
-        text=text.format(name=name, other=other, third=third, things=rng.choice(THINGS), **numbers),
+        text=text.format(things=rng.choice(THINGS), **people, **numbers),
+        question=anonymous(text.format(things="things", **people, **numbers)),
         answer=str(answer),
         reply=f"{thoughts}\n#### {answer}",
         careless=f"#### {max(1, answer + rng.choice((-1, 1)) * rng.randint(1, 20))}",
