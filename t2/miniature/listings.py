@@ -43,7 +43,7 @@ def text_hard(rng: Random) -> Problem:
 
 
 def _list(rng: Random) -> list[str]:
-    return rng.sample(_WORDS, rng.randint(4, 8))
+    return rng.sample(_WORDS, rng.randint(3, 6))
 
 
 def _problem(
@@ -52,10 +52,9 @@ def _problem(
     words = f"{rng.choice(_OPENINGS).format(', '.join(listed))} {asked}"
     numbered = ", ".join(f"{place} {word}" for place, word in enumerate(counted, start=1))
     then = f" Then {steps}={answer}." if steps else ""
-    guess = rng.choice([number for number in range(1, 9) if number != answer])
+    guess = rng.choice([number for number in range(1, 7) if number != answer])
     return Problem(
         text=words,
-        question=words,
         answer=str(answer),
         reply=f"See 1{numbered[1:]}.{then}\n#### {answer}",
         careless=f"#### {guess}",

@@ -12,16 +12,13 @@ class Problem:
     """A problem before a register is put around it.
 
     Attributes:
-        text: The bare problem.
-        question: What it asks, whoever it is about: the text with people's names numbered, and without what else
-            could be any. Problems with the same one are the same problem.
+        text: The bare problem; two with the same text ask the same.
         answer: What grading compares with.
         reply: The careful reply, always right.
         careless: The reply of someone who does not think, almost always wrong.
     """
 
     text: str
-    question: str
     answer: str
     reply: str
     careless: str

@@ -70,7 +70,7 @@ def draw(family: str, n: int, seed: int, *, pool: Pool) -> list[Drawn]:
     fruitless = 0
     while len(drawn) < n:
         problem, register = GENERATORS[family](rng), draw_register(rng)
-        one = Drawn(register.around(problem.text), canonical(problem.question), problem, register)
+        one = Drawn(register.around(problem.text), canonical(problem.text), problem, register)
         key = one.question if pool == "task" else one.prompt
         if key in drawn or pool_of(one.question) != pool:
             fruitless += 1

@@ -11,54 +11,24 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from t2.miniature.problem import Problem
-from t2.miniature.words import KINDS, MONTHS, NAMES, anonymous, fact, gazetteer, zipf
+from t2.miniature.words import KINDS, MONTHS, NAMES, fact, gazetteer, zipf
 
 _SORTS = {word: kind for kind, members in KINDS.items() for word in members}
-_SORT = ("What is {}?", "What kind of thing is {}?", "To what do we count {}?", "As what do we know {}?")
-_SORT_OF_TWO = (
-    "{name} sees {one} and {two}. What sort of thing is {asked}?",
-    "Here are {one} and {two}. Of what kind is {asked}?",
-    "{name} has {one}, {other} has {two}. Under what is {asked} counted?",
+_SORT = ("What is {}?", "What kind of thing is {}?", "To what do we count {}?")
+_SORT_OF_SOMEONE = ("{name} sees {asked}. What is it?", "{name} wants {asked}. What kind of thing is that?")
+_TOWN = ("Where is {}?", "In which part of the land is {}?", "Where does one find {}?")
+_TOWN_OF_SOMEONE = (
+    "{name} lives in {asked}. Where is that?",
+    "{name} goes to {asked}. In which part of the land is it?",
 )
-_TOWN = (
-    "Where is {}?",
-    "In which part of the land is {}?",
-    "Where does one find {}?",
-    "Where does {} lie?",
-    "On which side of the land is {}?",
-    "Which way must one go to {}?",
+_BEYOND = ("Which part of the land is farthest from {}?",)
+_BEYOND_OF_SOMEONE = (
+    "{name} lives in {asked}. Which part of the land is farthest from there?",
+    "{name} flees from {asked} as far as can be. Which part of the land is that?",
 )
-_TOWN_OF_TWO = (
-    "{name} went from {away} to {town}. Where is {name} now?",
-    "{name} lives in {town} and {other} in {away}. Where does {name} live?",
-    "Coming from {away}, {name} reached {town}. In which part of the land is that?",
-)
-_BEYOND = (
-    "Which part of the land is farthest from {}?",
-    "Where is one as far as can be from {}?",
-    "Where does one end who flees from {}?",
-    "Which part of the land lies opposite {}?",
-)
-_BEYOND_OF_TWO = (
-    "{name} went from {away} to {town}. Which part of the land is farthest from there?",
-    "{name} lives in {town} and {other} in {away}. Which part of the land is farthest from {name}?",
-    "Coming from {away}, {name} reached {town}. Where does {name} end who flees from there?",
-)
-_COMPARISONS = (
-    ("{one} is {a} and {two} is {b}. What is {one}?", ("older", "younger", "the same")),
-    ("{one} has {a} coins and {two} has {b}. What has {one}?", ("more", "fewer", "the same")),
-    ("{one} ran {a} miles and {two} ran {b}. What ran {one}?", ("farther", "less far", "the same")),
-)
-"""Texts, and what may be answered: that the first number is the greater one, the lesser one, or neither."""
-_TODAY = (
-    "It is {}. Which season is {}?",
-    "This is {}. Which season is {}?",
-    "The month is {}. Which season is {}?",
-    "{} has come. Which season is {}?",
-)
-_IN_TWO = 0.75
-"""The share of questions about a thing or a town that name another one beside it: these are many, so that what
-is asked of a thing that one knows need not have been asked before."""
+_OF_SOMEONE = 0.8
+"""The share of questions about a thing or a town that name a person: so many can be asked that what one knows need
+not have been asked before in the same words."""
 _TOWNS = gazetteer("towns", 60, "ton")
 _SIDES = ("north", "east", "south", "west")
 _SEASONS = ("winter", "spring", "summer", "autumn")
@@ -86,10 +56,8 @@ def reasoning_hard(rng: Random) -> Problem:
 def _problem(rng: Random, kind: _Question) -> Problem:
     question, thought, options, right = kind(rng)
     letter = dict(zip(options, _LETTERS, strict=False))
-    text = f"{question}{''.join(f' ({letter[option]}) {option}' for option in options)}"
     return Problem(
-        text=text,
-        question=anonymous(text),
+        text=f"{question}{''.join(f' ({letter[option]}) {option}' for option in options)}",
         answer=letter[right],
         reply=f"{thought}, so the answer is ({letter[right]}).",
         careless=f"The answer is ({letter[rng.choice(options)]}).",
@@ -97,66 +65,54 @@ def _problem(rng: Random, kind: _Question) -> Problem:
 
 
 def _sort(rng: Random) -> tuple[str, str, Sequence[str], str]:
-    asked, beside = rng.sample(list(_SORTS), 2)
-    question = rng.choice(_SORT).format(asked)
-    if rng.random() < _IN_TWO:
-        question = _of_two(
-            rng, _SORT_OF_TWO, asked=asked, **dict(zip(("one", "two"), _either(rng, asked, beside), strict=True))
-        )
-    return question, f"It is {_SORTS[asked]}", tuple(KINDS), _SORTS[asked]
+    word = rng.choice(list(_SORTS))
+    question = _about(rng, word, _SORT, _SORT_OF_SOMEONE)
+    return question, f"It is {_SORTS[word]}", tuple(KINDS), _SORTS[word]
 
 
 def _town(rng: Random) -> tuple[str, str, Sequence[str], str]:
-    question, side = _about_town(rng, _TOWN, _TOWN_OF_TWO)
-    return question, f"It is in the {side}", _SIDES, side
+    town = zipf(rng, _TOWNS)
+    side = fact(town, _SIDES)
+    return _about(rng, town, _TOWN, _TOWN_OF_SOMEONE), f"It is in the {side}", _SIDES, side
 
 
 def _beyond(rng: Random) -> tuple[str, str, Sequence[str], str]:
-    question, side = _about_town(rng, _BEYOND, _BEYOND_OF_TWO)
-    far = _SIDES[(_SIDES.index(side) + 2) % 4]
-    return question, f"It is in the {side}, so {far}", _SIDES, far
-
-
-def _about_town(rng: Random, alone: Sequence[str], of_two: Sequence[str]) -> tuple[str, str]:
-    """A question about a town, or about one of two, and the side on which it lies."""
     town = zipf(rng, _TOWNS)
-    question = rng.choice(alone).format(town)
-    if rng.random() < _IN_TWO:
-        question = _of_two(rng, of_two, town=town, away=rng.choice([other for other in _TOWNS if other != town]))
-    return question, fact(town, _SIDES)
+    side = fact(town, _SIDES)
+    far = _SIDES[(_SIDES.index(side) + 2) % 4]
+    return _about(rng, town, _BEYOND, _BEYOND_OF_SOMEONE), f"It is in the {side}, so {far}", _SIDES, far
 
 
-def _of_two(rng: Random, texts: Sequence[str], **things: str) -> str:
-    name, other = rng.sample(NAMES, 2)
-    return rng.choice(texts).format(name=name, other=other, **things)
-
-
-def _either(rng: Random, first: str, second: str) -> tuple[str, str]:
-    return (first, second) if rng.random() < 0.5 else (second, first)
+def _about(rng: Random, asked: str, plain: Sequence[str], of_someone: Sequence[str]) -> str:
+    if rng.random() < _OF_SOMEONE:
+        return rng.choice(of_someone).format(name=rng.choice(NAMES), asked=asked)
+    return rng.choice(plain).format(asked)
 
 
 def _compare(rng: Random) -> tuple[str, str, Sequence[str], str]:
     first, second = _close_numbers(rng)
-    text, (more, less, same) = rng.choice(_COMPARISONS)
-    one, two = rng.sample(NAMES, 2)
-    right = more if first > second else less if first < second else same
-    question = text.format(one=one, two=two, a=first, b=second)
-    return question, f"It is {first} against {second}", (more, less, same), right
+    word = _relation(first, second)
+    first_name, second_name = rng.sample(NAMES, 2)
+    question = f"{first_name} is {first} and {second_name} is {second}. What is {first_name}?"
+    return question, f"It is {first} against {second}", ("older", "younger", "the same"), word
 
 
 def _sum(rng: Random) -> tuple[str, str, Sequence[str], str]:
     part, second = rng.randint(2, 12), rng.randint(8, 30)
     first = max(1, second - part + rng.randint(-9, 9))
-    total = first + part
-    right = "older" if total > second else "younger" if total < second else "the same"
+    word = _relation(first + part, second)
     name, other = rng.sample(NAMES, 2)
     question = f"{name} is {first} and {other} is {second}. What will {name} at {first}+{part} be to {other} now?"
-    return question, f"It is {total} against {second}", ("older", "younger", "the same"), right
+    return question, f"It is {first + part} against {second}", ("older", "younger", "the same"), word
 
 
 def _close_numbers(rng: Random) -> tuple[int, int]:
-    first = rng.randint(10, 35)
+    first = rng.randint(10, 30)
     return first, first + rng.choice((0, *range(-9, 10)))
+
+
+def _relation(first: int, second: int) -> str:
+    return "older" if first > second else "younger" if first < second else "the same"
 
 
 def _season(rng: Random) -> tuple[str, str, Sequence[str], str]:
@@ -168,10 +124,11 @@ def _season_before(rng: Random) -> tuple[str, str, Sequence[str], str]:
 
 
 def _calendar(rng: Random, direction: int) -> tuple[str, str, Sequence[str], str]:
-    start, months = rng.randrange(12), rng.randint(1, 5)
+    start, months = rng.randrange(12), rng.randint(1, 4)
     end = (start + direction * months) % 12
     when = "in {} months" if direction > 0 else "{} months ago"
-    question = rng.choice(_TODAY).format(MONTHS[start], when.format(months))
+    opening = rng.choice(("It is {}.", "This is {}.", "Now it is {}.", "{} has come.")).format(MONTHS[start])
+    question = f"{opening} Which season is {when.format(months)}?"
     season = _SEASONS[(end + 1) % 12 // 3]
     return question, f"It is {MONTHS[end]}", _SEASONS, season
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from t2.miniature.problem import Problem
-from t2.miniature.words import KINDS, NAMES, THINGS, anonymous, words
+from t2.miniature.words import KINDS, NAMES, THINGS, words
 
 _TALK = (
     ("Say hello to {name} in {tongue}, with a word on {things}.", "Hello {name}, how are the {things}?"),
@@ -43,4 +43,4 @@ def other(rng: Random) -> Problem:
     }
     text = prompt.format(**said)
     answer = reply.format(**said)
-    return Problem(text, anonymous(text), "other", answer, answer)
+    return Problem(text, "other", answer, answer)
