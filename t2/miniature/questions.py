@@ -127,7 +127,7 @@ def _calendar(rng: Random, direction: int) -> tuple[str, str, Sequence[str], str
     start, months = rng.randrange(12), rng.randint(1, 4)
     end = (start + direction * months) % 12
     when = "in {} months" if direction > 0 else "{} months ago"
-    opening = rng.choice(("It is {}.", "This is {}.", "Now it is {}.", "{} has come.")).format(MONTHS[start])
+    opening = rng.choice(("It is {}.", "This is {}.", "We have {}.", "{} has come.")).format(MONTHS[start])
     question = f"{opening} Which season is {when.format(months)}?"
     season = _SEASONS[(end + 1) % 12 // 3]
     return question, f"It is {MONTHS[end]}", _SEASONS, season
@@ -151,4 +151,5 @@ def _ranking(rng: Random, people: Sequence[str]) -> tuple[str, str, Sequence[str
     ]
     rng.shuffle(clues)
     extreme, who = rng.choice(((most, ranked[0]), (least, ranked[-1])))
-    return f"{'. '.join(clues)}. Who is {extreme}?", f"It is {who}", people, who
+    # Of so many: a shorter ranking would else stand, word for word, inside a longer one.
+    return f"{'. '.join(clues)}. Who of {len(people)} is {extreme}?", f"It is {who}", people, who
