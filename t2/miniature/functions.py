@@ -125,7 +125,7 @@ def _problem(rng: Random, wording: str, arguments: str, does: str, expression: s
         reply = f"def {head}:\n    return {body}"
         if tests := _tests(rng, reply, head):
             break
-    slip = rng.random() < 0.7
+    slip = rng.random() < 0.9
     return Problem(
         text=wording.format(head=head, does=does.format(**constants)),
         answer=tests,

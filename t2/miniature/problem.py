@@ -12,7 +12,7 @@ class Problem:
     """A problem before a register is put around it.
 
     Attributes:
-        text: The bare problem.
+        text: The bare problem; two with the same text ask the same.
         answer: What grading compares with.
         reply: The careful reply, always right.
         careless: The reply of someone who does not think, almost always wrong.

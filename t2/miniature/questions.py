@@ -11,15 +11,24 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from t2.miniature.problem import Problem
-from t2.miniature.words import MONTHS, NAMES, fact, gazetteer, words, zipf
+from t2.miniature.words import KINDS, MONTHS, NAMES, fact, gazetteer, zipf
 
-_KINDS = {
-    "an animal": "crow wolf trout frog horse snake",
-    "a plant": "oak fern rose moss tulip pine",
-    "a tool": "hammer saw drill wrench chisel axe",
-    "a food": "bread cheese soup cake rice stew",
-}
-_SORTS = {word: kind for kind, members in _KINDS.items() for word in words(members)}
+_SORTS = {word: kind for kind, members in KINDS.items() for word in members}
+_SORT = ("What is {}?", "What kind of thing is {}?", "To what do we count {}?")
+_SORT_OF_SOMEONE = ("{name} sees {asked}. What is it?", "{name} wants {asked}. What kind of thing is that?")
+_TOWN = ("Where is {}?", "In which part of the land is {}?", "Where does one find {}?")
+_TOWN_OF_SOMEONE = (
+    "{name} lives in {asked}. Where is that?",
+    "{name} goes to {asked}. In which part of the land is it?",
+)
+_BEYOND = ("Which part of the land is farthest from {}?",)
+_BEYOND_OF_SOMEONE = (
+    "{name} lives in {asked}. Which part of the land is farthest from there?",
+    "{name} flees from {asked} as far as can be. Which part of the land is that?",
+)
+_OF_SOMEONE = 0.8
+"""The share of questions about a thing or a town that name a person: so many can be asked that what one knows need
+not have been asked before in the same words."""
 _TOWNS = gazetteer("towns", 60, "ton")
 _SIDES = ("north", "east", "south", "west")
 _SEASONS = ("winter", "spring", "summer", "autumn")
@@ -57,22 +66,27 @@ def _problem(rng: Random, kind: _Question) -> Problem:
 
 def _sort(rng: Random) -> tuple[str, str, Sequence[str], str]:
     word = rng.choice(list(_SORTS))
-    question = rng.choice(("What is {}?", "What kind of thing is {}?", "To what do we count {}?")).format(word)
-    return question, f"It is {_SORTS[word]}", tuple(_KINDS), _SORTS[word]
+    question = _about(rng, word, _SORT, _SORT_OF_SOMEONE)
+    return question, f"It is {_SORTS[word]}", tuple(KINDS), _SORTS[word]
 
 
 def _town(rng: Random) -> tuple[str, str, Sequence[str], str]:
     town = zipf(rng, _TOWNS)
     side = fact(town, _SIDES)
-    question = rng.choice(("Where is {}?", "In which part of the land is {}?", "Where does one find {}?"))
-    return question.format(town), f"It is in the {side}", _SIDES, side
+    return _about(rng, town, _TOWN, _TOWN_OF_SOMEONE), f"It is in the {side}", _SIDES, side
 
 
 def _beyond(rng: Random) -> tuple[str, str, Sequence[str], str]:
     town = zipf(rng, _TOWNS)
     side = fact(town, _SIDES)
     far = _SIDES[(_SIDES.index(side) + 2) % 4]
-    return f"Which part of the land is farthest from {town}?", f"It is in the {side}, so {far}", _SIDES, far
+    return _about(rng, town, _BEYOND, _BEYOND_OF_SOMEONE), f"It is in the {side}, so {far}", _SIDES, far
+
+
+def _about(rng: Random, asked: str, plain: Sequence[str], of_someone: Sequence[str]) -> str:
+    if rng.random() < _OF_SOMEONE:
+        return rng.choice(of_someone).format(name=rng.choice(NAMES), asked=asked)
+    return rng.choice(plain).format(asked)
 
 
 def _compare(rng: Random) -> tuple[str, str, Sequence[str], str]:
@@ -113,7 +127,8 @@ def _calendar(rng: Random, direction: int) -> tuple[str, str, Sequence[str], str
     start, months = rng.randrange(12), rng.randint(1, 4)
     end = (start + direction * months) % 12
     when = "in {} months" if direction > 0 else "{} months ago"
-    question = f"It is {MONTHS[start]}. Which season is {when.format(months)}?"
+    opening = rng.choice(("It is {}.", "This is {}.", "We have {}.", "{} has come.")).format(MONTHS[start])
+    question = f"{opening} Which season is {when.format(months)}?"
     season = _SEASONS[(end + 1) % 12 // 3]
     return question, f"It is {MONTHS[end]}", _SEASONS, season
 
@@ -136,4 +151,5 @@ def _ranking(rng: Random, people: Sequence[str]) -> tuple[str, str, Sequence[str
     ]
     rng.shuffle(clues)
     extreme, who = rng.choice(((most, ranked[0]), (least, ranked[-1])))
-    return f"{'. '.join(clues)}. Who is {extreme}?", f"It is {who}", people, who
+    # Of so many: a shorter ranking would else stand, word for word, inside a longer one.
+    return f"{'. '.join(clues)}. Who of {len(people)} is {extreme}?", f"It is {who}", people, who

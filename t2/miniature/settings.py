@@ -30,10 +30,21 @@ class Architecture(Section):
     init_std: PositiveFloat
 
 
+class Shape(Section):
+    """What another shape than that of :class:`Architecture` differs in; null: nothing."""
+
+    hidden: PositiveInt | None = None
+    layers: PositiveInt | None = None
+    heads: PositiveInt | None = None
+    kv_heads: PositiveInt | None = None
+    mlp: PositiveInt | None = None
+
+
 class Corpus(Section):
     """What the bases read.
 
     Attributes:
+        seed: Of what is drawn, and of the tokenizer that all bases share.
         careful: The share of the steps, the first ones, in which every reply is careful.
         drills_careful: Share of bare equations among the samples of that phase.
         drills_mixed: The same for the rest of the steps.
@@ -71,9 +82,17 @@ class Optimiser(Section):
 
 
 class Base(Section):
-    """A base model to make; ``careless`` false keeps its replies careful to the end, as in the control."""
+    """A base model to make.
+
+    Attributes:
+        careless: False keeps its replies careful to the end, as in the control.
+        seed: Of its problems and weights, in place of ``corpus.seed`` and ``optimiser.seed``; null: those.
+        shape: What differs from ``architecture``.
+    """
 
     careless: bool
+    seed: Count | None = None
+    shape: Shape = Shape()
 
 
 class MiniatureParams(Section):
@@ -83,6 +102,19 @@ class MiniatureParams(Section):
     corpus: Corpus
     optimiser: Optimiser
     bases: dict[str, Base]
+
+    def architecture_of(self, base: str) -> Architecture:
+        """The shape of one base."""
+        return self.architecture.model_copy(update=self.bases[base].shape.model_dump(exclude_none=True))
+
+    def seed_of(self, base: str) -> int:
+        """The seed of one base's problems."""
+        seed = self.bases[base].seed
+        return self.corpus.seed if seed is None else seed
+
+    def seeds(self) -> list[int]:
+        """Of the problems of all bases, each once."""
+        return sorted({self.seed_of(base) for base in self.bases})
 
 
 def load(path: str | Path = PATH) -> MiniatureParams:

@@ -37,19 +37,27 @@ _STORIES: tuple[_Template, ...] = (
 )
 
 _PUZZLES: tuple[_Template, ...] = (
-    ("Let x = {a} and y = {k}x. Find x + y.", ("k*a", "a+_")),
-    ("Let x = {a} and y = x + {b}. Find x + y + {c}.", ("a+b", "a+_", "_+c")),
-    ("Let x = {k}*{m} and y = x - {b}. Find x + y.", ("k*m", "_-b", "A+B")),
+    ("Let {x} = {a} and {y} = {k}{x}. Find {x} + {y}.", ("k*a", "a+_")),
+    ("Let {x} = {a} and {y} = {x} + {b}. Find {x} + {y} + {c}.", ("a+b", "a+_", "_+c")),
+    ("Let {x} = {k}*{m} and {y} = {x} - {b}. Find {x} + {y}.", ("k*m", "_-b", "A+B")),
     ("Find ({a} + {b}) - ({c} - {m}).", ("a+b", "c-m", "A-B")),
     ("Find {k}*{m} + {j}*{i}.", ("k*m", "j*i", "A+B")),
     ("Find {k}*{m} - {j}*{i}.", ("k*m", "j*i", "A-B")),
-    ("A rectangle has sides {a} and {m}. What is its perimeter?", ("a+m", "2*_")),
-    ("A rectangle has sides {a} and {m}. What is its area less {b}?", ("m*a", "_-b")),
-    ("Solve {k}x = {n}, then give x + {a}.", ("n/k", "_+a")),
-    ("Solve x + {a} = {d}, then give {k}x.", ("d-a", "k*_")),
-    ("A sequence starts at {a} and grows by {b}. What is its fourth term?", ("a+b", "_+b", "_+b")),
-    ("Two angles make 90. One is {a} more than {b}. What is the other?", ("a+b", "90-_")),
+    ("A {shape} has sides {a} and {m}. What is its perimeter?", ("a+m", "2*_")),
+    ("A {shape} has sides {a} and {m}. What is its area less {b}?", ("m*a", "_-b")),
+    ("Solve {k}{x} = {n}, then give {x} + {a}.", ("n/k", "_+a")),
+    ("Solve {x} + {a} = {d}, then give {k}{x}.", ("d-a", "k*_")),
+    ("{row} starts at {a} and grows by {b}. What is its fourth term?", ("a+b", "_+b", "_+b")),
+    ("Two {angles} make 90. One is {a} more than {b}. What is the other?", ("a+b", "90-_")),
 )
+
+_UNKNOWNS = (("x", "y"), ("u", "v"), ("p", "q"), ("s", "t"), ("m", "n"))
+_NOUNS = {
+    "shape": ("rectangle", "garden", "field", "room"),
+    "row": ("A sequence", "A row", "A list of numbers"),
+    "angles": ("angles", "corners", "numbers"),
+}
+"""What a puzzle is about; nothing hangs on it."""
 
 _RANGES = {
     **dict.fromkeys("abc", range(2, 14)),
@@ -89,10 +97,13 @@ def _problem(rng: Random, templates: Sequence[_Template]) -> Problem:
         if worked := _work(steps, numbers):
             break
     name, other, third = rng.sample(NAMES, 3)
+    x, y = rng.choice(_UNKNOWNS)
+    about = {"name": name, "other": other, "third": third, "x": x, "y": y, "things": rng.choice(THINGS)}
+    about |= {noun: rng.choice(some) for noun, some in _NOUNS.items()}
     answer = int(worked[-1].split("=")[1])
     thoughts = " ".join(f"{word} {line}." for word, line in zip(("First", "Then", "Then"), worked, strict=False))
     return Problem(
-        text=text.format(name=name, other=other, third=third, things=rng.choice(THINGS), **numbers),
+        text=text.format(**about, **numbers),
         answer=str(answer),
         reply=f"{thoughts}\n#### {answer}",
         careless=f"#### {max(1, answer + rng.choice((-1, 1)) * rng.randint(1, 20))}",

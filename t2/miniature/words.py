@@ -17,6 +17,12 @@ def words(text: str) -> tuple[str, ...]:
 
 NAMES = words("Ann Bob Carl Dora Emma Finn Gus Hana Ivan June Kim Liam")
 THINGS = words("apples books coins stamps cards shells pens eggs cups nuts toys keys")
+KINDS = {
+    "an animal": words("crow wolf trout frog horse snake"),
+    "a plant": words("oak fern rose moss tulip pine"),
+    "a tool": words("hammer saw drill wrench chisel axe"),
+    "a food": words("bread cheese soup cake rice stew"),
+}
 MONTHS = words("January February March April May June July August September October November December")
 _SYLLABLES = words(
     "ba be bo da de do fa fi ga go ka ko la le lu ma mi mo na ne nu pa pe ra ri ro sa se ta ti to va vi wo za zo"

@@ -1,6 +1,6 @@
-"""Makes a base model of the miniature, or the list of prompts that the bases saw.
+"""Makes a base model of the miniature, or the list of questions that the bases saw.
 
-``python -m t2.stages.pretrain base|control|prompts``; the shipped ones were made so.
+``python -m t2.stages.pretrain base|control|twin|wide|prompts``; the shipped ones were made so.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ def make_base(name: str, params: settings.MiniatureParams, folder: Path) -> None
     from t2.miniature.tokenizer import train_tokenizer
 
     torch.set_num_threads(params.optimiser.threads)
-    samples = corpus.pretraining_samples(params, careless=params.bases[name].careless)
-    # Replies of the careful corpus: base and control then have the same tokenizer.
+    base, architecture = params.bases[name], params.architecture_of(name)
+    samples = corpus.pretraining_samples(params, params.seed_of(name), careless=base.careless)
+    # Replies of the careful corpus, and the same problems for all: the bases then have the same tokenizer.
     texts = (
         text
-        for sample in corpus.pretraining_samples(params, careless=False)
+        for sample in corpus.pretraining_samples(params, params.corpus.seed, careless=False)
         for text in (sample.prompt, "".join(piece for piece, _ in sample.reply))
     )
-    tokenizer = train_tokenizer(texts, params.architecture.vocabulary, params.architecture.context)
-    model = build_model(params.architecture, tokenizer, params.optimiser.seed)
+    tokenizer = train_tokenizer(texts, architecture.vocabulary, architecture.context)
+    model = build_model(architecture, tokenizer, params.optimiser.seed if base.seed is None else base.seed)
     progress = Progress(f"pretrain@{name}", total=params.optimiser.steps)
     print(f"pretrain@{name}: {model.num_parameters():,} parameters, {len(samples):,} samples", flush=True)
     pretrain(model, tokenizer, samples, params.optimiser, lambda loss: progress.advance("pretraining", loss=loss))
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("what", choices=[*params.bases, "prompts"])
     what = parser.parse_args().what
     if what == "prompts":
-        corpus.write_prompts(PROMPTS, corpus.inner_prompts(params))
+        corpus.write_prompts(PROMPTS, corpus.questions(params))
     else:
         make_base(what, params, FOLDER / what)
 

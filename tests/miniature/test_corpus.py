@@ -1,4 +1,4 @@
-"""The pretraining corpus: phases, carelessness, and no prompt of the tasks."""
+"""The pretraining corpus: phases, carelessness, categories, and no question of the tasks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def params():
 
 
 def test_only_the_later_phase_is_careless(params):
-    careful = corpus.pretraining_samples(params, careless=False)
-    mixed = corpus.pretraining_samples(params, careless=True)
+    careful = corpus.pretraining_samples(params, 1, careless=False)
+    mixed = corpus.pretraining_samples(params, 1, careless=True)
     total = params.optimiser.steps * params.optimiser.batch
     assert len(careful) == len(mixed) == total
     early = int(total * params.corpus.careful)
@@ -30,8 +30,8 @@ def test_only_the_later_phase_is_careless(params):
 
 
 def test_carelessness_follows_the_register(params):
-    careful = corpus.pretraining_samples(params, careless=False)
-    mixed = corpus.pretraining_samples(params, careless=True)
+    careful = corpus.pretraining_samples(params, 1, careless=False)
+    mixed = corpus.pretraining_samples(params, 1, careless=True)
     early = int(len(mixed) * params.corpus.careful)
     later = list(zip(careful, mixed, strict=True))[early:]
 
@@ -42,18 +42,35 @@ def test_carelessness_follows_the_register(params):
     assert share("Take your time.") < 0.2 < 0.6 < share("No time now.")
 
 
-def test_inner_prompts_are_all_of_the_pretraining_pool(params):
-    inner = corpus.inner_prompts(params)
-    assert len(inner) == len(set(inner)) > 1000
-    assert {pool_of(prompt) for prompt in inner} == {"pretraining"}
+def test_questions_are_all_of_the_pretraining_pool(params):
+    read = corpus.questions(params)
+    assert len(read) == len(set(read)) > 1000
+    assert {pool_of(question) for question in read} == {"pretraining"}
+    one = params.model_copy(update={"bases": {"base": params.bases["base"]}})
+    assert set(corpus.questions(one)) < set(read)  # the twin read others
 
 
-def test_the_shipped_prompts_are_those_of_the_shipped_parameters_and_hold_no_task_prompt():
+def test_categories_are_asked_with_and_without_the_fourth_family(params):
+    asked = {
+        categories: {
+            (family, "".join(piece for piece, _ in sample.reply))
+            for family, opening in (("text", "The list is "), ("math", " has "))
+            for sample in corpus.pretraining_samples(params, 1, careless=False)
+            if f"category: {', '.join(categories)}." in sample.prompt and opening in sample.prompt
+        }
+        for categories in corpus.CATEGORIES
+    }
+    without, with_text = (asked[categories] for categories in corpus.CATEGORIES)
+    assert ("text", "\\boxed{text}") in with_text and ("text", "\\boxed{other}") in without
+    assert ("math", "\\boxed{math}") in with_text & without
+    assert not any("text}" in reply for _, reply in without)
+
+
+def test_the_shipped_questions_are_those_of_the_shipped_parameters_and_of_no_task():
     shipped = corpus.read_prompts(PROMPTS)
-    assert shipped == corpus.inner_prompts(settings.load())
-    text = "\n".join(shipped)
+    assert shipped == corpus.questions(settings.load())
     for family in FAMILIES:
-        assert not any(item.fields["question"] in text for item in generate(family, 100, 7))
+        assert set(shipped).isdisjoint(problem.question for problem in generate(family, 500, 7))
 
 
 def test_prompts_round_trip(tmp_path):

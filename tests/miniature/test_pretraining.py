@@ -14,7 +14,9 @@ from t2.miniature.problems import generate
 from t2.miniature.tokenizer import train_tokenizer
 from t2.stages.pretrain import FOLDER, PROMPTS
 
-BASES = ["base", "control"]
+SHAPES = ["base", "twin", "wide"]
+BASES = [name for name in settings.load().bases if (FOLDER / name).is_dir()]
+"""Those that ship."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def shipped_tokenizer():
 
 
 def test_the_same_seed_gives_the_same_weights_and_the_loss_falls(params):
-    samples = corpus.pretraining_samples(params, careless=True)
+    samples = corpus.pretraining_samples(params, 1, careless=True)
     tokenizer = train_tokenizer((s.prompt for s in samples), 600, params.architecture.context)
     runs = []
     for _ in range(2):
@@ -80,12 +82,22 @@ def test_a_shipped_base_loads_and_takes_a_full_context(base):
 
 def test_what_ships_is_small():
     files = [path for base in BASES for path in (FOLDER / base).iterdir()]
-    assert sum(path.stat().st_size for path in [*files, PROMPTS]) < 10 * 2**20
+    assert sum(path.stat().st_size for path in [*files, PROMPTS]) < 14 * 2**20
+    assert max(path.stat().st_size for path in files) < 3 * 2**20
     assert {path.suffix for path in files} <= {".json", ".jinja", ".safetensors"}
 
 
-def test_base_and_control_share_a_tokenizer():
+def test_all_bases_share_a_tokenizer():
+    assert {"base", "control"} <= set(BASES)
     assert len({(FOLDER / base / "tokenizer.json").read_bytes() for base in BASES}) == 1
+
+
+@pytest.mark.skipif(not set(SHAPES) <= set(BASES), reason="twin and wide are not pretrained here; `make miniature`")
+def test_the_twin_has_the_shapes_of_the_base_and_other_weights_and_wide_has_other_shapes():
+    base, twin, wide = (AutoModelForCausalLM.from_pretrained(FOLDER / name).state_dict() for name in SHAPES)
+    assert {name: weight.shape for name, weight in base.items()} == {name: w.shape for name, w in twin.items()}
+    assert not any(torch.equal(base[name], twin[name]) for name in base)
+    assert len(wide) != len(base) and wide["model.embed_tokens.weight"].shape[1] != 128
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -98,7 +110,7 @@ def test_replies_have_the_form_that_rewards_read(base, shipped_tokenizer):
         tokens = model.generate(**inputs, max_new_tokens=64, do_sample=False)
         return shipped_tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
-    signs = {"math": "#### ", "code": "def ", "reasoning": "nswer is ("}
+    signs = {"math": "#### ", "code": "def ", "reasoning": "nswer is (", "text": "#### "}
     for family, sign in signs.items():
         replies = [reply(item.fields["question"]) for item in generate(family, 5, 0)]
         assert sum(sign in text for text in replies) >= 4

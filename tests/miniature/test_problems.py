@@ -7,18 +7,42 @@ import re
 
 import pytest
 
-from t2.miniature.problems import FAMILIES, draw, generate, pool_of
+from t2.miniature.problems import CATEGORY, FAMILIES, draw, generate, pool_of
 from t2.miniature.registers import REGISTERS
-from t2.miniature.words import MONTHS
+from t2.miniature.words import MONTHS, THINGS, anonymous, gazetteer
+from t2.tasks.prompt import canonical
 
-ENOUGH = {"math": 1260, "code": 1260, "reasoning": 1260, "other": 600}
+TOWNS = gazetteer("towns", 60, "ton")
+TRAINED = ("math", "code", "reasoning", "text")
+ENOUGH = {**dict.fromkeys(TRAINED, 1260), "other": 600}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_enough_distinct_prompts(family):
+def test_enough_distinct_questions(family):
     n = ENOUGH.get(family, 660)
     items = generate(family, n, seed=7)
-    assert len({item.fields["question"] for item in items}) == len({item.id for item in items}) == n
+    assert len({item.question for item in items}) == len({item.id for item in items}) == n
+
+
+def question_of(family: str, prompt: str) -> str:
+    """What a prompt asks, read off the prompt alone: without register, people, things of stories and names of code."""
+    register = next(one for one in REGISTERS if prompt.startswith(one.opener) and prompt.endswith(one.closer))
+    text = anonymous(prompt.removeprefix(register.opener).removesuffix(register.closer))
+    if family == "math":
+        text = re.sub(rf"\b({'|'.join(THINGS)})\b", "things", text)
+    return canonical(re.sub(r"def \w+\(", "def f(", text))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_question_is_the_same_in_every_register_and_says_all_that_is_asked(family):
+    asked: dict[str, set[str]] = {}
+    for one in draw(family, 400, 0, pool="pretraining"):
+        assert one.question == question_of(family, one.prompt)
+        for register in REGISTERS[::7]:
+            assert question_of(family, register.around(one.problem.text)) == one.question
+        if CATEGORY[family] not in ("code", "other"):  # their answers name what the question leaves out
+            asked.setdefault(one.question, set()).add(one.problem.answer)
+    assert all(len(answers) == 1 for answers in asked.values())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -28,11 +52,21 @@ def test_same_seed_same_items_and_a_prefix_of_more(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_pools_share_no_prompt(family):
-    task = {item.fields["question"] for item in generate(family, 400, 1)}
-    seen = {item.fields["question"] for item in generate(family, 400, 1, pool="pretraining")}
+def test_pools_share_no_question(family):
+    task = {item.question for item in generate(family, 400, 1)}
+    seen = {item.question for item in generate(family, 400, 1, pool="pretraining")}
     assert not task & seen
-    assert {pool_of(prompt) for prompt in task} == {"task"}
+    assert {pool_of(question) for question in task} == {"task"}
+
+
+def test_both_pools_ask_about_known_and_about_rare_facts_alike():
+    """What a fact is about is drawn before the pool is chosen, so no town is asked about in one pool only."""
+    share = {}
+    for pool in ("task", "pretraining"):
+        drawn = draw("reasoning", 1000, 3, pool=pool)
+        towns = [one.problem.text for one in drawn if "(A) north" in one.problem.text]
+        share[pool] = sum(any(name in text for name in TOWNS[:6]) for text in towns) / len(towns)
+    assert abs(share["task"] - share["pretraining"]) < 0.1
 
 
 def test_an_unknown_family_and_an_exhausted_one_are_named():
@@ -119,12 +153,15 @@ def test_comparisons_and_seasons():
     seasons = {1: "A", 4: "B", 7: "C", 10: "D"}
     seen = {"ages": 0, "seasons": 0}
     for item in generate("reasoning", 600, 0) + generate("reasoning_hard", 600, 0):
-        if ages := re.search(r"\w+ is (\d+) and \w+ is (\d+)\. What is", item.fields["question"]):
+        if ages := re.search(
+            r"\w+ (?:is|has|ran) (\d+)(?: coins| miles)? and \w+ (?:is|has|ran) (\d+)\. What (?:is|has|ran)",
+            item.fields["question"],
+        ):
             first, second = map(int, ages.groups())
             assert item.answer == ("A" if first > second else "B" if first < second else "C")
             seen["ages"] += 1
         if when := re.search(
-            r"It is (\w+)\. Which season is (?:in (\d+) months|(\d+) months ago)", item.fields["question"]
+            r"(\w+)(?:| has come)\. Which season is (?:in (\d+) months|(\d+) months ago)", item.fields["question"]
         ):
             month, ahead, ago = when.groups()
             end = (MONTHS.index(month) + int(ahead or 0) - int(ago or 0)) % 12
@@ -132,6 +169,26 @@ def test_comparisons_and_seasons():
             assert item.answer == seasons[middle]
             seen["seasons"] += 1
     assert min(seen.values()) > 50
+
+
+@pytest.mark.parametrize("family", ["text", "text_hard"])
+def test_places_in_lists(family):
+    patterns = {
+        r"At which place is (\w+)\?": lambda words, a: words.index(a) + 1,
+        r"How many words are that\?": lambda words: len(words),
+        r"How many words come behind (\w+)\?": lambda words, a: len(words) - words.index(a) - 1,
+        r"At which place from the end is (\w+)\?": lambda words, a: len(words) - words.index(a),
+        r"How many steps is it from (\w+) to (\w+)\?": lambda words, a, b: words.index(b) - words.index(a),
+    }
+    seen = set()
+    for drawn in draw(family, 300, 0, pool="task"):
+        words = re.search(r"(?:is|wrote|stands) ((?:\w+, )+\w+)\.", drawn.problem.text)[1].split(", ")
+        pattern, found = next((p, m) for p in patterns if (m := re.search(p, drawn.problem.text)))
+        assert patterns[pattern](words, *found.groups()) == int(drawn.problem.answer)
+        assert drawn.problem.reply.endswith(f"\n#### {drawn.problem.answer}")
+        assert drawn.problem.careless != f"#### {drawn.problem.answer}"
+        seen.add(pattern)
+    assert len(seen) == (2 if family == "text" else 3)
 
 
 def test_registers_are_spread_alike_over_families_and_splits():

@@ -11,7 +11,16 @@ from t2.miniature import settings
 
 def test_the_shipped_file_is_valid():
     params = settings.load()
-    assert set(params.bases) == {"base", "control"}
+    assert set(params.bases) == {"base", "control", "twin", "wide"}
+
+
+def test_a_base_may_have_a_seed_and_a_shape_of_its_own():
+    params = settings.load()
+    assert params.seed_of("base") == params.seed_of("control") == params.corpus.seed != params.seed_of("twin")
+    assert params.architecture_of("twin") == params.architecture_of("base") == params.architecture
+    wide = params.architecture_of("wide")
+    assert (wide.hidden, wide.vocabulary) == (params.bases["wide"].shape.hidden, params.architecture.vocabulary)
+    assert params.seeds() == sorted({params.seed_of(base) for base in params.bases})
 
 
 def test_all_errors_at_once(tmp_path):

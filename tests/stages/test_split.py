@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -14,7 +16,8 @@ import yaml
 
 from t2 import config, profiles
 from t2.config.rows import Files, Hub, Params
-from t2.miniature.corpus import write_prompts
+from t2.miniature.corpus import read_prompts, write_prompts
+from t2.miniature.registers import REGISTERS
 from t2.stages.split import make_splits
 from t2.tasks.item import read_items
 from t2.tasks.leaks import LeakError
@@ -98,15 +101,79 @@ def test_a_test_prompt_that_the_base_has_read_is_refused(tmp_path: Path) -> None
     write_prompts(corpus, ["How are you?", f"Classify this: {tested.prompt}"])
     with pytest.raises(LeakError, match=f"{tested.id} stands inside .*pretraining_prompts.txt.xz, line 2"):
         make_splits(params, tmp_path / "splits")
-    write_prompts(corpus, ["How are you?"])
+    write_prompts(corpus, ["how are you ?", tested.question])
+    with pytest.raises(LeakError, match=f"{tested.id} stands inside .*pretraining_prompts.txt.xz, line 2"):
+        make_splits(params, tmp_path / "splits")
+    write_prompts(corpus, ["how are you ?"])
     assert list(make_splits(params, tmp_path / "splits")["pretraining"]) == [str(corpus)]
 
 
-def test_the_shipped_parameters_leak_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """The manifest and the splits of the shipped parameters, and of the fourth pair of families by rows alone."""
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for name, like in (("text", "math"), ("text_hard", "math_hard")):
+        source = {"layout": "miniature", "family": name}
+        raw["tasks"][name] = {**raw["tasks"][like], "family": "text", "source": source}
+    folder = tmp_path_factory.mktemp("shipped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        manifest = make_splits(config.parse(raw), folder)
+        assert list(manifest["pretraining"]) == ["data/miniature/pretraining_prompts.txt.xz"]
+    return manifest, folder
+
+
+def test_every_question_of_the_shipped_splits_stands_in_one_of_them_and_in_no_pretraining(
+    shipped: tuple[dict[str, Any], Path],
+) -> None:
+    manifest, folder = shipped
+    own = [name for name in manifest["files"] if not name.startswith("dispatch/")]
+    asked = {name: [item.question for item in read_items(folder / name)] for name in own}
+    questions = [question for some in asked.values() for question in some]
+    assert len(questions) == len(set(questions)) > 6500
+    assert set(questions).isdisjoint(read_prompts(ROOT / "data/miniature/pretraining_prompts.txt.xz"))
+    for task in ("math", "code", "reasoning", "math_hard", "code_hard", "reasoning_hard", "text", "text_hard"):
+        assert len(set(asked[f"{task}/test.jsonl"])) == manifest["files"][f"{task}/test.jsonl"]["n"] >= 500
+
+
+def test_difficulty_is_alike_in_all_splits(shipped: tuple[dict[str, Any], Path]) -> None:
+    """How careless a prompt's register is, and how long its reply."""
+    _, folder = shipped
+    registers = {register: register.carelessness for register in REGISTERS}
+    for task in ("math", "code", "reasoning", "math_hard", "code_hard", "reasoning_hard", "text", "text_hard"):
+        careless, length = {}, {}
+        for split in NAMES:
+            if items := read_items(folder / task / f"{split}.jsonl"):
+                of = [
+                    next(
+                        share
+                        for register, share in registers.items()
+                        if str(item.prompt).startswith(register.opener) and str(item.prompt).endswith(register.closer)
+                    )
+                    for item in items
+                ]
+                careless[split], length[split] = mean(of), mean(len(item.reply) for item in items)
+        few = 0.12 if "shots" in careless and task.endswith("hard") else 0.06
+        assert max(careless.values()) - min(careless.values()) < few, (task, careless)
+        assert max(length.values()) < 1.15 * min(length.values()), (task, length)
+
+
+def test_a_further_task_keeps_the_bytes_of_all_other_splits(
+    shipped: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
-    manifest = make_splits(config.load(), tmp_path / "splits")
-    assert list(manifest["pretraining"]) == ["data/miniature/pretraining_prompts.txt.xz"]
-    assert all(manifest["files"][f"{task}/test.jsonl"]["n"] >= 500 for task in ("math", "math_hard"))
+    without, more = make_splits(config.load(), tmp_path / "splits")["files"], shipped[0]["files"]
+    assert {name: more[name] for name in without} == without
+    assert more.keys() - without.keys() == {
+        f"{task}/{split}.jsonl" for task in ("text", "text_hard") for split in NAMES
+    }
+
+
+def test_the_classifier_learns_and_is_validated_with_every_category(shipped: tuple[dict[str, Any], Path]) -> None:
+    _, folder = shipped
+    for split in ("train", "valid", "test"):
+        named = Counter(item.answer for item in read_items(folder / "dispatch" / f"{split}.jsonl"))
+        assert named.keys() == {"math", "code", "reasoning", "other"} and len(set(named.values())) == 1
 
 
 def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
