@@ -159,9 +159,9 @@ def _weights(params: Params) -> Iterator[Finding]:
 def _searches(searches: pd.DataFrame) -> Iterator[Finding]:
     """How often a search found more after its first generation, which is random draws."""
     for name, rows in searches.groupby("search", sort=False):
-        improved = int((rows["accuracy_generation"] > 1).sum())
+        improved = int((rows["score_generation"] > 1).sum())
         gained = 100 * rows["gain_over_first"].mean()
-        told = f"{improved} of {len(rows)} found a better accuracy on the shots later, {gained:+.1f} points on average"
+        told = f"{improved} of {len(rows)} found a better score on the shots later, {gained:+.1f} points on average"
         yield Finding(f"search {name} after its first generation", told)
 
 

@@ -52,9 +52,10 @@ def small(params: dict[str, Any]) -> dict[str, Any]:
     }
     params["budgets"]["cem"] |= {"shots": 3, "draws": 1, "population": 4, "generations": 2}
     params["searches"] = {"reasoning_hard": params["searches"]["reasoning_hard"]}
-    rows = ("base", "lora", "svf", "prompt", "classifier", "soft", "fewshot", "uniform")
+    rows = ("base", "lora", "oracle", "svf", "prompt", "classifier", "soft", "fewshot", "uniform")
     params["systems"] = {name: systems[name] for name in rows}
     params["temperatures"]["soft"] |= {"tasks": ["reasoning"], "values": [0.5, 4.0]}
+    systems["oracle"] |= {"set": "published", "tasks": ["reasoning_hard"], "variant": ""}
     systems["fewshot"] |= {"searches": ["reasoning_hard"], "tasks": ["reasoning_hard"]}
     contrasts = [["fewshot", "uniform"], ["classifier", "prompt"], ["soft", "prompt"], ["svf", "lora"]]
     params["score"] |= {"contrasts": contrasts}

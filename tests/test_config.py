@@ -179,7 +179,7 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda raw: put(raw, "searches.math_hard", task="other"), "searches.math_hard.task"),
     (lambda raw: put(raw, "searches.math_hard", set="lora"), "searches.math_hard.set"),
     # Systems
-    (lambda raw: put(raw, "systems.math-expert", strategy="oracle"), "systems.math-expert"),
+    (lambda raw: put(raw, "systems.math-expert", strategy="guess"), "systems.math-expert"),
     (lambda raw: put(raw, "systems.math-expert", set="svf"), "systems.math-expert.set"),
     (lambda raw: raw["systems"]["math-expert"].pop("adapter"), "systems.math-expert.adapter"),
     (lambda raw: put(raw, "systems.uniform", label="SVF"), "systems.uniform.label"),

@@ -185,7 +185,7 @@ def test_entries_are_merged_key_by_key_and_what_stays_keeps_its_layout(shelf: Pa
     text, before = profiles.compose("mine"), profiles.compose("miniature")
     assert changed(text, before) == [
         "    label: mine",
-        "    sizes: {train: 0, valid: 0, test: 99, shots: 60}",
+        "    sizes: {train: 0, valid: 150, test: 99, shots: 60}",
         "  # Faster.",
         "  quick:",
         "    peft: {peft_type: IA3, target_modules: [k_proj]}",

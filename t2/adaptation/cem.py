@@ -19,12 +19,12 @@ class Scores(NamedTuple):
     """What a population achieved; P candidates.
 
     Attributes:
-        accuracy: (P,) shares of right answers; −∞: the candidate is not valid.
-        loglik: (P,) mean log-likelihood per token of the candidate's own right answers, which breaks ties; −∞
-            where there is none.
+        score: (P,) what the objective says, from 0 to 1; −∞: the candidate is not valid.
+        loglik: (P,) mean log-likelihood per token, which breaks ties: of the candidate's own right replies, or of the
+            worked ones; −∞ where there is none.
     """
 
-    accuracy: Tensor
+    score: Tensor
     loglik: Tensor
 
 
@@ -41,9 +41,9 @@ class Step:
         mean: Of the distribution after it, (K,) or (L, K).
         std: Its standard deviation.
         best: The best α so far.
-        accuracy: The accuracy of ``best``.
+        score: The score of ``best``.
         loglik: Its mean log-likelihood.
-        mean_accuracy: Over the valid candidates of the generation.
+        mean_score: Over the valid candidates of the generation.
         any_right: Whether a candidate had any right answer; otherwise mean and std stayed as they were.
     """
 
@@ -51,9 +51,9 @@ class Step:
     mean: Tensor
     std: Tensor
     best: Tensor
-    accuracy: float
+    score: float
     loglik: float
-    mean_accuracy: float
+    mean_score: float
     any_right: bool
 
 
@@ -65,7 +65,7 @@ class State:
         mean: Of the distribution that the next generation is drawn from, (K,) or (L, K).
         std: Its standard deviation.
         best: The best α so far; the start's mean until a candidate has a right answer.
-        accuracy: The accuracy of ``best``.
+        score: The score of ``best``.
         loglik: Its mean log-likelihood.
         random: The random generator's state.
         history: A step per generation so far.
@@ -74,7 +74,7 @@ class State:
     mean: Tensor
     std: Tensor
     best: Tensor
-    accuracy: float
+    score: float
     loglik: float
     random: Tensor
     history: tuple[Step, ...] = ()
@@ -82,21 +82,21 @@ class State:
     @property
     def best_generation(self) -> int:
         """The generation, from 1, that ``best`` comes from; 0 where nobody was right."""
-        return self._first(lambda step: (step.accuracy, step.loglik) == (self.accuracy, self.loglik))
+        return self._first(lambda step: (step.score, step.loglik) == (self.score, self.loglik))
 
     @property
-    def accuracy_generation(self) -> int:
-        """The generation, from 1, that was the first with the accuracy of ``best``; 0 where nobody was right."""
-        return self._first(lambda step: step.accuracy == self.accuracy)
+    def score_generation(self) -> int:
+        """The generation, from 1, that was the first with the score of ``best``; 0 where nobody was right."""
+        return self._first(lambda step: step.score == self.score)
 
     @property
-    def first_accuracy(self) -> float:
-        """The best accuracy of the first generation, which is as many random samples."""
-        return self.history[0].accuracy
+    def first_score(self) -> float:
+        """The best score of the first generation, which is as many random samples."""
+        return self.history[0].score
 
     def _first(self, holds: Callable[[Step], bool]) -> int:
         places = (place for place, step in enumerate(self.history, start=1) if holds(step))
-        return next(places, 0) if self.accuracy > 0 else 0
+        return next(places, 0) if self.score > 0 else 0
 
     @property
     def without_answer(self) -> int:
@@ -120,7 +120,7 @@ def start(shape: tuple[int, ...], settings: Budget, seed: int) -> State:
 def advance(state: State, settings: Budget, evaluate: Evaluate) -> State:
     """Samples one generation, scores it and moves the distribution to its elites; in random search it stays.
 
-    Candidates are ranked by accuracy, then by log-likelihood, then by the order in which they were sampled.
+    Candidates are ranked by score, then by log-likelihood, then by the order in which they were sampled.
 
     Raises:
         ValueError: ``evaluate`` returned something other than two (P,) tensors, or NaN.
@@ -129,34 +129,34 @@ def advance(state: State, settings: Budget, evaluate: Evaluate) -> State:
     generator.set_state(state.random)
     noise = torch.randn(settings.population, *state.mean.shape, generator=generator)
     alphas = state.mean + state.std * noise
-    accuracy, loglik = _checked(evaluate(alphas), settings.population)
+    score, loglik = _checked(evaluate(alphas), settings.population)
     state = replace(state, random=generator.get_state())
 
-    order = _ranked(accuracy, loglik)
+    order = _ranked(score, loglik)
     first = int(order[0])
-    right = float(accuracy[first]) > 0
+    right = float(score[first]) > 0
     elites = alphas[:0]
     if right and settings.algorithm == "cem":
         count = max(1, round(settings.elite_share * settings.population))
-        elites = alphas[[i for i in order[:count].tolist() if accuracy[i] > -torch.inf]]
+        elites = alphas[[i for i in order[:count].tolist() if score[i] > -torch.inf]]
         state = replace(
             state,
             mean=elites.mean(0),
             std=elites.std(0, correction=0).clamp(min=settings.min_std),
         )
     if right:
-        found = float(accuracy[first]), float(loglik[first])
-        if found > (state.accuracy, state.loglik):
-            state = replace(state, best=alphas[first], accuracy=found[0], loglik=found[1])
-    valid = accuracy[accuracy > -torch.inf]
+        found = float(score[first]), float(loglik[first])
+        if found > (state.score, state.loglik):
+            state = replace(state, best=alphas[first], score=found[0], loglik=found[1])
+    valid = score[score > -torch.inf]
     step = Step(
         elites=elites,
         mean=state.mean,
         std=state.std,
         best=state.best,
-        accuracy=state.accuracy,
+        score=state.score,
         loglik=state.loglik,
-        mean_accuracy=float(valid.mean()) if len(valid) else 0.0,
+        mean_score=float(valid.mean()) if len(valid) else 0.0,
         any_right=right,
     )
     return replace(state, history=(*state.history, step))
@@ -185,18 +185,18 @@ def search(
     return state
 
 
-def _ranked(accuracy: Tensor, loglik: Tensor) -> Tensor:
+def _ranked(score: Tensor, loglik: Tensor) -> Tensor:
     """Indices of candidates, best first; the sorts are stable, so the first drawn wins what is left."""
     by_loglik = loglik.argsort(descending=True, stable=True)
-    return by_loglik[accuracy[by_loglik].argsort(descending=True, stable=True)]
+    return by_loglik[score[by_loglik].argsort(descending=True, stable=True)]
 
 
 def _checked(scores: Scores, population: int) -> tuple[Tensor, Tensor]:
-    accuracy, loglik = (torch.as_tensor(part, dtype=torch.float64) for part in scores)
-    for name, values in (("accuracy", accuracy), ("loglik", loglik)):
+    score, loglik = (torch.as_tensor(part, dtype=torch.float64) for part in scores)
+    for name, values in (("score", score), ("loglik", loglik)):
         if values.shape != (population,) or bool(values.isnan().any()):
             raise ValueError(
                 f"evaluate must score {population} candidates with numbers; {name} has the shape "
                 f"{tuple(values.shape)} and {int(values.isnan().sum())} NaN"
             )
-    return accuracy, loglik
+    return score, loglik

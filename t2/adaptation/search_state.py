@@ -15,13 +15,13 @@ from t2.files import replace_file
 
 _TENSORS = ("mean", "std", "best", "random")
 _OF_STEP = ("elites", "mean", "std", "best")
-_NUMBERS = ("accuracy", "loglik", "mean_accuracy", "any_right")
+_NUMBERS = ("score", "loglik", "mean_score", "any_right")
 
 
 def save_state(state: State, path: str | Path) -> None:
     """Writes a state as safetensors; the name stands for a whole file at any moment."""
     tensors: dict[str, Tensor] = {name: getattr(state, name) for name in _TENSORS}
-    tensors["score"] = torch.tensor([state.accuracy, state.loglik], dtype=torch.float64)
+    tensors["best_score"] = torch.tensor([state.score, state.loglik], dtype=torch.float64)
     for index, step in enumerate(state.history):
         for name in _OF_STEP:
             tensors[f"history.{index}.{name}"] = getattr(step, name)
@@ -40,13 +40,13 @@ def load_state(path: str | Path) -> State:
     """
     try:
         tensors = load_file(path)
-        accuracy, loglik = tensors["score"].tolist()
+        score, loglik = tensors["best_score"].tolist()
         length = sum(name.endswith(".numbers") for name in tensors)
         history = tuple(_step(tensors, index) for index in range(length))
         parts: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{path} holds no search state ({error!r}); delete it to start the search anew") from None
-    return State(**parts, accuracy=accuracy, loglik=loglik, history=history)
+    return State(**parts, score=score, loglik=loglik, history=history)
 
 
 def _step(tensors: dict[str, Tensor], index: int) -> Step:

@@ -325,10 +325,10 @@ def _searches(valid: Mapping[str, Any]) -> Iterator[str]:
     tasks, budgets = valid.get("tasks", {}), valid.get("budgets", {})
     for name, row in valid.get("searches", {}).items():
         task, budget = tasks.get(row.task), budgets.get(row.budget)
-        if task is not None and budget is not None and task.sizes.shots < budget.shots:
+        if task is not None and budget is not None and (there := getattr(task.sizes, budget.split)) < budget.shots:
             yield (
-                f"searches.{name}: budget {row.budget} draws {budget.shots} shots, but {row.task} has "
-                f"{task.sizes.shots}; raise its sizes.shots"
+                f"searches.{name}: budget {row.budget} draws {budget.shots} shots, but {row.task} has {there}; raise "
+                f"its sizes.{budget.split}"
             )
         if task is not None and task.reward is None:
             yield f"searches.{name}.task: {row.task} has no reward to search by"
@@ -381,7 +381,7 @@ def _answers(valid: Mapping[str, Any], where: str, row: System) -> Iterator[str]
                 f"{where}.base: {name} was trained on {valid['adapters'][name].base}, not on {row.base}; of all "
                 "methods only SVF moves to another base"
             )
-    if row.strategy not in ("none", "adapter", "own"):
+    if row.strategy not in ("none", "adapter", "own", "oracle"):
         yield from _not_svf(valid, f"{where}.set", adapters, "are mixed or chosen prompt by prompt")
     elif len({recipe.method == SVF for name in adapters if (recipe := _recipe(valid, name))}) > 1:
         yield f"{where}.set: {row.set} has SVF and other adapters, which cannot run together; divide it"  # type: ignore

@@ -324,6 +324,35 @@ class Set(Section):
     members: list[Name] = Field(min_length=1)
 
 
+class Accuracy(Section):
+    """A candidate's score is its share of right replies; the likelihood of the right ones breaks ties.
+
+    Attributes:
+        temperature: 0: the likeliest reply. Above, sampled ones.
+        samples: Replies to each shot; of the likeliest there is one.
+    """
+
+    kind: Literal["accuracy"]
+    temperature: NonNegative
+    samples: PositiveInt
+
+
+class Likelihood(Section):
+    """A candidate's score is the likelihood of the shots' worked replies: the geometric mean over their tokens."""
+
+    kind: Literal["likelihood"]
+
+
+Objective = Annotated[
+    Annotated[Accuracy, Tag("<accuracy>")] | Annotated[Likelihood, Tag("<likelihood>")],
+    Discriminator(
+        lambda value: f"<{_entry(value, 'kind')}>",
+        custom_error_type="objective",
+        custom_error_message="`kind` is one of accuracy, likelihood",
+    ),
+]
+
+
 class Budget(Section):
     """A search for mixing weights (paper, section 3.1 and appendix A.4), and how much of it.
 
@@ -333,6 +362,8 @@ class Budget(Section):
         per_layer: A weight per expert and layer, in place of one per expert.
         include_base: The base model takes part in the mix.
         renormalise: Rescale each matrix of the free form by Σσ / Σσz'.
+        objective: What candidates are scored by.
+        split: Where the shots come from; settings are compared on ``valid``, then used on ``shots``.
         shots: Held-out prompts that candidates are scored on.
         draws: Searches per seed of the experts, each on shots of its own.
         seed: Of the draws and the searches.
@@ -348,6 +379,8 @@ class Budget(Section):
     per_layer: bool
     include_base: bool
     renormalise: bool
+    objective: Objective
+    split: Literal["valid", "shots"]
     shots: PositiveInt
     draws: PositiveInt
     seed: Count
@@ -427,6 +460,16 @@ class Own(_System):
     set: Name
 
 
+class Oracle(_System):
+    """The member that is right on most of the test questions, chosen by them: a bound that nobody can reach honestly.
+
+    The paper's LoRA on unseen tasks is the best of all (section 4.2).
+    """
+
+    strategy: Literal["oracle"]
+    set: Name
+
+
 class Uniform(_System):
     """All members in equal parts.
 
@@ -494,6 +537,7 @@ System = Annotated[
     Annotated[Bare, Tag("<none>")]
     | Annotated[Single, Tag("<adapter>")]
     | Annotated[Own, Tag("<own>")]
+    | Annotated[Oracle, Tag("<oracle>")]
     | Annotated[Uniform, Tag("<uniform>")]
     | Annotated[Prompted, Tag("<prompt>")]
     | Annotated[Classified, Tag("<classifier>")]
@@ -502,7 +546,8 @@ System = Annotated[
     Discriminator(
         _strategy,
         custom_error_type="strategy",
-        custom_error_message="`strategy` is one of none, adapter, own, uniform, prompt, classifier, soft, fewshot",
+        custom_error_message="`strategy` is one of none, adapter, own, oracle, uniform, prompt, classifier, soft, "
+        "fewshot",
     ),
 ]
 

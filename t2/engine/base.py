@@ -134,6 +134,28 @@ class Engine(Protocol):
         """
         ...
 
+    def read(
+        self,
+        prompts: Sequence[Prompt],
+        replies: Sequence[str],
+        *,
+        experts: Mapping[str, Tensor] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> list[list[float]]:
+        """How likely a given reply to each prompt is, token by token.
+
+        Args:
+            prompts: Texts as a user types them, or messages.
+            replies: One to each prompt.
+            experts: As in :meth:`generate`.
+            rows: As in :meth:`generate`.
+
+        Returns:
+            Log-probabilities at temperature 1 of each reply's tokens, the one that ends it included, in nats; none
+            where the context cannot hold it.
+        """
+        ...
+
 
 def fit_to_context(
     encoded: Sequence[Sequence[int]], sampling: Sampling, context: int, progress: Progress | None

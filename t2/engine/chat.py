@@ -85,6 +85,19 @@ def encode_reply(tokenizer: PreTrainedTokenizerBase, reply: str) -> list[int]:
     return [*tokenizer.encode(reply, add_special_tokens=False), end]
 
 
+def with_replies(
+    tokenizer: PreTrainedTokenizerBase, encoded: Sequence[list[int]], replies: Sequence[str]
+) -> list[tuple[list[int], list[int]]]:
+    """Encoded prompts, each with the token ids of its reply.
+
+    Raises:
+        ValueError: There is not one reply per prompt, or see :func:`encode_reply`.
+    """
+    if len(encoded) != len(replies):
+        raise ValueError(f"each prompt has a reply: got {len(replies)} replies for {len(encoded)} prompts")
+    return [(ids, encode_reply(tokenizer, reply)) for ids, reply in zip(encoded, replies, strict=True)]
+
+
 def tokens_behind(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, texts: Sequence[str]) -> list[int]:
     """The token of each of some texts, as the first behind a prompt that opens the reply.
 

@@ -18,7 +18,7 @@ from t2.engine.attention import implementation
 from t2.engine.base import Generation, Progress, Sampling, check_rows, fit_to_context
 from t2.engine.decode import Decoded, decode, uniform_numbers
 from t2.engine.device import SPREAD, find_device, free_linears, naming_memory
-from t2.engine.likelihood import loglikelihoods
+from t2.engine.likelihood import loglikelihoods, reply_loglikelihoods
 from t2.svf.pretrained import load_config, load_model
 from t2.svf.quantised import Quantisation, loading_options, prepare_quantised_layers
 from t2.tasks.prompt import Prompt
@@ -121,6 +121,35 @@ class HfEngine:
         for batch, scores in self._batches(sorted(fitting, key=lambda i: -len(encoded[i])), run):
             for i, score in zip(batch, scores, strict=True):
                 results[i] = score
+        return results
+
+    def read(
+        self,
+        prompts: Sequence[Prompt],
+        replies: Sequence[str],
+        *,
+        experts: Mapping[str, Tensor] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> list[list[float]]:
+        """Log-likelihoods of given replies; see :meth:`t2.engine.base.Engine.read`.
+
+        Raises:
+            ValueError: As :meth:`generate`, and if there is not one reply per prompt.
+        """
+        check_rows(prompts, experts, rows)
+        pairs = chat.with_replies(self.tokenizer, self.encode(prompts), replies)
+        lengths = [len(prompt) + len(reply) for prompt, reply in pairs]
+        results: list[list[float]] = [[] for _ in pairs]
+
+        def run(batch: list[int]) -> list[list[float]]:
+            with self._under(experts, rows, batch) as on_batch:
+                asked, answered = zip(*(pairs[i] for i in batch), strict=True)
+                return reply_loglikelihoods(self.model, asked, answered, on_batch)
+
+        order = sorted((i for i, n in enumerate(lengths) if n <= self.context), key=lambda i: -lengths[i])
+        for batch, found in self._batches(order, run):
+            for i, logprobs in zip(batch, found, strict=True):
+                results[i] = logprobs
         return results
 
     def _batches(

@@ -1,4 +1,4 @@
-"""How likely each of a few choices is behind a prompt, read from one pass over the prompts."""
+"""How likely given texts are behind prompts, read from passes over the prompts, without decoding."""
 
 from __future__ import annotations
 
@@ -66,6 +66,42 @@ def loglikelihoods(
         rest = _rest(model, [choices[index] for index in longer], cache, mask[of.to(model.device)], len(prompts))
         found[:, longer] += rest.reshape(len(prompts), len(longer))
     return found
+
+
+@torch.inference_mode()
+def reply_loglikelihoods(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    replies: Sequence[Sequence[int]],
+    on_batch: Callable[[Tensor], object] | None = None,
+) -> list[list[float]]:
+    """What a model gives to the tokens of one reply behind each of some prompts.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        prompts: Token ids of B prompts, each at least one.
+        replies: Token ids of B replies, each at least one.
+        on_batch: As for :func:`loglikelihoods`.
+
+    Returns:
+        Log-probabilities at temperature 1 of each reply's tokens, in nats.
+    """
+    if on_batch:
+        on_batch(torch.arange(len(prompts)))
+    asked, mask = _padded(prompts, model.device)
+    longest = max(map(len, replies))
+    answered = torch.tensor([[*reply, *[0] * (longest - len(reply))] for reply in replies], device=model.device)
+    # Padding behind a reply changes nothing before it, so it needs no mask.
+    mask = torch.cat([mask, torch.ones_like(answered)], 1)
+    logits = model(
+        input_ids=torch.cat([asked, answered], 1),
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        use_cache=False,
+        logits_to_keep=longest + 1,
+    ).logits[:, :-1]
+    found = logits.float().log_softmax(2).gather(2, answered[..., None])[..., 0].tolist()
+    return [row[: len(reply)] for row, reply in zip(found, replies, strict=True)]
 
 
 def _shared(model: Any, prompts: Sequence[Sequence[int]]) -> int:

@@ -130,7 +130,10 @@ def outline(inputs: ReportInputs) -> list[Section]:
         ("Skill and form", [tables.readings_table(_rows(inputs.readings), systems, "How replies are read.")]),
         (
             "Training",
-            [_picture("learning", _draw(figures.learning_figure, inputs.histories, inputs.scores, systems, base))],
+            [
+                tables.checkpoint_table(_rows(inputs.histories), "Which checkpoint is kept."),
+                _picture("learning", _draw(figures.learning_figure, inputs.histories, inputs.scores, systems, base)),
+            ],
         ),
         (
             "Dispatching and mixing",

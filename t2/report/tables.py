@@ -298,6 +298,46 @@ def dispatch_table(
     )
 
 
+def checkpoint_table(histories: Iterable[Row], title: str) -> Table | None:
+    """What each adapter scored on validation untrained, where it is kept, and at the end of its training.
+
+    Args:
+        histories: Rows of learning curves: base, label, adapter, seed, step, valid_score and chosen.
+        title: The table's title.
+
+    Returns:
+        The table, or None where nothing was trained.
+    """
+    found: dict[str, dict[tuple[str, str, str], dict[str, list[Row]]]] = {}
+    for row in histories:
+        if row["valid_score"] is not None:
+            adapters = found.setdefault(row["base"], {})
+            seeds = adapters.setdefault((row["base"], row["label"], row["adapter"]), {})
+            seeds.setdefault(str(row["seed"]), []).append(row)
+    if not found:
+        return None
+    groups = []
+    for adapters in found.values():
+        lines = []
+        for (base, label, adapter), seeds in adapters.items():
+            curves = list(seeds.values())
+            kept = [next(row for row in curve if row["chosen"]) for curve in curves]
+            ends = [[curve[0] for curve in curves], kept, [curve[-1] for curve in curves]]
+            untrained = sum(not row["step"] for row in kept)
+            scores = (Cell(_percent(_mean([float(row["valid_score"]) for row in rows]))) for rows in ends)
+            lines.append((Cell(adapter, (f"{base}, {label}",)), *scores, Cell(f"{untrained} of {len(kept)}")))
+        groups.append(tuple(lines))
+    return Table(
+        title,
+        "Accuracy on the validation items in per cent, mean over seeds: before training, of the checkpoint that is "
+        "kept, which is the best of those that were validated, and of the last. The best of several is too high by "
+        "what the choice gains, so that only the test questions tell what was learned. Last column: seeds that keep "
+        "the untrained start, whose adapter is the base model.",
+        tuple(map(Cell, ("Adapter", "Untrained", "Kept", "Last", "Untrained is kept"))),
+        tuple(groups),
+    )
+
+
 def search_table(searches: Iterable[Row], title: str) -> Table | None:
     """How each search came by its result: when, and what it gained over random search.
 
@@ -316,28 +356,40 @@ def search_table(searches: Iterable[Row], title: str) -> Table | None:
     lines = []
     for (_, name), rows in found.items():
         several = [row["gain_over_random"] for row in rows if row["gain_over_random"] is not None]
-        improved = sum(int(row["accuracy_generation"]) > 1 for row in rows)
+        rest = [row["rest_score"] - row["rest_uniform"] for row in rows if row["rest_score"] is not None]
+        improved = sum(int(row["score_generation"]) > 1 for row in rows)
         generations = {int(float(row["best_generation"])) for row in rows}
         lines.append(
             (
-                Cell(name, (str(rows[0]["algorithm"]),)),
-                Cell(_percent(_mean_of(rows, "accuracy")), (f"{_span({int(row['shots']) for row in rows})} shots",)),
+                Cell(name, (f"{rows[0]['algorithm']}, {rows[0]['objective']}",)),
+                Cell(_percent(_mean_of(rows, "score")), (f"{_span({int(row['shots']) for row in rows})} shots",)),
                 Cell(
                     f"{_mean_of(rows, 'best_generation'):.1f}", (f"{_span(generations)}, of {rows[0]['generations']}",)
                 ),
                 Cell(f"{improved} of {len(rows)}"),
                 Cell(points(_mean_of(rows, "gain_over_first"))),
                 Cell(points(_mean(several)) if several else NONE),
+                Cell(points(_mean(rest)) if rest else NONE),
                 Cell(_span({int(row["evaluations"]) for row in rows})),
             )
         )
     return Table(
         title,
-        "On the shots that were searched on, mean over draws and seeds: accuracy of the mix that was found, in per "
-        "cent; the generation that it comes from, and the range; how many searches found a better accuracy after the "
-        "first generation, which is nothing but random draws; points gained over that generation, and over random "
-        "search on the same shots with as many evaluations. Points on the shots are no points on the test questions.",
-        tuple(map(Cell, ("Search", "Right, %", "Generation", "Improved", "Over first", "Over random", "Evaluations"))),
+        "On the shots that were searched on, mean over draws and seeds: the score of the mix that was found (accuracy, "
+        "or the likelihood of worked replies), in per cent; the generation that it comes from, and the range; how many "
+        "searches found a better score after the first generation, which is nothing but random draws; points gained "
+        "over that generation, and over random search on the same shots with as many evaluations. Points on the shots "
+        "are no points elsewhere: the next column has the points of accuracy that the mix gains over the uniform one "
+        "on the rest of the pool that shots were drawn from.",
+        tuple(
+            map(
+                Cell,
+                (
+                    *("Search", "Score, %", "Generation", "Improved", "Over first", "Over random"),
+                    *("Over uniform, on the rest", "Evaluations"),
+                ),
+            )
+        ),
         (tuple(lines),),
     )
 

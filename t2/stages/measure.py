@@ -18,7 +18,7 @@ import torch
 from t2.adaptation.first_pass import Ask, dispatch, likeliest, loglikelihoods
 from t2.adaptation.strategies import STRATEGIES, Choice, Setting, by_belief, by_category, equal_parts
 from t2.adaptation.two_pass import answer, generate
-from t2.config.rows import OTHER, Classified, Dispatched, Found, Params, Single, Soft, System, Uniform
+from t2.config.rows import OTHER, Classified, Dispatched, Found, Oracle, Params, Single, Soft, System, Uniform
 from t2.engine.base import Engine, Generation, Sampling
 from t2.engine.hf import HfEngine
 from t2.engine.select import load, svf_engine
@@ -227,10 +227,12 @@ class Worker:
         if self.params.tasks[each.task].role == OTHER:
             return cell
         found = members_of(self.params, system)
-        if found and found[0].method != SVF:
+        rows = None
+        if isinstance(system, Oracle):
+            made = [self._alone(each, system, member, items) for member in found]
+        elif found and found[0].method != SVF:
             adapter = next(member for member in found if member.family == self.params.tasks[each.task].family)
-            made = [self._adapted(each, system, adapter, items)]
-            rows = None
+            made = [self._alone(each, system, adapter, items)]
         else:
             choice = self._choice(each, system, items, categories)
             parts = _parts(choice)
@@ -240,6 +242,9 @@ class Worker:
             if each.timed:
                 self._time(each, system, items, replace(cell, replies=tuple(made)))
         grades = tuple(self._grades(each, key, items, sandbox) for key in made)
+        if isinstance(system, Oracle):
+            right = [sum(cells.read_values(cells.grades_file(key))) for key in grades]
+            rows = (right.index(max(right)),) * len(items)
         return replace(cell, replies=tuple(made), grades=grades, rows=rows)
 
     # Which mixtures
@@ -352,8 +357,11 @@ class Worker:
             for name, row in mixture.alpha.items()
         }
 
-    def _adapted(self, each: Plan, system: System, adapter: Member, items: Sequence[Item]) -> str:
-        """Replies of an adapter of another method."""
+    def _alone(self, each: Plan, system: System, adapter: Member, items: Sequence[Item]) -> str:
+        """Replies of one adapter, of any method."""
+        if adapter.method == SVF:
+            choice = Choice.same(Mixture({adapter.name: 1.0}), len(items))
+            return self._mixed(each, system, choice, (0,), items)
         folder = paths.adapter(adapter.name, each.seed or 0)
         sampling = self._sampling(each)
         key = _key(each.inputs, adapter=_folder_digest(folder), sampling=repr(sampling))

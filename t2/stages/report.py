@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from t2.config.rows import Params
+from t2.config.rows import Accuracy, Budget, Params
 from t2.files import read_csv, read_json, write_csv
 from t2.report.page import ReportInputs, write_report
 from t2.report.systems import label_of, systems_of
@@ -24,8 +24,9 @@ CARD = Path("data/miniature/README.md")
 
 
 SEARCH_COLUMNS = [
-    *("base", "search", "task", "algorithm", "seed", "draw", "shots", "evaluations", "generations", "accuracy"),
-    *("best_generation", "accuracy_generation", "gain_over_first", "gain_over_random"),
+    *("base", "search", "task", "algorithm", "objective", "seed", "draw", "shots", "evaluations", "generations"),
+    *("score", "best_generation", "score_generation", "gain_over_first", "gain_over_random"),
+    *("rest_score", "rest_uniform"),
 ]
 
 
@@ -201,7 +202,8 @@ def searches(params: Params) -> pd.DataFrame:
     """What each search found on its shots, and when; a row for each seed and draw.
 
     ``gain_over_first`` is over the first generation, ``gain_over_random`` over random search on the same shots with as
-    many evaluations, where there is a row of it.
+    many evaluations, where there is a row of it. ``rest_score`` and ``rest_uniform`` are accuracies of the mix that was
+    found, and of the uniform one, on what the pool of shots holds besides.
     """
     rows: list[dict[str, Any]] = []
     of_random: dict[tuple[Any, ...], float] = {}
@@ -215,36 +217,50 @@ def searches(params: Params) -> pd.DataFrame:
                     search.base,
                     search.set,
                     search.task,
+                    budget.split,
                     budget.shots,
                     budget.seed,
+                    budget.objective,
                     found["evaluations"],
                     seed,
                     draw,
                 )
                 if budget.algorithm == "random":
-                    of_random[key] = found["accuracy"]
+                    of_random[key] = found["score"]
                 rows.append(
                     {
                         "base": params.bases[search.base].label,
                         "search": name,
                         "task": search.task,
                         "algorithm": budget.algorithm,
+                        "objective": _objective(budget),
                         "seed": seed,
                         "draw": draw,
                         "shots": budget.shots,
                         "evaluations": found["evaluations"],
                         "generations": budget.generations,
-                        "accuracy": found["accuracy"],
+                        "score": found["score"],
                         "best_generation": found["best_generation"],
-                        "accuracy_generation": found["accuracy_generation"],
-                        "gain_over_first": found["accuracy"] - found["first_accuracy"],
+                        "score_generation": found["score_generation"],
+                        "gain_over_first": found["score"] - found["first_score"],
+                        "rest_score": found["rest_score"],
+                        "rest_uniform": found["rest_uniform"],
                         "key": key,
                     }
                 )
     for row in rows:
         key, own = row.pop("key"), row["algorithm"] == "random"
-        row["gain_over_random"] = None if own or key not in of_random else row["accuracy"] - of_random[key]
-    return pd.DataFrame(rows, columns=SEARCH_COLUMNS).astype({"gain_over_random": float})
+        row["gain_over_random"] = None if own or key not in of_random else row["score"] - of_random[key]
+    numbers = dict.fromkeys(("gain_over_random", "rest_score", "rest_uniform"), float)
+    return pd.DataFrame(rows, columns=SEARCH_COLUMNS).astype(numbers)
+
+
+def _objective(budget: Budget) -> str:
+    """What a budget's searches go by, as tables write it."""
+    objective = budget.objective
+    if isinstance(objective, Accuracy) and objective.temperature > 0:
+        return f"accuracy of {objective.samples} sampled"
+    return objective.kind
 
 
 if __name__ == "__main__":

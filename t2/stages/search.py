@@ -13,7 +13,7 @@ import torch
 from t2.adaptation import cem
 from t2.adaptation.few_shot import shot_evaluator
 from t2.adaptation.search_state import load_state, save_state
-from t2.config.rows import Params
+from t2.config.rows import Accuracy, Params
 from t2.engine.base import Sampling
 from t2.engine.select import svf_engine
 from t2.files import write_csv
@@ -27,6 +27,9 @@ from t2.svf import BasisCache, base_expert, load_expert
 from t2.svf.experts import Z
 from t2.svf.mixture import BASE, Mixture
 from t2.tasks.item import Item, read_items
+
+GREEDY = Accuracy(kind="accuracy", temperature=0.0, samples=1)
+"""What systems are measured by, whatever a search goes by."""
 
 
 def main(name: str) -> None:
@@ -52,20 +55,20 @@ def main(name: str) -> None:
             run = stage.run.child(f"{name}/{job}", seed=seed, tags={"task": row.task, "draw": draw})
             run.log_params({"task": row.task, "draw": draw, "budget": budget.model_dump()})
             run.log_alpha(alpha["alpha"], history)
-            gained = alpha["accuracy"] - alpha["first_accuracy"]
             run.log_metrics(
                 {
-                    "shots_score": alpha["accuracy"],
+                    "shots_score": alpha["score"],
                     "best_generation": alpha["best_generation"],
-                    "gain_over_first_generation": gained,
+                    "gain_over_first_generation": alpha["score"] - alpha["first_score"],
+                    "rest_score": alpha["rest_score"],
                 }
             )
 
 
-def draw_shots(pool: list[Item], shots: int, seed: int) -> list[Item]:
-    """The shots of one draw; draws are independent of each other and may overlap."""
-    generator = torch.Generator().manual_seed(seed)
-    return [pool[index] for index in torch.randperm(len(pool), generator=generator)[:shots].tolist()]
+def draw_shots(pool: list[Item], shots: int, seed: int) -> tuple[list[Item], list[Item]]:
+    """The shots of one draw, and what the pool holds besides; draws are independent of each other and may overlap."""
+    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [pool[index] for index in order[:shots]], [pool[index] for index in order[shots:]]
 
 
 def load_members(params: Params, name: str, seed: int) -> tuple[dict[str, Z], dict[str, torch.Tensor] | None]:
@@ -93,8 +96,8 @@ def _search(stage: Stage, name: str, seed: int, draw: int, report: Report) -> tu
     torch.set_num_threads(params.training.threads)
     experts, sigma = load_members(params, name, seed)
     which = f"{row.task} seed {seed} draw {draw}"
-    pool = read_items(paths.split(row.task, "shots"))
-    shots = draw_shots(pool, budget.shots, derive(budget.seed, f"shots {which}"))
+    pool = read_items(paths.split(row.task, budget.split))
+    shots, rest = draw_shots(pool, budget.shots, derive(budget.seed, f"shots {which}"))
     saved = stage.scratch / f"seed-{seed}" / f"draw-{draw}" / "search.safetensors"
     if saved.exists():
         state = load_state(saved)
@@ -105,28 +108,30 @@ def _search(stage: Stage, name: str, seed: int, draw: int, report: Report) -> tu
 
     def on_generation(state: cem.State) -> None:
         save_state(state, saved)
-        report({"best": state.accuracy, "mean": state.history[-1].mean_accuracy})
+        report({"best": state.score, "mean": state.history[-1].mean_score})
 
+    temperature = budget.objective.temperature if isinstance(budget.objective, Accuracy) else 0.0
     with Sandbox(params.sandbox) as sandbox:
         if reward.kind == "code":
             stage.note_isolation(sandbox.isolation)
-        evaluate = shot_evaluator(
-            svf_engine(
-                params.bases[row.base],
-                params.engine,
-                basis=paths.basis(row.base),
-                device=params.execution.device,
-                batch=params.search.batch,
-            ),
-            reward.kind,
-            shots,
-            list(experts.values()),
-            budget,
-            sampling=Sampling.of(reward),
-            sigma=sigma,
-            sandbox=sandbox,
+        engine = svf_engine(
+            params.bases[row.base],
+            params.engine,
+            basis=paths.basis(row.base),
+            device=params.execution.device,
+            batch=params.search.batch,
         )
-        state = cem.search(state, budget, evaluate, on_generation)
+        evaluator = partial(
+            shot_evaluator, engine, reward.kind, experts=list(experts.values()), sigma=sigma, sandbox=sandbox
+        )
+        sampling = Sampling.of(reward, temperature=temperature, seed=derive(budget.seed, f"replies {which}"))
+        state = cem.search(state, budget, evaluator(shots=shots, settings=budget, sampling=sampling), on_generation)
+        on_rest: list[float | None] = [None, None]
+        if rest:
+            measured = budget.model_copy(update={"objective": GREEDY})
+            evaluate = evaluator(shots=rest, settings=measured, sampling=Sampling.of(reward))
+            uniform = torch.full_like(state.best, 1 / len(experts))
+            on_rest = evaluate(torch.stack([state.best, uniform])).score.tolist()
 
     def effective(alpha: torch.Tensor) -> Mixture:
         """What the members weigh in the end; the search's own α is one of many that come to the same."""
@@ -138,10 +143,12 @@ def _search(stage: Stage, name: str, seed: int, draw: int, report: Report) -> tu
         "alpha": _plain(found),
         "form": found.form,
         "renormalise": found.renormalise,
-        "accuracy": state.accuracy,
-        "first_accuracy": state.first_accuracy,
+        "score": state.score,
+        "first_score": state.first_score,
         "best_generation": state.best_generation,
-        "accuracy_generation": state.accuracy_generation,
+        "score_generation": state.score_generation,
+        "rest_score": on_rest[0],
+        "rest_uniform": on_rest[1],
         "evaluations": budget.generations * budget.population,
         "set": row.set,
         "task": row.task,
@@ -163,9 +170,9 @@ def _history(experts: list[str], state: cem.State) -> pd.DataFrame:
     for generation, step in enumerate(state.history, start=1):
         row: dict[str, Any] = {
             "generation": generation,
-            "best_accuracy": step.accuracy,
-            "best_loglik": step.loglik if step.accuracy > 0 else None,
-            "mean_accuracy": step.mean_accuracy,
+            "best_score": step.score,
+            "best_loglik": step.loglik if step.score > 0 else None,
+            "mean_score": step.mean_score,
             "any_right": int(step.any_right),
             "elites": len(step.elites),
         }

@@ -9,6 +9,8 @@ from t2.config.rows import Budget
 
 DEFAULTS: dict[str, Any] = {
     "algorithm": "cem",
+    "objective": {"kind": "accuracy", "temperature": 0.0, "samples": 1},
+    "split": "shots",
     "shots": 10,
     "draws": 2,
     "seed": 0,

@@ -43,15 +43,15 @@ def drawn(state: State, settings) -> Tensor:
 def assert_equal(left: State, right: State) -> None:
     for name in ("mean", "std", "best", "random"):
         assert torch.equal(getattr(left, name), getattr(right, name))
-    assert (left.accuracy, left.loglik, len(left.history)) == (
-        right.accuracy,
+    assert (left.score, left.loglik, len(left.history)) == (
+        right.score,
         right.loglik,
         len(right.history),
     )
     for one, other in zip(left.history, right.history, strict=True):
         for name in ("elites", "mean", "std", "best"):
             assert torch.equal(getattr(one, name), getattr(other, name))
-        for name in ("accuracy", "loglik", "mean_accuracy", "any_right"):
+        for name in ("score", "loglik", "mean_score", "any_right"):
             assert getattr(one, name) == getattr(other, name)
 
 
@@ -87,7 +87,7 @@ def test_a_generation_moves_to_the_mean_and_deviation_of_its_elites(cem_settings
     np.testing.assert_allclose(moved.std, elites.std(0), rtol=1e-5)
     np.testing.assert_array_equal(moved.history[0].elites, elites)
     np.testing.assert_array_equal(moved.best, elites[0])
-    assert moved.history[0].mean_accuracy == pytest.approx(0.5)
+    assert moved.history[0].mean_score == pytest.approx(0.5)
 
 
 def test_the_deviation_has_a_floor(cem_settings):
@@ -133,7 +133,7 @@ def test_ties_between_generations_are_broken_in_the_same_way(second, replaces, c
     later = advance(first, settings, scored([0.0, second[0]], [-torch.inf, second[1]]))
     expected = drawn(first, settings)[1] if replaces else first.best
     assert torch.equal(later.best, expected)
-    assert (later.accuracy, later.loglik) == (pytest.approx(second) if replaces else (0.5, -2.0))
+    assert (later.score, later.loglik) == (pytest.approx(second) if replaces else (0.5, -2.0))
 
 
 def test_a_generation_without_a_right_answer_changes_nothing_and_is_counted(cem_settings):
@@ -142,7 +142,7 @@ def test_a_generation_without_a_right_answer_changes_nothing_and_is_counted(cem_
     nothing = scored([0.0, -torch.inf, 0.0], [-torch.inf] * 3)
     moved = advance(state, settings, nothing)
     assert torch.equal(moved.mean, state.mean) and torch.equal(moved.std, state.std)
-    assert torch.equal(moved.best, state.mean) and (moved.accuracy, moved.loglik) == (0.0, -torch.inf)
+    assert torch.equal(moved.best, state.mean) and (moved.score, moved.loglik) == (0.0, -torch.inf)
     assert moved.without_answer == 1 and len(moved.history[0].elites) == 0
     assert not torch.equal(drawn(moved, settings), drawn(state, settings))
     found = advance(moved, settings, scored([0.0, 0.1, 0.0], [-torch.inf, -1.0, -torch.inf]))
@@ -157,7 +157,7 @@ def test_invalid_candidates_are_never_elites(cem_settings):
     alphas = drawn(state, settings)
     moved = advance(state, settings, scored([-torch.inf, 0.3, -torch.inf, 0.0], [5.0, -1.0, 5.0, -torch.inf]))
     assert torch.equal(moved.history[0].elites, alphas[[1, 3]])
-    assert moved.history[0].mean_accuracy == pytest.approx(0.15)
+    assert moved.history[0].mean_score == pytest.approx(0.15)
     none = advance(state, settings, scored([-torch.inf] * 4, [-torch.inf] * 4))
     assert none.without_answer == 1 and torch.equal(none.mean, state.mean)
 
@@ -235,7 +235,7 @@ def test_random_search_draws_every_generation_as_the_first(cem_settings):
     torch.testing.assert_close(seen[-1].std(0), state.std, atol=0.05, rtol=0)
     assert not torch.equal(seen[0], seen[1]) and all(not len(step.elites) for step in state.history)
     every = torch.cat(seen)
-    assert torch.equal(state.best, every[quadratic(every).accuracy.argmax()])
+    assert torch.equal(state.best, every[quadratic(every).score.argmax()])
     # The first generation is the same draws in both.
     other = advance(start((3,), settings, 2), cem_settings(population=200), evaluate)
     assert torch.equal(seen[-1], seen[0]) and torch.equal(other.best, state.history[0].best)
@@ -245,6 +245,6 @@ def test_a_search_knows_which_generation_its_best_comes_from(cem_settings):
     settings = cem_settings(population=2, generations=4)
     rounds = iter([([0.2, 0.5], [-2, -2]), ([0.5, 0.1], [-1, -1]), ([0.7, 0.0], [-3, -3]), ([0.7, 0.0], [-2, -9])])
     state = search(start((2,), settings, 0), settings, lambda alphas: scored(*next(rounds))(alphas))
-    assert (state.best_generation, state.accuracy_generation, state.first_accuracy) == (4, 3, 0.5)
+    assert (state.best_generation, state.score_generation, state.first_score) == (4, 3, 0.5)
     nobody = search(start((2,), settings, 0), settings, scored([0.0, 0.0], [-torch.inf] * 2))
-    assert (nobody.best_generation, nobody.accuracy_generation, nobody.first_accuracy) == (0, 0, 0.0)
+    assert (nobody.best_generation, nobody.score_generation, nobody.first_score) == (0, 0, 0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -68,10 +70,10 @@ def test_the_population_in_one_batch_equals_one_member_at_a_time(
         together = calls[0][member * len(SHOTS) : (member + 1) * len(SHOTS)]
         assert [one.tokens for one in alone] == [one.tokens for one in together]
         right = grade_by_letters("math", SHOTS, [one.text for one in alone])
-        assert scores.accuracy[member] == sum(right) / len(SHOTS)
+        assert scores.score[member] == sum(right) / len(SHOTS)
         assert scores.loglik[member].item() == pytest.approx(mean_loglik(alone, right), abs=1e-4)
         replies.add(alone[0].tokens)
-    assert len(replies) > 6 and len(set(scores.accuracy.tolist())) > 1
+    assert len(replies) > 6 and len(set(scores.score.tolist())) > 1
 
 
 def test_a_candidate_that_cannot_be_rescaled_is_invalid_and_not_run(engine, experts, cem_settings, monkeypatch):
@@ -81,10 +83,10 @@ def test_a_candidate_that_cannot_be_rescaled_is_invalid_and_not_run(engine, expe
         engine, "math", SHOTS, experts, settings, sampling=Sampling(4), sigma=engine.model.sigmas()
     )
     scores = evaluate(torch.tensor([[0.3, 0.3, 0.4], [-1.0, -1.0, -1.0], [1.0, 0.0, 0.0]]))
-    assert scores.accuracy[1] == scores.loglik[1] == -torch.inf
-    assert scores.accuracy[[0, 2]].isfinite().all()
+    assert scores.score[1] == scores.loglik[1] == -torch.inf
+    assert scores.score[[0, 2]].isfinite().all()
     none = evaluate(-torch.ones(2, 3))
-    assert (none.accuracy == -torch.inf).all()
+    assert (none.score == -torch.inf).all()
 
 
 def test_a_search_on_shots_runs_and_repeats(engine, experts, cem_settings, monkeypatch):
@@ -92,7 +94,41 @@ def test_a_search_on_shots_runs_and_repeats(engine, experts, cem_settings, monke
     settings = cem_settings(population=8, generations=2)
     evaluate = shot_evaluator(engine, "math", SHOTS, experts, settings, sampling=Sampling(12))
     first, second = (search(start((3,), settings, 0), settings, evaluate) for _ in range(2))
-    assert torch.equal(first.best, second.best) and first.accuracy > 0
+    assert torch.equal(first.best, second.best) and first.score > 0
+
+
+def test_sampled_replies_are_graded_for_each_shot_and_repeat(engine, experts, cem_settings, monkeypatch):
+    monkeypatch.setattr(few_shot, "grade", grade_by_letters)
+    settings = cem_settings(objective={"kind": "accuracy", "temperature": 1.0, "samples": 3})
+    sampling = Sampling(12, temperature=1.0, seed=5)
+    evaluate = shot_evaluator(engine, "math", SHOTS, experts, settings, sampling=sampling)
+    replies = engine.generate(
+        [shot.prompt for shot in SHOTS for _ in range(3)],
+        sampling,
+        experts={name: z[None] for name, z in mix(experts, torch.tensor([0.2, 0.3, 0.5])).items()},
+        rows=[0] * 15,
+    )
+    right = grade_by_letters("math", [shot for shot in SHOTS for _ in range(3)], [one.text for one in replies])
+    one, again = (evaluate(torch.tensor([[0.2, 0.3, 0.5]])) for _ in range(2))
+    assert one.score.item() == sum(right) / 15 and torch.equal(one.loglik, again.loglik)
+    assert len({one.text for one in replies[:3]}) > 1
+
+
+def test_the_likelihood_of_worked_replies_ranks_candidates(engine, experts, cem_settings):
+    settings = cem_settings(objective={"kind": "likelihood"}, population=4)
+    worked = [replace(shot, reply=f"#### {shot.answer}") for shot in SHOTS]
+    evaluate = shot_evaluator(engine, "math", worked, experts, settings, sampling=Sampling(4))
+    population = alphas(4, 3)
+    scores = evaluate(population)
+    for alpha, score, loglik in zip(population, *scores, strict=True):
+        tables = {name: z[None] for name, z in mix(experts, alpha).items()}
+        prompts, replies = [item.prompt for item in worked], [item.reply for item in worked]
+        tokens = [one for reply in engine.read(prompts, replies, experts=tables, rows=[0] * 5) for one in reply]
+        assert loglik.item() == pytest.approx(sum(tokens) / len(tokens), abs=1e-4)
+        assert score.item() == pytest.approx(loglik.exp().item())
+    assert search(start((3,), settings, 0), settings, evaluate).score >= scores.score.min()
+    with pytest.raises(ValueError, match=r"shot-0, shot-1, shot-2.*no worked reply"):
+        shot_evaluator(engine, "math", SHOTS, experts, settings, sampling=Sampling(4))
 
 
 def test_loglik_is_a_mean_over_the_tokens_of_right_answers():

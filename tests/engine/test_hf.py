@@ -258,9 +258,28 @@ def test_choices_that_are_one_reply_are_refused(engine):
             engine.score(PROMPTS[:1], choices)
 
 
+def test_a_given_reply_is_as_likely_as_a_pass_over_it_alone_says(svf_engine):
+    prompts = [*PROMPTS, svf_engine.context * "\x00"]
+    replies = [f"{'I think that it is ' * (n % 4)}{n}" for n in range(len(prompts))]
+    tables, rows = random_tables(svf_engine, 2), [n % 3 - 1 for n in range(len(prompts))]
+    svf_engine.batch_size = 5
+    found = svf_engine.read(prompts, replies, experts=tables, rows=rows)
+    assert found[-1] == []
+    for prompt, reply, row, logprobs in zip(prompts[:-1], replies, rows, found, strict=False):
+        (ids,) = svf_engine.encode([prompt])
+        own = encode_reply(svf_engine.tokenizer, reply)
+        with torch.no_grad(), svf_engine.model.per_sample(tables, [row]):
+            logits = svf_engine.model(torch.tensor([[*ids, *own]])).logits[0, len(ids) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(1, torch.tensor(own)[:, None])[:, 0]
+        assert logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+    with pytest.raises(ValueError, match="got 1 replies for 2 prompts"):
+        svf_engine.read(prompts[:2], replies[:1])
+
+
 def test_no_prompts(engine):
     assert engine.generate([], Sampling(4)) == []
     assert engine.score([], ["a", "b"]) == []
+    assert engine.read([], []) == []
 
 
 def test_wrong_arguments_are_named(engine, svf_engine):

@@ -134,6 +134,17 @@ def test_scores_are_those_of_transformers(setting, engine, choices):
     assert found[-1].eq(-math.inf).all() and found[:-1].isfinite().all()
 
 
+def test_given_replies_are_as_likely_as_under_transformers(setting, engine):
+    experts, rows = setting.experts(2), [n % 3 - 1 for n in range(len(PROMPTS))]
+    prompts = [*PROMPTS[:-1], PROMPTS[-1] + "\x00" * engine.context]
+    replies = [f"It is {n}" for n in range(len(PROMPTS))]
+    wanted = setting.hf.read(prompts, replies, experts=experts, rows=rows)
+    found = engine.read(prompts, replies, experts=experts, rows=rows)
+    assert found[-1] == wanted[-1] == []
+    for one, other in zip(found[:-1], wanted[:-1], strict=True):
+        assert one == pytest.approx(other, abs=1e-3)
+
+
 def test_a_mix_made_at_run_time(setting, engine):
     experts = setting.experts(2)
     one, other = ({name: table[row] for name, table in experts.items()} for row in (0, 1))

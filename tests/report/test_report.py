@@ -27,6 +27,7 @@ from t2.report.systems import System, label_of, systems_of
 from t2.report.tables import (
     Cell,
     Table,
+    checkpoint_table,
     difference_table,
     dispatch_table,
     holm,
@@ -511,16 +512,31 @@ def test_the_report_says_on_what_processor_models_ran() -> None:
     assert processors([{"stage": "score", "processor": None}]) == []
 
 
+def test_the_checkpoint_that_is_kept_stands_between_the_untrained_and_the_last() -> None:
+    def curve(seed: int, scores: list[float | None], kept: int) -> list[dict[str, object]]:
+        row = {"base": "mini", "label": "SVF", "adapter": "svf-math", "seed": seed}
+        return [row | {"step": n, "valid_score": one, "chosen": n == kept} for n, one in enumerate(scores)]
+
+    table = checkpoint_table([*curve(0, [0.5, None, 0.8, 0.6], 2), *curve(1, [0.5, 0.4, None, 0.4], 0)], "T")
+    assert cells(table) == {"svf-math": ["50", "65", "50", "1 of 2"]}
+    assert checkpoint_table([], "T") is None
+
+
 def test_what_a_search_adds_is_told_beside_random_draws() -> None:
     row = {"base": "mini", "search": "hard", "algorithm": "cem", "seed": 0, "draw": 0, "shots": 10, "evaluations": 256}
-    row |= {"generations": 8, "accuracy": 0.6, "best_generation": 5, "accuracy_generation": 1}
-    row |= {"gain_over_first": 0.0, "gain_over_random": -0.1}
-    later = {"draw": 1, "best_generation": 8, "accuracy_generation": 3, "gain_over_first": 0.1, "gain_over_random": 0.1}
-    rows = [row, row | later, row | {"search": "luck", "algorithm": "random", "gain_over_random": None}]
+    row |= {"generations": 8, "score": 0.6, "best_generation": 5, "score_generation": 1}
+    row |= {"gain_over_first": 0.0, "gain_over_random": -0.1, "objective": "accuracy"}
+    row |= {"rest_score": 0.5, "rest_uniform": 0.52}
+    later = {"draw": 1, "best_generation": 8, "score_generation": 3, "gain_over_first": 0.1, "gain_over_random": 0.1}
+    rows = [
+        row,
+        row | later,
+        row | {"search": "luck", "algorithm": "random", "gain_over_random": None, "rest_score": None},
+    ]
     table = search_table(rows, "T")
     assert cells(table) == {
-        "hard": ["60", "6.5", "1 of 2", "+5", "0", "256"],
-        "luck": ["60", "5.0", "0 of 1", "0", "–", "256"],
+        "hard": ["60", "6.5", "1 of 2", "+5", "0", "−2", "256"],
+        "luck": ["60", "5.0", "0 of 1", "0", "–", "–", "256"],
     }
     assert table.groups[0][0][2].asides == ("5–8, of 8",)
     assert search_table([], "T") is None

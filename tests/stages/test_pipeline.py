@@ -80,8 +80,18 @@ def test_scores_have_the_promised_columns_and_no_trace_of_the_run(finished: Path
     header, *rows = text.splitlines()
     assert header == "base,suite,task,family,method,strategy,variant,seed,draw,n,correct,score,ci_low,ci_high"
     strategies = {row.split(",")[5] for row in rows}
-    assert strategies == {"none", "own", "prompt", "classifier", "soft", "fewshot", "uniform"}
+    assert strategies == {"none", "own", "prompt", "classifier", "soft", "fewshot", "uniform", "oracle"}
     assert not any(run_id in text for run_id, _ in mlflow_runs(finished))
+
+
+def test_an_oracle_answers_with_the_member_that_is_right_most_often(finished: Path) -> None:
+    predictions = finished / "data" / "predictions"
+    (cell,) = (row for row in json.loads((predictions / "cells.json").read_text()) if row["system"] == "oracle")
+    right = [sum(json.loads((predictions / "grades" / f"{key}.json").read_text())) for key in cell["grades"]]
+    assert len(right) == 2 and set(cell["rows"]) == {right.index(max(right))}
+    with (finished / "reports" / "scores.csv").open() as file:
+        (scored,) = (row for row in csv.DictReader(file) if row["strategy"] == "oracle")
+    assert int(scored["correct"]) == max(right)
 
 
 def test_a_second_run_skips_every_stage_and_makes_no_mlflow_run(finished: Path) -> None:

@@ -153,8 +153,6 @@ class VllmEngine:
             ValueError: As :meth:`generate`, and if two choices are one reply.
             FloatingPointError: As :meth:`generate`.
         """
-        from vllm import SamplingParams
-
         given, rows = self._experts(prompts, experts, rows)
         opening, ends = chat.parted(self.tokenizer, choices)
         encoded = [[*ids, *opening] for ids in self.encode(prompts)]
@@ -162,16 +160,37 @@ class VllmEngine:
         longest = max(map(len, ends))
         fitting = [i for i, ids in enumerate(encoded) if len(ids) + longest < self.context]
         whole = [[*encoded[i], *end] for i in fitting for end in ends]
-        parameters = [SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)] * len(whole)
         results = [[-math.inf] * len(ends) for _ in encoded]
         rows = [rows[i] for i in fitting for _ in ends]
-        for batch, outputs in self._run(whole, parameters, given, rows, range(len(whole))):
+        for batch, outputs in self._run(whole, [_reading()] * len(whole), given, rows, range(len(whole))):
             for index, output in zip(batch, outputs, strict=True):
                 prompt, choice = divmod(index, len(ends))
-                of_choice = output.prompt_logprobs[-len(ends[choice]) :]
-                results[fitting[prompt]][choice] = sum(
-                    at[token].logprob for at, token in zip(of_choice, ends[choice], strict=True)
-                )
+                results[fitting[prompt]][choice] = sum(_logprobs(output, ends[choice]))
+        return results
+
+    def read(
+        self,
+        prompts: Sequence[Prompt],
+        replies: Sequence[str],
+        *,
+        experts: Mapping[str, Tensor] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> list[list[float]]:
+        """Log-likelihoods of given replies; see :meth:`t2.engine.base.Engine.read`.
+
+        Raises:
+            ValueError: As :meth:`generate`, and if there is not one reply per prompt.
+            FloatingPointError: As :meth:`generate`.
+        """
+        given, rows = self._experts(prompts, experts, rows)
+        pairs = chat.with_replies(self.tokenizer, self.encode(prompts), replies)
+        whole = [[*prompt, *reply] for prompt, reply in pairs]
+        # vLLM always decodes one token, for which there must be room.
+        fitting = [i for i, ids in enumerate(whole) if len(ids) < self.context]
+        results: list[list[float]] = [[] for _ in whole]
+        for batch, outputs in self._run(whole, [_reading()] * len(whole), given, rows, fitting):
+            for i, output in zip(batch, outputs, strict=True):
+                results[i] = _logprobs(output, pairs[i][1])
         return results
 
     def _run(
@@ -264,6 +283,19 @@ class VllmEngine:
                 f"rows must lie from -1 (the base) to E - 1 for tables of one E; got rows {sorted(set(rows))} for "
                 f"tables of {sorted(sizes)} experts"
             )
+
+
+def _reading() -> Any:
+    """How a prompt is read without an answer."""
+    from vllm import SamplingParams
+
+    return SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+
+
+def _logprobs(output: Any, end: Sequence[int]) -> list[float]:
+    """The log-probability of each of the tokens that a prompt which was read ends with."""
+    of_end = output.prompt_logprobs[-len(end) :]
+    return [at[token].logprob for at, token in zip(of_end, end, strict=True)]
 
 
 def _broken(output: Any) -> bool:
