@@ -83,7 +83,7 @@ def test_a_planted_number_in_the_readme_is_found(own: Path) -> None:
     text = front.read_text(encoding="utf-8")
     assert text.startswith("# A project\n")
     assert text.endswith("\n\nMore.\n")
-    assert "What the intervals say." in text
+    assert "**Trained tasks.**" in text
     assert audited(own)[0] == 0
     edit(front, last_digit)
     status, wrong, _ = audited(own)

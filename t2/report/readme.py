@@ -1,4 +1,4 @@
-"""The results in ``README.md``: tables and words are those of the report, and none is typed by hand.
+"""The results in ``README.md``: two tables of the report, and none is typed by hand.
 
 ``python -m t2.report.readme`` writes what stands between two marks, from the files in ``reports/``.
 """
@@ -11,10 +11,9 @@ from pathlib import Path
 from t2.config import ConfigError, load
 from t2.config.rows import Params
 from t2.files import read_rows, replace_file
-from t2.report.claims import claims_table
 from t2.report.render import to_markdown
 from t2.report.systems import systems_of
-from t2.report.tables import dispatch_table, score_table
+from t2.report.tables import score_table
 
 BEGIN = "<!-- results, written by `make readme` -->"
 END = "<!-- end of results -->"
@@ -30,15 +29,11 @@ def results(params: Params, reports: Path) -> str:
     Raises:
         FileNotFoundError: A score file is not there.
     """
-    scores, comparisons, confusions, dispatch = (
-        read_rows(reports / f"{name}.csv") for name in ("scores", "comparisons", "confusions", "dispatch")
-    )
+    scores, comparisons = (read_rows(reports / f"{name}.csv") for name in ("scores", "comparisons"))
     systems = systems_of(params)
     tables = [
         score_table(scores, comparisons, systems, "trained", "Trained tasks."),
         score_table(scores, comparisons, systems, "unseen", "Unseen tasks."),
-        claims_table(comparisons, systems, "What the intervals say."),
-        dispatch_table(dispatch, confusions, systems, "The first pass."),
     ]
     return "\n\n".join(to_markdown(table).strip() for table in tables if table)
 
