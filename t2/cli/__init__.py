@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from t2.cli import expert
+from t2.cli import expert, library
 from t2.cli.adopt import adopt
 from t2.cli.ask import ask
 from t2.cli.audit import audit
@@ -20,6 +20,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _prepare(context: typer.Context) -> None:
+    if context.invoked_subcommand in ("ask", "expert"):
+        context.with_resource(library.shelf())
+
+
 app.command()(ask)
 app.command()(plan)
 app.command()(adopt)

@@ -8,7 +8,9 @@ before a folder of its name: write ``./svf-math`` for that.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,18 @@ from t2.stages import members, paths
 
 BASE = "base"
 """In a mix: the base model, z = 1."""
+
+
+@contextmanager
+def shelf() -> Iterator[None]:
+    """Where experts are looked for: among those of the project's own run, or before it has any, those that ship."""
+    shipped = paths.shipped()
+    if paths.adapters("").is_dir() or not (shipped / "data").is_dir():
+        yield
+        return
+    print(f"— the experts of the committed run, from {shipped}; `make repro` makes your own", file=sys.stderr)
+    with paths.within(shipped, frozenset()):
+        yield
 
 
 @dataclass(frozen=True)
@@ -90,13 +104,14 @@ def search_result(search: str, seed: int | None = None) -> Path:
     Raises:
         ValueError: There is none.
     """
-    rows = config.load().searches
+    params = config.load()
+    rows = params.searches
     done = [name for name in rows if paths.searches(name).is_dir()]
     if search not in done:
         there = f"there is one of {', '.join(done)}" if done else "`make repro` searches them"
         raise ValueError(f"no mix was found by search {search!r}; {there}")
     if seed is None:
-        seed = members.chosen_seed(members.read_set(rows[search].set))
+        seed = members.chosen_seed([members.read(name) for name in params.sets[rows[search].set].members])
     return paths.search(search, seed, 0) / "alpha.json"
 
 

@@ -41,8 +41,12 @@ def write(name: str, params: Params, valid_scores: dict[int, float]) -> None:
     row = params.adapters[name]
     recipe, family = params.recipes[row.recipe], params.tasks[row.task].family
     scores = {seed: round(score, 6) for seed, score in valid_scores.items()}
-    about = Member(name, row.base, recipe.method, row.task, family, scores)
-    replace_file(paths.adapters(name) / _ABOUT, json.dumps(asdict(about), indent=1) + "\n")
+    describe(Member(name, row.base, recipe.method, row.task, family, scores))
+
+
+def describe(member: Member) -> None:
+    """Writes what an adapter is to where it lies."""
+    replace_file(paths.adapters(member.name) / _ABOUT, json.dumps(asdict(member), indent=1) + "\n")
 
 
 def read(name: str) -> Member:

@@ -71,6 +71,11 @@ def published() -> Path:
     return data() / "published.json"
 
 
+def shipped() -> Path:
+    """The experts that answer, and their mixes, as an experiment folder of their own, which git keeps."""
+    return reports() / "published"
+
+
 def splits(task: str) -> Path:
     """The splits of a task."""
     return _of("tasks", task) / "splits" / task

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 
 from t2 import tracking
 from t2.adaptation.spec import Settings
 from t2.serving import log_two_pass
 from t2.stages import members, paths
+from t2.stages.members import Member
 from t2.stages.stage import open_stage, project_root
 
 
@@ -43,6 +48,28 @@ def main() -> None:
         content = {str(path): sha256(path.read_bytes()).hexdigest() for path in parts}
         record = {"model": params.publish.model, "seed": seed, "content": content}
         paths.published().write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        ship([held[name] for name in adapters], params.publish.set, seed, search_results.values())
+
+
+def ship(adapters: Sequence[Member], of_set: str, seed: int, search_results: Iterable[Path]) -> None:
+    """Copies what answers to :func:`t2.stages.paths.shipped`, at the places that it has in a run.
+
+    Args:
+        adapters: What answers or is mixed, and asks.
+        of_set: The set that holds them.
+        seed: The one that answers.
+        search_results: The files of outcomes.
+    """
+    copies = []
+    for adapter in adapters:
+        files = list(paths.member(of_set, adapter.name, seed).iterdir())
+        with paths.within(paths.shipped(), frozenset()):
+            members.describe(replace(adapter, valid_scores={seed: adapter.valid_scores[seed]}))
+            copies += [(file, paths.adapter(adapter.name, seed) / file.name) for file in files]
+    copies += [(file, paths.shipped() / file) for file in search_results]
+    for file, copy in copies:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
 
 
 if __name__ == "__main__":

@@ -94,6 +94,21 @@ def test_an_oracle_answers_with_the_member_that_is_right_most_often(finished: Pa
     assert int(scored["correct"]) == max(right)
 
 
+def test_a_clone_that_has_run_nothing_answers_with_the_experts_that_ship(finished: Path, tmp_path: Path) -> None:
+    for name in ("t2", "params.yaml", "data/miniature", "reports/published"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(finished / name)
+    asked = run(tmp_path, sys.executable, "-m", "t2.cli", "ask", "What is 3+4?")
+    assert "the experts of the committed run, from reports/published" in asked.stderr
+    own = run(finished, sys.executable, "-m", "t2.cli", "ask", "What is 3+4?")
+    assert asked.stdout == own.stdout and "committed run" not in own.stderr
+    listed = run(tmp_path, sys.executable, "-m", "t2.cli", "expert", "list").stdout
+    assert "svf-reasoning/seed-0" in listed and "classifier/seed-0" in listed
+    run(tmp_path, sys.executable, "-m", "t2.cli", "expert", "diff", "svf-reasoning", "classifier")
+    expert = finished / "reports" / "published" / "data" / "adapters" / "svf-reasoning" / "seed-0"
+    assert digest(expert) == digest(finished / "data" / "adapters" / "svf-reasoning" / "seed-0")
+
+
 def test_a_second_run_skips_every_stage_and_makes_no_mlflow_run(finished: Path) -> None:
     before = mlflow_runs(finished)
     start = time.monotonic()
