@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,12 @@ from scipy import stats
 
 from t2 import config
 from t2.audit import audit
-from t2.stages import cells
+from t2.miniature.corpus import read_prompts
+from t2.miniature.words import NAMES
+from t2.stages import cells, paths
 from t2.stages.score import measurements
 from t2.statistics import BASE, Measurement
+from t2.tasks.item import read_items
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(
@@ -29,6 +33,26 @@ def in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_that_is_shown_is_wrong() -> None:
     assert [finding for finding in audit(config.load()) if finding.wrong] == []
+
+
+def test_the_card_says_how_many_test_questions_are_old_but_for_their_names() -> None:
+    """People's names by number, functions' names dropped: what is left may stand in what the bases read."""
+    people = re.compile(rf"\b({'|'.join(NAMES)})\b", re.IGNORECASE)
+
+    def nameless(question: str) -> str:
+        seen: dict[str, str] = {}
+        numbered = people.sub(lambda found: seen.setdefault(found[0].lower(), f"person{len(seen)}"), question)
+        return re.sub(r"\bdef [a-z]+", "def f", numbered)
+
+    folder = Path("data/miniature")
+    read = {nameless(question) for question in read_prompts(folder / "pretraining_prompts.txt.xz")}
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    said = {task: int(share) for share, task in re.findall(r"(\d+) % of `(\w+)`", card)}
+    found = {}
+    for task in said:
+        items = read_items(paths.split(task, "test"))
+        found[task] = round(100 * sum(nameless(item.question) in read for item in items) / len(items))
+    assert len(said) == 7 and said == found
 
 
 def test_intervals_are_those_of_an_analysis_of_variance() -> None:
