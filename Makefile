@@ -1,4 +1,5 @@
 # make repro   set up .venv and run the whole experiment; PROFILE=<name> on another base model
+# make quick   every stage in a minute or two, in a copy below .t2
 # make table   run an experiment folder, NAME=<its name below reports/>
 # make plan    what that will need, PROFILE=<name> GPU=<name>
 # make test    set up .venv and run the fast tests
@@ -20,7 +21,7 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: repro readme table test test-all test-vllm lint profile plan ui serve worker real miniature clean
+.PHONY: repro quick readme table test test-all test-vllm lint profile plan ui serve worker real miniature clean
 
 # PROFILE: one word for a base model with its tasks and sizes, see `make profile`; none: params.yaml as it stands.
 # DVC refuses every run as long as its own list of who reads and writes lies there empty, as a kill may leave it.
@@ -111,13 +112,22 @@ $(VLLM_VENV)/installed: pyproject.toml constraints-vllm.txt
 	$(VLLM_VENV)/bin/python -m compileall -q -j 0 $(VLLM_VENV)/lib flows t2 || true
 	touch $@
 
-# The same stages on real benchmark files, in a copy that leaves the results here as they are.
+# Runs a profile in a copy below .t2 that leaves the results here as they are: its folder, the profile, what comes first.
+define run_in_a_copy
+@rm -rf .t2/$(1) && mkdir -p .t2/$(1) && git ls-files | tar cf - -T - | tar xf - -C .t2/$(1)
+@python -m t2.profiles $(2) --to .t2/$(1)/params.yaml --force && rm -f .t2/$(1)/dvc.lock
+$(3)
+@cd .t2/$(1) && git init -q && dvc repro && python -m t2.report.terminal
+endef
+
+# Every stage in a minute or two: a row of each kind, one seed, few items.
+quick: $(VENV)/installed
+	$(call run_in_a_copy,quick,brief)
+
+# The same stages on real benchmark files.
 DATA ?= data/sources
 real: $(VENV)/installed
-	@rm -rf .t2/real && mkdir -p .t2/real && git ls-files | tar cf - -T - | tar xf - -C .t2/real
-	@python -m t2.profiles real --to .t2/real/params.yaml --force && rm -f .t2/real/dvc.lock
-	@cp -rL $(DATA)/. .t2/real/data/sources/
-	@cd .t2/real && git init -q && dvc repro && python -m t2.report.terminal
+	$(call run_in_a_copy,real,real,@cp -rL $(DATA)/. .t2/real/data/sources/)
 
 # The results in README.md, from reports/.
 readme: $(VENV)/installed
