@@ -12,8 +12,9 @@ from scipy import stats
 
 from t2 import config
 from t2.audit import audit
+from t2.miniature import word_problems
 from t2.miniature.corpus import read_prompts
-from t2.miniature.words import NAMES
+from t2.miniature.words import NAMES, THINGS
 from t2.stages import cells, paths
 from t2.stages.score import measurements
 from t2.statistics import BASE, Measurement
@@ -36,13 +37,16 @@ def test_nothing_that_is_shown_is_wrong() -> None:
 
 
 def test_the_card_says_how_many_test_questions_are_old_but_for_their_names() -> None:
-    """People's names by number, functions' names dropped: what is left may stand in what the bases read."""
-    people = re.compile(rf"\b({'|'.join(NAMES)})\b", re.IGNORECASE)
+    """Without the names of people, things, shapes, unknowns and functions, a question may stand in what was read."""
+    nouns = {noun for some in word_problems._NOUNS.values() for noun in some}
+    letters = {letter for pair in word_problems._UNKNOWNS for letter in pair}
+    longest = sorted({*NAMES, *THINGS, *nouns, *letters}, key=len, reverse=True)
+    named = re.compile(rf"(?<![a-z])({'|'.join(longest)})(?![a-z])".lower())
 
     def nameless(question: str) -> str:
         seen: dict[str, str] = {}
-        numbered = people.sub(lambda found: seen.setdefault(found[0].lower(), f"person{len(seen)}"), question)
-        return re.sub(r"\bdef [a-z]+", "def f", numbered)
+        without = re.sub(r"\bdef [a-z]+", "def f", question.lower())
+        return named.sub(lambda found: seen.setdefault(found[0], f"#{len(seen)}"), without)
 
     folder = Path("data/miniature")
     read = {nameless(question) for question in read_prompts(folder / "pretraining_prompts.txt.xz")}
