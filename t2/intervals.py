@@ -17,6 +17,8 @@ Z95 = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
 
 
+_ROUNDING = 1e-24
+"""A variance of shares below it is that of equal numbers, rounded."""
 _DOUBLED = 2.0
 """What the runs' mean square is multiplied by in the degrees of freedom, see :func:`estimate`."""
 
@@ -115,7 +117,7 @@ def estimate(groups: Sequence[Sequence[Results]], strata: NDArray[np.int_] | Non
     return Estimate(
         value=float(layout.means(mean).mean()),
         se=float(np.sqrt(variance)),
-        df=float(cautious**2 / terms) if terms > 0 else np.inf,
+        df=float(cautious**2 / terms) if cautious > _ROUNDING else np.inf,
         sd_runs=float(np.sqrt(of_runs)) if several else np.nan,
         sd_draws=_draws([seed for group in groups for seed in group if len(seed) > 1], layout),
         sd_questions=float(np.sqrt(max(of_questions.sum() - of_errors, 0.0) * len(mean))) if several else np.nan,

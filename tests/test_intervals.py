@@ -156,3 +156,11 @@ def test_the_interval_of_a_share_is_wilsons_and_stays_within_0_and_1():
     runs = [np.tile(share < np.linspace(0, 1, 100), (1, 1)).astype(float) for share in (0.0, 0.01, 0.2)]
     low, high = share_interval(estimate([runs]), 100)
     assert 0 < low < np.mean(runs) < high <= 1
+
+
+@pytest.mark.parametrize("right", [100, 307, 333])
+def test_runs_that_all_equal_the_other_side_differ_by_nothing(right):
+    """Three runs of an adapter that stayed the base model: what is left is rounding, and no NaN."""
+    base = (np.arange(500) < right).astype(float)[None]
+    found = estimate([[base.copy() for _ in range(3)], [-base]])
+    assert found.df == np.inf and found.interval == pytest.approx((0.0, 0.0), abs=1e-9)
