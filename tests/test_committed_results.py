@@ -107,3 +107,15 @@ def _interval(table: np.ndarray) -> tuple[float, float, float]:
         return grand, grand, grand
     half = stats.t.ppf(0.975, cautious**2 / terms) * np.sqrt(variance)
     return grand, grand - half, grand + half
+
+
+def test_no_setting_of_the_search_is_told_apart_from_the_default() -> None:
+    """As docs/tuning.md says: paired by task and seed, on items that no search has seen."""
+    found = pd.read_csv("reports/search_settings/searches.csv")
+    found["setting"] = found["search"].str.rsplit("-", n=1).str[0]
+    scores = found.pivot_table(index="seed", columns="setting", values="rest_score")
+    assert scores.shape == (5, 7)
+    for setting in scores.columns.drop("default"):
+        gains = scores[setting] - scores["default"]
+        reach = stats.t.ppf(0.975, len(gains) - 1) * gains.std() / len(gains) ** 0.5
+        assert abs(gains.mean()) < reach, setting
