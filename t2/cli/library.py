@@ -25,7 +25,9 @@ BASE = "base"
 def shelf() -> Iterator[None]:
     """Where experts are looked for: among those of the project's own run, or before it has any, those that ship."""
     shipped = paths.shipped()
-    if paths.adapters("").is_dir() or not (shipped / "data").is_dir():
+    # Git keeps the folder, for what DVC has it ignore.
+    trained = any(path.is_dir() for path in paths.adapters("").glob("*"))
+    if trained or not (shipped / "data").is_dir():
         yield
         return
     print(f"— the experts of the committed run, from {shipped}; `make repro` makes your own", file=sys.stderr)

@@ -98,6 +98,8 @@ def test_a_clone_that_has_run_nothing_answers_with_the_experts_that_ship(finishe
     for name in ("t2", "params.yaml", "data/miniature", "reports/published"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).symlink_to(finished / name)
+    (tmp_path / "data" / "adapters").mkdir()
+    (tmp_path / "data" / "adapters" / ".gitignore").touch()  # which git keeps
     asked = run(tmp_path, sys.executable, "-m", "t2.cli", "ask", "What is 3+4?")
     assert "the experts of the committed run, from reports/published" in asked.stderr
     own = run(finished, sys.executable, "-m", "t2.cli", "ask", "What is 3+4?")
