@@ -260,7 +260,7 @@ def test_svf_moves_to_another_base(raw: dict[str, Any]) -> None:
 
 
 def test_layers_that_only_the_model_can_tell_apart_are_left_to_the_stage(raw: dict[str, Any]) -> None:
-    for recipe in ("svf", "classifier"):
+    for recipe in ("svf", "svf_control", "classifier"):
         put(raw, f"recipes.{recipe}", layers=[3])
     put(raw, "bases.main", layers="half")
     put(raw, "bases.control", layers=[2, 3])
@@ -327,7 +327,7 @@ def test_numbers_are_read_as_dvc_reads_and_writes_them(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     text = (ROOT / "params.yaml").read_text()
     # What an override `lr=5e-5` leaves in the file; PyYAML would take it for a word.
-    path.write_text(text.replace("lr: 0.02", "lr: 5e-05", 1))
+    path.write_text(text.replace("lr: 0.005", "lr: 5e-05", 1))
     assert config.load(path).recipes["svf"].train.lr == 5e-5
 
 

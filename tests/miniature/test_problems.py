@@ -9,7 +9,7 @@ import pytest
 
 from t2.miniature.problems import CATEGORY, FAMILIES, draw, generate, pool_of
 from t2.miniature.registers import REGISTERS
-from t2.miniature.words import MONTHS, THINGS, anonymous, gazetteer
+from t2.miniature.words import MONTHS, gazetteer
 from t2.tasks.prompt import canonical
 
 TOWNS = gazetteer("towns", 60, "ton")
@@ -25,12 +25,9 @@ def test_enough_distinct_questions(family):
 
 
 def question_of(family: str, prompt: str) -> str:
-    """What a prompt asks, read off the prompt alone: without register, people, things of stories and names of code."""
+    """What a prompt asks, read off the prompt alone: without its register."""
     register = next(one for one in REGISTERS if prompt.startswith(one.opener) and prompt.endswith(one.closer))
-    text = anonymous(prompt.removeprefix(register.opener).removesuffix(register.closer))
-    if family == "math":
-        text = re.sub(rf"\b({'|'.join(THINGS)})\b", "things", text)
-    return canonical(re.sub(r"def \w+\(", "def f(", text))
+    return canonical(prompt.removeprefix(register.opener).removesuffix(register.closer))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -59,14 +56,16 @@ def test_pools_share_no_question(family):
     assert {pool_of(question) for question in task} == {"task"}
 
 
-def test_both_pools_ask_about_known_and_about_rare_facts_alike():
-    """What a fact is about is drawn before the pool is chosen, so no town is asked about in one pool only."""
-    share = {}
+def test_both_pools_ask_about_the_same_facts():
+    """What a fact is about is drawn before the pool is chosen, so no town is asked about in one pool only.
+
+    Not as often: task questions are distinct, so that they run out for the well-known towns first.
+    """
+    asked = {}
     for pool in ("task", "pretraining"):
-        drawn = draw("reasoning", 1000, 3, pool=pool)
-        towns = [one.problem.text for one in drawn if "(A) north" in one.problem.text]
-        share[pool] = sum(any(name in text for name in TOWNS[:6]) for text in towns) / len(towns)
-    assert abs(share["task"] - share["pretraining"]) < 0.1
+        texts = [one.problem.text for one in draw("reasoning", 1200, 3, pool=pool) if "(A) north" in one.problem.text]
+        asked[pool] = {town for town in TOWNS[:15] if any(town in text for text in texts)}
+    assert asked["task"] == asked["pretraining"] == set(TOWNS[:15])
 
 
 def test_an_unknown_family_and_an_exhausted_one_are_named():
@@ -133,7 +132,7 @@ def test_the_right_option_is_named_and_no_letter_dominates(family):
 
 @pytest.mark.parametrize("family", ["reasoning", "reasoning_hard"])
 def test_rankings_by_trying_all_orders(family):
-    rankings = [item for item in generate(family, 2000, 0) if "Who is" in item.fields["question"]]
+    rankings = [item for item in generate(family, 2000, 0) if "Who of" in item.fields["question"]]
     assert len(rankings) > 50
     for item in rankings:
         clues = re.findall(r"(\w+) is (\w+) than (\w+)", item.fields["question"])
@@ -145,7 +144,7 @@ def test_rankings_by_trying_all_orders(family):
             if all((order.index(a) < order.index(b)) == (word in more) for a, word, b in clues)
         ]
         assert len(fits) == 1
-        first = re.search(r"Who is (tallest|oldest|fastest)", item.fields["question"]) is not None
+        first = re.search(r"Who of \d is (tallest|oldest|fastest)", item.fields["question"]) is not None
         assert people["ABCD".index(item.answer)] == fits[0][0 if first else -1]
 
 
