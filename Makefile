@@ -62,7 +62,7 @@ profile: $(VENV)/installed
 
 # What a run will need: parameters, memory, operations; of params.yaml, or of PROFILE as it is composed.
 plan: $(VENV)/installed
-	@python -m t2.cli plan $(PROFILE) $(if $(GPU),--gpu $(GPU))
+	@python -m t2 plan $(PROFILE) $(if $(GPU),--gpu $(GPU))
 
 ui: $(VENV)/installed
 	@exec python -m t2.tracking

@@ -38,7 +38,7 @@ def main() -> None:
     arguments = options(__doc__, repeats=5, checkout=Path(), no_op=False)
     imports = [BASELINE, "import mlflow", "import t2.svf", *(f"import t2.stages.{stage}" for stage in STAGES)]
     commands = {program: [sys.executable, "-c", program] for program in imports}
-    commands["t2 --help"] = [sys.executable, "-m", "t2.cli", "--help"]
+    commands["t2 --help"] = [sys.executable, "-m", "t2", "--help"]
     if arguments.no_op:
         commands["dvc repro"] = dvc("repro")
     rounds = [

@@ -5,7 +5,7 @@
 
 Experts live in vLLM's adapter slots: nothing is merged or pushed, and a batch may mix them. What a slot needs of the
 base is its basis cache, which is made once. The same plugin serves experts by name through vLLM's OpenAI server: see
-the README. Where no plugin is wanted, ``t2 expert export`` makes a merged checkpoint or a LoRA of an expert.
+docs/vllm.md. Where no plugin is wanted, ``t2 expert export`` makes a merged checkpoint or a LoRA of an expert.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def own(finished: Path, tmp_path: Path) -> Iterator[Path]:
 def audited(folder: Path) -> tuple[int, list[str], str]:
     """Exit status, the findings that are wrong, and all that was said."""
     done = subprocess.run(
-        [sys.executable, "-m", "t2.cli", "audit"],
+        [sys.executable, "-m", "t2", "audit"],
         cwd=folder,
         env=surroundings(folder),
         capture_output=True,

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("dvc") is None, reason="dvc is not on the PATH; run `make test`"),
 ]
-ADOPT = [sys.executable, "-m", "t2.cli", "adopt"]
+ADOPT = [sys.executable, "-m", "t2", "adopt"]
 
 
 @pytest.fixture(scope="module")

@@ -169,7 +169,7 @@ def test_a_damaged_mix_is_refused_by_the_name_of_its_file(
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "t2.cli", *arguments]
+    command = [sys.executable, "-m", "t2", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -100,13 +100,13 @@ def test_a_clone_that_has_run_nothing_answers_with_the_experts_that_ship(finishe
         (tmp_path / name).symlink_to(finished / name)
     (tmp_path / "data" / "adapters").mkdir()
     (tmp_path / "data" / "adapters" / ".gitignore").touch()  # which git keeps
-    asked = run(tmp_path, sys.executable, "-m", "t2.cli", "ask", "What is 3+4?")
+    asked = run(tmp_path, sys.executable, "-m", "t2", "ask", "What is 3+4?")
     assert "the experts of the committed run, from reports/published" in asked.stderr
-    own = run(finished, sys.executable, "-m", "t2.cli", "ask", "What is 3+4?")
+    own = run(finished, sys.executable, "-m", "t2", "ask", "What is 3+4?")
     assert asked.stdout == own.stdout and "committed run" not in own.stderr
-    listed = run(tmp_path, sys.executable, "-m", "t2.cli", "expert", "list").stdout
+    listed = run(tmp_path, sys.executable, "-m", "t2", "expert", "list").stdout
     assert "svf-reasoning/seed-0" in listed and "classifier/seed-0" in listed
-    run(tmp_path, sys.executable, "-m", "t2.cli", "expert", "diff", "svf-reasoning", "classifier")
+    run(tmp_path, sys.executable, "-m", "t2", "expert", "diff", "svf-reasoning", "classifier")
     expert = finished / "reports" / "published" / "data" / "adapters" / "svf-reasoning" / "seed-0"
     assert digest(expert) == digest(finished / "data" / "adapters" / "svf-reasoning" / "seed-0")
 
