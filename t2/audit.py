@@ -14,7 +14,7 @@ from statistics import fmean
 
 import pandas as pd
 
-from t2.config.rows import Params
+from t2.config.rows import Derived, Dispatching, Params
 from t2.files import read_json, to_csv
 from t2.miniature.corpus import read_prompts
 from t2.report import readme, render
@@ -67,7 +67,7 @@ def audit(params: Params) -> list[Finding]:
 def _questions(params: Params) -> Iterator[Finding]:
     """Every question once: within a split, in any two splits, and in what bases read before."""
     places: dict[str, list[str]] = {}
-    asked = [name for name, task in params.tasks.items() if task.role != "dispatch"]
+    asked = [name for name, task in params.tasks.items() if not isinstance(task.source, Derived | Dispatching)]
     for task in asked:
         for split in splits.NAMES:
             for item in read_items(paths.split(task, split)):

@@ -10,6 +10,7 @@ from t2.cli import expert, library
 from t2.cli.adopt import adopt
 from t2.cli.ask import ask
 from t2.cli.audit import audit
+from t2.cli.base import base
 from t2.cli.plan import plan
 from t2.files import require_unicode
 
@@ -32,6 +33,7 @@ app.command()(ask)
 app.command()(plan)
 app.command()(adopt)
 app.command()(audit)
+app.command()(base)
 app.add_typer(expert.app, name="expert")
 
 

@@ -14,6 +14,7 @@ from t2.config.rows import (
     Adapter,
     Base,
     Classified,
+    Derived,
     Dispatched,
     Dispatching,
     Found,
@@ -34,6 +35,8 @@ FIELDS = {
     "mbpp_plus": {"question", "tests", "these"},
     "arc": {"question", "options"},
     "dispatch": {"question", "categories"},
+    "rotated": {"question", "options"},
+    "redrawn": {"question", "options"},
 }
 """What a prompt's template may name, by layout."""
 
@@ -112,11 +115,12 @@ def _folder(valid: Mapping[str, Any], taken: frozenset[str]) -> Iterator[str]:
                             f"{target}.{other}: the folder's own, while {section}.{name} is the main run's, which was "
                             "made with the one there; rename it, or take that one, {from: main}"
                         )
-    for name in valid.get("tasks", {}):
-        if f"tasks.{name}" not in taken:
+    own = [name for name in valid.get("tasks", {}) if f"tasks.{name}" not in taken]
+    if len(own) < len(valid.get("tasks", {})):
+        for name in own:
             yield (
-                f"tasks.{name}: the folder's own; splits are disjoint where they are drawn together, so add the row to "
-                "the main run's tasks, and take it, {from: main}"
+                f"tasks.{name}: the folder's own, while others are the main run's; splits are disjoint where they are "
+                "drawn together, so add the row to the main run's tasks, and take it, {from: main}"
             )
 
 
@@ -183,6 +187,22 @@ def _tasks(tasks: Mapping[str, Task]) -> Iterator[str]:
             yield f"{where}.reward: right = {task.reward.right} must be more than wrong = {task.reward.wrong}"
         if isinstance(task.source, Dispatching):
             yield from _dispatching(where, task.source, tasks)
+        if isinstance(task.source, Derived):
+            yield from _derived(where, task, tasks)
+
+
+def _derived(where: str, task: Task, tasks: Mapping[str, Task]) -> Iterator[str]:
+    name = task.source.task  # type: ignore[union-attr]
+    yield from _missing({"tasks": tasks}, f"{where}.source.task", [name], "tasks")
+    if (of := tasks.get(name)) is None:
+        return
+    if of.reward is None or of.reward.kind != "choice" or isinstance(of.source, Derived):
+        yield f"{where}.source.task: {name} has no options of its own; name a task of kind 'choice' with a source"
+    if task.prompt != of.prompt:
+        yield f"{where}.prompt: differs from that of {name}, whose items these are; make them equal"
+    for split, size in task.sizes.model_dump().items():
+        if size > (most := getattr(of.sizes, split)):
+            yield f"{where}.sizes.{split}: {size}, and {name} has {most}; ask for at most that"
 
 
 def _dispatching(where: str, source: Dispatching, tasks: Mapping[str, Task]) -> Iterator[str]:
@@ -192,6 +212,8 @@ def _dispatching(where: str, source: Dispatching, tasks: Mapping[str, Task]) -> 
         # So no two of them can name each other.
         if name in tasks and tasks[name].role not in ("trained", OTHER):
             yield f"{where}.source.tasks: {name} has the role {tasks[name].role!r}; name tasks of role trained or other"
+        if name in tasks and isinstance(tasks[name].source, Derived):
+            yield f"{where}.source.tasks: the questions of {name} are another task's; name that one"
 
 
 def _template(where: str, task: Task) -> Iterator[str]:

@@ -162,8 +162,42 @@ class Dispatching(Section):
     tasks: list[Name] = Field(min_length=1)
 
 
+class Rotated(Section):
+    """Items of a task of choices with every option some places further on, split by split.
+
+    How far a score hangs on where the answers stand.
+
+    Attributes:
+        task: The row of that task.
+        by: Places.
+    """
+
+    layout: Literal["rotated"]
+    task: Name
+    by: PositiveInt
+
+
+class Redrawn(Section):
+    """Items of a task of choices with answers drawn at random among the options, split by split.
+
+    A control: what is gained by learning from these is not learned from rewards.
+
+    Attributes:
+        task: The row of that task.
+        seed: Of the answers.
+    """
+
+    layout: Literal["redrawn"]
+    task: Name
+    seed: Count
+
+
+Derived = Rotated | Redrawn
+"""Sources whose questions are those of another task; its sizes are at most that one's."""
+
+
 def _source(value: Any) -> str:
-    if (layout := _entry(value, "layout")) in ("miniature", "dispatch"):
+    if (layout := _entry(value, "layout")) in ("miniature", "dispatch", "rotated", "redrawn"):
         return f"<{layout}>"
     return "<files>" if _entry(value, "hub") is None else "<hub>"
 
@@ -172,7 +206,9 @@ Source = Annotated[
     Annotated[Generated, Tag("<miniature>")]
     | Annotated[Hub, Tag("<hub>")]
     | Annotated[Files, Tag("<files>")]
-    | Annotated[Dispatching, Tag("<dispatch>")],
+    | Annotated[Dispatching, Tag("<dispatch>")]
+    | Annotated[Rotated, Tag("<rotated>")]
+    | Annotated[Redrawn, Tag("<redrawn>")],
     Discriminator(_source),
 ]
 

@@ -8,12 +8,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from t2.config.rows import Files, Generated, Hub, Params, Task
+from t2.config.rows import Derived, Dispatching, Files, Generated, Hub, Params, Task
 from t2.miniature.corpus import read_prompts
 from t2.miniature.problems import generate
 from t2.stages import paths
 from t2.stages.stage import open_stage
-from t2.tasks import sources, splits
+from t2.tasks import derived, sources, splits
 from t2.tasks.item import Item
 from t2.tasks.leaks import Passage
 from t2.tasks.sources import HubSplit
@@ -51,15 +51,21 @@ def make_splits(params: Params, folder: Path) -> dict[str, Any]:
         LeakError: Test prompts stand inside text that is learned from.
     """
     seed = params.splits.seed
-    own = {name: task for name, task in params.tasks.items() if task.role != "dispatch"}
+    own = {name: task for name, task in params.tasks.items() if not isinstance(task.source, Derived | Dispatching)}
     pools = {name: _pool(task, seed) for name, task in own.items()}
     drawn = splits.draw({name: task.sizes for name, task in own.items()}, pools, seed)
     real = [name for name, task in own.items() if isinstance(task.source, Files)]
     files = pretraining_files([base.path for base in params.bases.values()])
     splits.refuse_leaked(drawn, _passages(files))
-    dispatching = {name: splits.dispatch_splits(name, params.tasks, drawn) for name in params.tasks if name not in own}
+    made = {
+        name: splits.dispatch_splits(name, params.tasks, drawn)
+        if isinstance(task.source, Dispatching)
+        else derived.derive(task.source, task.sizes, drawn)
+        for name, task in params.tasks.items()
+        if isinstance(task.source, Derived | Dispatching)
+    }
     manifest = {
-        "files": splits.write(folder, {**drawn, **dispatching}),
+        "files": splits.write(folder, {**drawn, **made}),
         "near_duplicates": [
             asdict(pair) for pair in splits.near_in({name: drawn[name] for name in real}, params.splits.near_duplicates)
         ],
