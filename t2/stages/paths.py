@@ -91,6 +91,11 @@ def basis(base: str) -> Path:
     return _of("bases", base) / "basis" / base
 
 
+def spectrum(base: str) -> Path:
+    """The table and the figure of a base model's singular values, without their endings."""
+    return reports() / "spectra" / base
+
+
 def adapters(name: str) -> Path:
     """A trained adapter, all seeds of it."""
     return _of("adapters", name) / "adapters" / name

@@ -72,7 +72,7 @@ def _base_model(params: Params, name: str) -> str:
     """Path of the base model that a stage works on; those of all bases where it works on none, or several."""
     kind, _, key = name.partition("@")
     match kind:
-        case "basis":
+        case "basis" | "spectrum":
             bases = [key]
         case "train":
             bases = [params.adapters[key].base]

@@ -106,8 +106,14 @@ def test_all_that_is_wrong_with_a_folder_is_said_at_once(main: config.Params, ra
 def test_a_folder_has_rows_of_its_own_and_takes_its_tasks(main: config.Params, raw: dict[str, Any]) -> None:
     task = config.dump(main)["tasks"]["reasoning_hard"]
     raw["tasks"]["reasoning_hard"] = task
-    with pytest.raises(config.ConfigError, match=r"tasks\.reasoning_hard: the folder's own; splits are disjoint"):
+    with pytest.raises(config.ConfigError, match=r"tasks\.reasoning_hard: the folder's own, while others are the main"):
         config.parse(raw, main=main)
+    # All of them are drawn together, but the main run's adapters learned from others.
+    every = config.dump(main)["tasks"]
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse({**raw, "tasks": {name: every[name] for name in raw["tasks"]}}, main=main)
+    assert "tasks.reasoning: the folder's own, while adapters.svf-reasoning is the main run's" in str(caught.value)
+    assert "while others are" not in str(caught.value)
     taken = {name: {row: {"from": "main"} for row in raw[name]} for name in ("bases", "tasks")}
     taken |= {name: {"svf": {"from": "main"}} for name in ("recipes", "sets", "systems")}
     taken["adapters"] = {"svf-reasoning": {"from": "main"}}
