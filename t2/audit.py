@@ -60,7 +60,7 @@ def audit(params: Params) -> list[Finding]:
         *_dispatchers(shown.dispatch),
         *_weights(params),
         *_searches(shown.searches),
-        *_pages(params, shown),
+        *_pages(shown),
     ]
 
 
@@ -165,7 +165,7 @@ def _searches(searches: pd.DataFrame) -> Iterator[Finding]:
         yield Finding(f"search {name} after its first generation", told)
 
 
-def _pages(params: Params, shown: ReportInputs) -> Iterator[Finding]:
+def _pages(shown: ReportInputs) -> Iterator[Finding]:
     """The report and the README beside what the tables give."""
     for name in ("timings", "runs", "searches"):
         path = paths.reports() / f"{name}.csv"
@@ -174,6 +174,5 @@ def _pages(params: Params, shown: ReportInputs) -> Iterator[Finding]:
     right = render.page(shown.title, outline(shown), html=False)
     yield _compared(report, report.read_text(encoding="utf-8"), right, "the tables")
     front = Path("README.md")
-    if front.exists() and readme.BEGIN in (text := front.read_text(encoding="utf-8")):
-        right = readme.replaced(text, readme.results(params, paths.reports()))
-        yield _compared(front, text, right, "the tables")
+    if front.exists() and readme.begin(readme.MAIN) in (text := front.read_text(encoding="utf-8")):
+        yield _compared(front, text, readme.updated(text), "the tables")

@@ -78,7 +78,7 @@ def test_a_planted_number_is_found(own: Path, name: str) -> None:
 
 def test_a_planted_number_in_the_readme_is_found(own: Path) -> None:
     front = own / "README.md"
-    front.write_text(f"# A project\n\n{readme.BEGIN}\n{readme.END}\n\nMore.\n", encoding="utf-8")
+    front.write_text(f"# A project\n\n{readme.begin(readme.MAIN)}\n{readme.END}\n\nMore.\n", encoding="utf-8")
     subprocess.run([sys.executable, "-m", "t2.report.readme"], cwd=own, env=surroundings(own), check=True)
     text = front.read_text(encoding="utf-8")
     assert text.startswith("# A project\n")

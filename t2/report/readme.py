@@ -1,10 +1,11 @@
-"""The results in ``README.md``: two tables of the report, and none is typed by hand.
+"""The results in ``README.md``: tables of the main run and of experiment folders, and none is typed by hand.
 
-``python -m t2.report.readme`` writes what stands between two marks, from the files in ``reports/``.
+``python -m t2.report.readme`` writes what stands between two marks, from the files of the folder that the first names.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -15,21 +16,52 @@ from t2.report.render import to_markdown
 from t2.report.systems import systems_of
 from t2.report.tables import score_table
 
-BEGIN = "<!-- results, written by `make readme` -->"
+MAIN = "reports"
+"""The main run's folder; an experiment folder is one in it."""
+
 END = "<!-- end of results -->"
+_BEGIN = r"<!-- results of (?P<folder>\S+), written by `make readme` -->"
+_MARKED = re.compile(rf"(?P<begin>{_BEGIN}).*?{re.escape(END)}", re.DOTALL)
 
 
-def results(params: Params, reports: Path) -> str:
+def begin(folder: str) -> str:
+    """The line above the results of a folder."""
+    return f"<!-- results of {folder}, written by `make readme` -->"
+
+
+def updated(readme: str) -> str:
+    """The text of a README with the present results between its marks, as of the project in the working directory.
+
+    Raises:
+        FileNotFoundError: A folder, or one of its score files, is not there.
+        ConfigError: Its parameters are not valid.
+        ValueError: There is no mark, or one without the other.
+    """
+    pairs = len(_MARKED.findall(readme))
+    if not pairs or pairs != len(re.findall(_BEGIN, readme)) or pairs != readme.count(END):
+        raise ValueError(
+            f"README.md needs the lines `{begin(MAIN)}` and `{END}`, in turn: a folder's results stand between them"
+        )
+
+    def present(found: re.Match[str]) -> str:
+        folder = found["folder"]
+        params = load() if folder == MAIN else load(Path(folder, "params.yaml"), main="params.yaml")
+        return f"{found['begin']}\n\n{results(params, Path(folder))}\n\n{END}"
+
+    return _MARKED.sub(present, readme)
+
+
+def results(params: Params, folder: Path) -> str:
     """The tables, as Markdown.
 
     Args:
         params: They say what systems are called.
-        reports: The folder with the score files.
+        folder: That of the score files.
 
     Raises:
         FileNotFoundError: A score file is not there.
     """
-    scores, comparisons = (read_rows(reports / f"{name}.csv") for name in ("scores", "comparisons"))
+    scores, comparisons = (read_rows(folder / f"{name}.csv") for name in ("scores", "comparisons"))
     systems = systems_of(params)
     tables = [
         score_table(scores, comparisons, systems, "trained", "Trained tasks."),
@@ -38,24 +70,11 @@ def results(params: Params, reports: Path) -> str:
     return "\n\n".join(to_markdown(table).strip() for table in tables if table)
 
 
-def replaced(readme: str, results: str) -> str:
-    """The text of a README with other results between the marks.
-
-    Raises:
-        ValueError: The marks are not there, once each and in order.
-    """
-    before, begun, rest = readme.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not (begun and ended) or BEGIN in after or END in after:
-        raise ValueError(f"README.md needs the lines `{BEGIN}` and `{END}`, once each: results stand between them")
-    return f"{before}{BEGIN}\n\n{results}\n\n{END}{after}"
-
-
 def main() -> None:
     """Writes the results of the project in the working directory into its README."""
     readme = Path("README.md")
     try:
-        replace_file(readme, replaced(readme.read_text(encoding="utf-8"), results(load(), Path("reports"))))
+        replace_file(readme, updated(readme.read_text(encoding="utf-8")))
     except (FileNotFoundError, ConfigError, ValueError) as error:
         sys.exit(str(error))
 
