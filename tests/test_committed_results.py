@@ -16,9 +16,13 @@ from t2.miniature import word_problems
 from t2.miniature.corpus import read_prompts
 from t2.miniature.words import NAMES, THINGS
 from t2.stages import cells, paths
+from t2.stages.report import report_inputs
 from t2.stages.score import measurements
 from t2.statistics import BASE, Measurement
+from t2.svf import load_expert
+from t2.tasks.grading import grade
 from t2.tasks.item import read_items
+from t2.tasks.prompt import question
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(
@@ -119,3 +123,19 @@ def test_no_setting_of_the_search_is_told_apart_from_the_default() -> None:
         gains = scores[setting] - scores["default"]
         reach = stats.t.ppf(0.975, len(gains) - 1) * gains.std() / len(gains) ** 0.5
         assert abs(gains.mean()) < reach, setting
+
+
+def test_replies_and_changes_that_are_shown_are_those_of_cells_and_experts() -> None:
+    params = config.load()
+    shown = report_inputs(params)
+    asked = {question(item.prompt): item for item in read_items(paths.split("math", "test"))}
+    math = shown.replies[shown.replies["task"] == "math"]
+    right = [grade("math", [asked[row.question]] * 2, [row.before, row.after]) for row in math.itertuples()]
+    assert right == [[not gained, gained] for gained in math["gained"]]
+    assert math["gained"].tolist() == [True] * 3 + [False] * 3
+    experts = [load_expert(paths.adapter("svf-math", seed)).z for seed in params.recipes["svf"].seeds]
+    name = next(name for name in experts[0] if name.endswith("layers.3.mlp.down_proj"))
+    mean = float(sum((z[name].double() - 1).abs().mean() for z in experts) / len(experts))
+    assert shown.changes.set_index(["adapter", "layer", "module"])["change"]["svf-math", 3, "down_proj"] == (
+        pytest.approx(mean)
+    )

@@ -116,6 +116,34 @@ def learning_figure(histories: pd.DataFrame, scores: pd.DataFrame, systems: Sequ
         return style.svg(figure)
 
 
+def change_figure(changes: pd.DataFrame, base: str) -> str | None:
+    """Where experts differ from the base model: a panel for each, layers by modules.
+
+    Args:
+        changes: Columns base, adapter, layer, module, change.
+        base: The base model.
+    """
+    rows = changes[changes["base"] == base]
+    if rows.empty:
+        return None
+    adapters, modules = list(dict.fromkeys(rows["adapter"])), list(dict.fromkeys(rows["module"]))
+    layers = sorted(rows["layer"].unique())
+    step = max(1, len(layers) // 8)
+    with style.drawing():
+        figure = _figure(0.6 + (0.5 + 0.26 * len(modules)) * len(adapters), 1.7 + 0.17 * len(layers))
+        for axes, adapter in zip(_grid(figure, 1, len(adapters), sharey=True)[0], adapters, strict=True):
+            mine = rows[rows["adapter"] == adapter]
+            grid = mine.pivot_table(index="layer", columns="module", values="change").reindex(layers)[modules]
+            largest = float(mine["change"].max())
+            axes.imshow(grid.to_numpy(), cmap="viridis", aspect="auto", vmin=0.0, vmax=largest or 1.0)
+            axes.set_title(f"{adapter}\nlightest: {largest:.3f}")
+            axes.set_xticks(range(len(modules)), modules, rotation=60, ha="right")
+            axes.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
+            if axes is figure.axes[0]:
+                axes.set_ylabel("layer")
+        return style.svg(figure)
+
+
 def confusion_figure(confusions: pd.DataFrame, systems: Sequence[System], base: str) -> str | None:
     """Figure 6: what each dispatcher calls the prompts of each family, in per cent of the row.
 

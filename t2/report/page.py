@@ -37,6 +37,8 @@ class ReportInputs:
         alphas: base, search, task, seed, draw, expert, alpha, lowest, highest; effective weights, of several layers or
             matrices their mean and range.
         searches: Columns of ``reports/searches.csv``.
+        changes: base, adapter, layer, module, change; the mean of |z − 1| over components and seeds.
+        replies: task, label, question, before, after, gained; see :func:`t2.report.tables.replies_table`.
         runs: stage, run_id, seconds.
     """
 
@@ -51,6 +53,8 @@ class ReportInputs:
     dispatch: pd.DataFrame = field(default_factory=pd.DataFrame)
     alphas: pd.DataFrame = field(default_factory=pd.DataFrame)
     searches: pd.DataFrame = field(default_factory=pd.DataFrame)
+    changes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    replies: pd.DataFrame = field(default_factory=pd.DataFrame)
     runs: pd.DataFrame = field(default_factory=pd.DataFrame)
     notes: Sequence[str] = ()
     title: str = "Transformer-Squared"
@@ -127,12 +131,19 @@ def outline(inputs: ReportInputs) -> list[Section]:
                 tables.transfer_table(scores, comparisons, systems, base, "Every adapter on every task."),
             ],
         ),
-        ("Skill and form", [tables.readings_table(_rows(inputs.readings), systems, "How replies are read.")]),
+        (
+            "Skill and form",
+            [
+                tables.readings_table(_rows(inputs.readings), systems, "How replies are read."),
+                tables.replies_table(_rows(inputs.replies), "Replies that changed."),
+            ],
+        ),
         (
             "Training",
             [
                 tables.checkpoint_table(_rows(inputs.histories), "Which checkpoint is kept."),
                 _picture("learning", _draw(figures.learning_figure, inputs.histories, inputs.scores, systems, base)),
+                _picture("changes", _draw(figures.change_figure, inputs.changes, base)),
             ],
         ),
         (
@@ -187,6 +198,11 @@ _CAPTIONS = {
         "Accuracy on the validation items over training steps, a line per seed. Dashed: the base model on the "
         "test items. Red dot: the checkpoint that is kept, the best on validation. Training is drawn to its "
         "end, without early stopping.",
+    ),
+    "changes": (
+        "Where experts change the model.",
+        "The mean of |z − 1| over a matrix' components and the seeds, by layer and module; darkest at 0, where the "
+        "matrix is the base model's, and in each panel lightest at what is written over it.",
     ),
     "confusion": (
         "Figure 6. Confusion matrices of the dispatchers.",

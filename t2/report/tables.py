@@ -20,6 +20,9 @@ OWN = "°"
 NO_CATEGORY = "none"
 """In confusions: the column of prompts that were called by no category."""
 
+_EXCERPT = 240
+"""Characters of a reply that a table shows."""
+
 _INTERVAL = "In brackets, the 95 % interval over training runs and test questions"
 
 
@@ -29,11 +32,12 @@ def _bold(what: str) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """A value and, smaller, what qualifies it."""
+    """A value and, smaller, what qualifies it; or, ``verbatim``, what somebody wrote, as it is."""
 
     text: str
     asides: tuple[str, ...] = ()
     strong: bool = False
+    verbatim: bool = False
 
 
 @dataclass(frozen=True)
@@ -466,6 +470,39 @@ def runs_table(runs: Iterable[Row], title: str) -> Table | None:
         (Cell("Stage"), Cell("Seconds"), Cell("MLflow run")),
         (tuple(lines), (last,)),
     )
+
+
+def replies_table(replies: Iterable[Row], title: str) -> Table | None:
+    """Replies before and after, of questions that one of the two has right.
+
+    Args:
+        replies: Columns task, label, question, before, after, ``gained`` (whether the one after is right).
+        title: Of the table.
+    """
+    rows = list(replies)
+    if not rows:
+        return None
+    groups = [[row for row in rows if row["task"] == task] for task in dict.fromkeys(row["task"] for row in rows)]
+    header = ("Task, method", "Question", "Reply of the base model", "Reply of the expert", "Right is")
+
+    def line(row: Row) -> tuple[Cell, ...]:
+        said = (Cell(_excerpt(row[name]), verbatim=True) for name in ("question", "before", "after"))
+        return Cell(f"{row['task']}, {row['label']}"), *said, Cell("the expert" if row["gained"] else "the base model")
+
+    return Table(
+        title,
+        "Of each trained task, the first test questions that its own expert has turned right, and the first that it "
+        "has turned wrong; of several seeds, the first. How often either happens is not seen here.",
+        tuple(map(Cell, header)),
+        tuple(tuple(map(line, group)) for group in groups),
+        worded=True,
+    )
+
+
+def _excerpt(text: str) -> str:
+    """One line, of a length that a table bears."""
+    line = " ⏎ ".join(part for part in text.splitlines() if part.strip()) or "(nothing)"
+    return line if len(line) <= _EXCERPT else f"{line[: _EXCERPT - 1]}…"
 
 
 def to_text(table: Table) -> str:

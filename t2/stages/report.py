@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from safetensors.numpy import load_file
 
-from t2.config.rows import Accuracy, Budget, Params
+from t2.config.rows import Accuracy, Bare, Budget, Own, Params
 from t2.files import read_csv, read_json, write_csv
 from t2.report.page import ReportInputs, write_report
 from t2.report.systems import label_of, systems_of
 from t2.stages import cells, paths
 from t2.stages.stage import open_stage
+from t2.tasks.item import read_items
+from t2.tasks.prompt import question
 
 CARD = Path("data/miniature/README.md")
 """What a reader must know about the embedded base models before the figures."""
 
+EACH_WAY = 3
+"""Replies of each task that are shown: of those that an expert has got right, and of those that it has lost."""
+_MATRIX = re.compile(r"\.(?P<layer>\d+)\.(?:[^.]+\.)*(?P<module>[^.]+)\.svf_z$")
 
 SEARCH_COLUMNS = [
     *("base", "search", "task", "algorithm", "objective", "seed", "draw", "shots", "evaluations", "generations"),
@@ -62,6 +71,8 @@ def report_inputs(params: Params) -> ReportInputs:
         histories=_histories(params),
         alphas=_alphas(params),
         searches=searches(params),
+        changes=_changes(params),
+        replies=_replies(params),
         runs=_runs(records),
         notes=[
             *notes(params),
@@ -176,6 +187,49 @@ def _histories(params: Params) -> pd.DataFrame:
             history = read_csv(paths.adapter(name, seed) / "history.csv")
             frames.append(history.assign(base=base, label=label, adapter=name, task=row.task, seed=seed))
     return pd.concat(frames, ignore_index=True)
+
+
+def _changes(params: Params) -> pd.DataFrame:
+    """How far each SVF adapter that systems of the main base model use is from z = 1; a mean over seeds."""
+    main, rows = next(iter(params.bases)), []
+    used = [params.adapters_of(name) for name, system in params.systems.items() if system.base == main]
+    for name in dict.fromkeys(chain.from_iterable(used)):
+        recipe = params.recipes[params.adapters[name].recipe]
+        if recipe.method != "svf":
+            continue
+        for seed in recipe.seeds:
+            for key, z in load_file(paths.adapter(name, seed) / "adapter_model.safetensors").items():
+                if found := _MATRIX.search(key):
+                    change = float(np.abs(z.astype(np.float64) - 1).mean())
+                    rows.append([params.bases[main].label, name, int(found["layer"]), found["module"], change])
+    keys = ["base", "adapter", "layer", "module"]
+    return pd.DataFrame(rows, columns=[*keys, "change"]).groupby(keys, sort=False)["change"].mean().reset_index()
+
+
+def _replies(params: Params) -> pd.DataFrame:
+    """The first replies on each trained task that the first seed of an own expert turned right, and wrong."""
+    columns = ["task", "label", "question", "before", "after", "gained"]
+    main = next(iter(params.bases))
+    of_main = {name: row for name, row in params.systems.items() if row.base == main}
+    bare = next((name for name, row in of_main.items() if isinstance(row, Bare)), None)
+    owners = ((name, row) for name, row in of_main.items() if isinstance(row, Own) and params.key_of(name)[0] == "svf")
+    own, system = next(owners, (None, None))
+    rows: list[list[Any]] = []
+    if bare is None or own is None or system is None:
+        return pd.DataFrame(rows, columns=columns)
+    measured = {cell.place: cell for cell in cells.read_index()}
+    for task, declared in params.tasks.items():
+        places = (bare, task, None, None), (own, task, params.seeds_of(system.set)[0], None)
+        if declared.role != "trained" or any(place not in measured for place in places):
+            continue
+        before, after = ({answer.id: answer for answer in cells.answers(measured[place])} for place in places)
+        asked = {item.id: question(item.prompt) for item in read_items(paths.split(task, "test"))}
+        for gained in (True, False):
+            turned = [id for id in before if (before[id].right, after[id].right) == (not gained, gained)]
+            for id in turned[:EACH_WAY]:
+                replies = (answer.reply.text if answer.reply else "" for answer in (before[id], after[id]))
+                rows.append([task, system.label, asked[id], *replies, gained])
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _alphas(params: Params) -> pd.DataFrame:

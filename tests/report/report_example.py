@@ -155,6 +155,22 @@ def inputs(n: int = 120) -> ReportInputs:
         alphas=pd.DataFrame(alphas, columns=["base", "search", "task", "seed", "draw", "expert", "alpha"]).assign(
             lowest=lambda rows: rows["alpha"], highest=lambda rows: rows["alpha"]
         ),
+        changes=pd.DataFrame(
+            [
+                ("miniature", f"svf-{family}", layer, module, 0.01 * (layer + 1) * (place + 1))
+                for place, family in enumerate(("math", "code", "reasoning"))
+                for layer in range(4)
+                for module in ("q_proj", "v_proj", "up_proj")
+            ],
+            columns=["base", "adapter", "layer", "module", "change"],
+        ),
+        replies=pd.DataFrame(
+            [
+                ("math", "SVF", "What is 1|2 < 3?", "`five`\n\nor <b>six</b>", "6" * 400, True),
+                ("code", "SVF", "Write f.", "def f(): ...", "", False),
+            ],
+            columns=["task", "label", "question", "before", "after", "gained"],
+        ),
         runs=pd.DataFrame(runs, columns=["stage", "run_id", "seconds"]),
         notes=[
             "The base model is a **miniature**: a Llama of a million parameters, trained on generated "

@@ -32,6 +32,7 @@ from t2.report.tables import (
     dispatch_table,
     holm,
     readings_table,
+    replies_table,
     runs_table,
     score_table,
     search_table,
@@ -304,7 +305,7 @@ def test_page_is_whole_self_contained_and_has_every_part(folder):
     checker = Checker()
     checker.feed(page)
     assert checker.open == []
-    assert len(checker.addresses) == 4
+    assert len(checker.addresses) == 5
     assert all(address.startswith("data:image/svg+xml;base64,") for address in checker.addresses)
     pictures = [base64.b64decode(address.partition(",")[2]).decode() for address in checker.addresses]
     for text in (re.sub(r'src="data:[^"]*"', "", page), *pictures):
@@ -330,7 +331,7 @@ def test_page_is_whole_self_contained_and_has_every_part(folder):
 def test_markdown_page_links_to_figures_that_exist(folder):
     page = (folder / "report.md").read_text()
     links = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page)
-    assert len(links) == 4
+    assert len(links) == 5
     for link in links:
         root = ElementTree.parse(folder / link).getroot()
         assert root.tag == f"{SVG}svg"
@@ -347,7 +348,7 @@ def test_equal_inputs_give_equal_bytes_also_under_another_hash_seed(folder, tmp_
     environment = {"PYTHONHASHSEED": "77", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "home")}
     subprocess.run([sys.executable, "-c", script, *arguments], check=True, env=environment)
     names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    assert len(names) == 6
+    assert len(names) == 7
     for name in names:
         assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
@@ -546,3 +547,20 @@ def test_figure_7_shows_the_range_of_weights_by_matrix(inputs):
     wide = inputs.alphas.assign(lowest=inputs.alphas["alpha"] - 0.5, highest=inputs.alphas["alpha"] + 0.5)
     narrow, shown = (figures.alpha_figure(frame, "miniature") for frame in (inputs.alphas, wide))
     assert narrow != shown
+
+
+def test_replies_stand_as_they_were_written_on_one_line_and_cut(inputs):
+    table = replies_table(inputs.replies.to_dict("records"), "Replies that changed.")
+    markdown, page = to_markdown(table), to_html(table)
+    assert "| `What is 1\\|2 < 3?` | `'five' ⏎ or <b>six</b>` |" in markdown
+    assert f"`{'6' * 239}…`" in markdown
+    assert markdown.count("| the expert |") == 1 and markdown.count("| the base model |") == 1
+    assert "<code>What is 1|2 &lt; 3?</code>" in page
+    assert "<code>`five` ⏎ or &lt;b&gt;six&lt;/b&gt;</code>" in page
+    assert "<code>(nothing)</code>" in page
+
+
+def test_each_experts_panel_says_what_its_lightest_matrix_is(inputs):
+    shown = texts(figures.change_figure(inputs.changes, "miniature"))
+    assert {"svf-math", "lightest: 0.040", "lightest: 0.080", "lightest: 0.120", "q_proj", "up_proj", "3"} <= set(shown)
+    assert figures.change_figure(inputs.changes, "control") is None
