@@ -44,12 +44,13 @@ class Finding:
 
 
 def audit(params: Params) -> list[Finding]:
-    """Audits the finished run of the project in the working directory.
+    """Audits a finished run of the project in the working directory: where :mod:`t2.stages.paths` says it lies.
 
     Raises:
         FileNotFoundError: A stage's files are not there.
     """
-    for needed in (paths.data() / "splits", cells.index_file(), paths.scores(), paths.reports() / "report.md"):
+    splits_of = map(paths.splits, params.tasks)
+    for needed in (*splits_of, cells.index_file(), paths.scores(), paths.reports() / "report.md"):
         if not needed.exists():
             raise FileNotFoundError(f"no {needed}; `dvc repro` makes it, `dvc pull` fetches it where a remote has it")
     shown = report_inputs(params)

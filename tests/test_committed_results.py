@@ -40,6 +40,15 @@ def test_nothing_that_is_shown_is_wrong() -> None:
     assert [finding for finding in audit(config.load()) if finding.wrong] == []
 
 
+@pytest.mark.parametrize("folder", sorted(path.parent for path in (ROOT / "reports").glob("*/params.yaml")))
+def test_nothing_that_a_folder_shows_is_wrong(folder: Path) -> None:
+    if not (folder / "data" / "predictions" / "cells.json").exists():
+        pytest.skip(f"{folder.name} has not run here; `make table NAME={folder.name}` runs it")
+    params = config.load(folder / "params.yaml", main="params.yaml")
+    with paths.within(folder.relative_to(ROOT), params.taken):
+        assert [finding for finding in audit(params) if finding.wrong] == []
+
+
 def test_the_card_says_how_many_test_questions_are_old_but_for_their_names() -> None:
     """Without the names of people, things, shapes, unknowns and functions, a question may stand in what was read."""
     nouns = {noun for some in word_problems._NOUNS.values() for noun in some}

@@ -61,7 +61,7 @@ def ask(
                 for asked, search in spec["searches"].items()
                 if asked == task
             },
-            **({at: paths.temperature(at, seed)} if (at := spec["temperature"]) else {}),
+            **({at: library.temperature(at, seed)} if (at := spec["temperature"]) else {}),
         },
     )
     outcome = answers.answer([prompt], name, task, max_new_tokens)

@@ -117,6 +117,21 @@ def search_result(search: str, seed: int | None = None) -> Path:
     return paths.search(search, seed, 0) / "alpha.json"
 
 
+def temperature(search: str, seed: int) -> Path:
+    """The file of the temperature that a search found for the experts of a seed.
+
+    Raises:
+        ValueError: There is none.
+    """
+    path = paths.temperature(search, seed)
+    if not path.is_file():
+        raise ValueError(
+            f"no temperature was found by search {search!r} for seed {seed}; `make repro` searches it, and what is "
+            f"published answers without: {', '.join(config.load().publish.systems)}"
+        )
+    return path
+
+
 def weights(terms: Sequence[str]) -> dict[str, float] | str:
     """Reads what a user writes for an expert, ``svf-math``, or for a mix, ``svf-math=0.7 svf-code=0.3``.
 

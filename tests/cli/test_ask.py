@@ -91,6 +91,12 @@ def test_soft_dispatch_mixes_by_what_the_first_pass_believes(engine: HfEngine, t
     assert {name: float(weight) for name, weight in weights.items()} == pytest.approx(expected, abs=1e-3)
 
 
+def test_soft_dispatch_without_a_temperature_says_what_finds_one(t2, monkeypatch) -> None:
+    monkeypatch.setattr("t2.stages.paths.temperature", lambda name, seed: Path("data/searches/none"))
+    with pytest.raises(ValueError, match="no temperature was found by search 'soft' for seed 1; `make repro` searches"):
+        t2("ask", PROMPT, "--system", "soft")
+
+
 def test_a_named_category_is_answered_by_its_expert(engine: HfEngine, t2, monkeypatch) -> None:
     """The first pass is scripted: no model of a test names categories."""
     monkeypatch.setattr("t2.adaptation.strategies.dispatch", lambda engine, prompts, *_, **__: ["math"] * len(prompts))
