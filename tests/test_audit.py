@@ -103,4 +103,4 @@ def test_what_is_not_there_is_named_with_the_command_that_makes_it(tmp_path: Pat
     folder = copy_project(tmp_path)
     status, _, said = audited(folder)
     assert status != 0
-    assert "no data/splits; `dvc repro` makes it" in said
+    assert "no data/splits/reasoning; `dvc repro` makes it" in said
