@@ -188,11 +188,11 @@ def _tasks(tasks: Mapping[str, Task]) -> Iterator[str]:
         if isinstance(task.source, Dispatching):
             yield from _dispatching(where, task.source, tasks)
         if isinstance(task.source, Derived):
-            yield from _derived(where, task, tasks)
+            yield from _derived(where, task, task.source, tasks)
 
 
-def _derived(where: str, task: Task, tasks: Mapping[str, Task]) -> Iterator[str]:
-    name = task.source.task  # type: ignore[union-attr]
+def _derived(where: str, task: Task, source: Derived, tasks: Mapping[str, Task]) -> Iterator[str]:
+    name = source.task
     yield from _missing({"tasks": tasks}, f"{where}.source.task", [name], "tasks")
     if (of := tasks.get(name)) is None:
         return
