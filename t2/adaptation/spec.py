@@ -52,6 +52,8 @@ class Spec:
                 "name a system that does: prompt, classifier, soft, fewshot or uniform"
             )
         members = params.sets[system.set].members
+        if (method := params.key_of(name)[0]) != "svf":
+            raise ValueError(f"systems.{name} has adapters of {method}; only SVF's answer users, name another system")
         ask = None
         if isinstance(system, Dispatched):
             task = params.tasks[system.dispatch]

@@ -18,6 +18,7 @@ from t2.config.rows import (
     Dispatched,
     Dispatching,
     Found,
+    InContext,
     Recipe,
     Soft,
     System,
@@ -70,7 +71,9 @@ SAME = ("base", "set", "dispatch")
 """What a soft system and the search for its temperature have in common."""
 
 SVF = "svf"
-"""The method whose adapters can be mixed, chosen prompt by prompt, and moved to another base."""
+"""The method whose adapters can be mixed in every form, chosen prompt by prompt, and moved to another base."""
+LORA = "lora"
+"""The one other method whose adapters can be mixed."""
 
 
 def relations(valid: Mapping[str, Any], taken: frozenset[str] | None = None) -> Iterator[str]:
@@ -354,7 +357,27 @@ def _searches(valid: Mapping[str, Any]) -> Iterator[str]:
             )
         if task is not None and task.reward is None:
             yield f"searches.{name}.task: {row.task} has no reward to search by"
-        yield from _not_svf(valid, f"searches.{name}.set", _members(valid, row), "are mixed")
+        yield from _unmixed(valid, f"searches.{name}", _members(valid, row), row.budget)
+
+
+def _unmixed(valid: Mapping[str, Any], where: str, adapters: Iterable[str], budget: str | None) -> Iterator[str]:
+    """What cannot be mixed as a budget says: SVF in every way, LoRA as sums of what it adds to the weights."""
+    methods = {name: recipe for name in adapters if (recipe := _recipe(valid, name)) is not None}
+    for name, recipe in methods.items():
+        if recipe.method not in (SVF, LORA):
+            yield f"{where}.set: {name} is trained by {recipe.method}; only SVF and LoRA adapters are mixed"
+        elif recipe.peft.get("use_dora"):
+            yield f"{where}.set: {name} is trained with use_dora, whose directions do not add up; name another set"
+    if len({recipe.method for recipe in methods.values()}) > 1:
+        yield f"{where}.set: adapters of one method are mixed; divide it"
+    row = valid.get("budgets", {}).get(budget)
+    if row is not None and any(recipe.method != SVF for recipe in methods.values()):
+        if row.granularity != "one":
+            yield f"{where}.budget: {budget} has weights by {row.granularity}, LoRA adapters one each; set it to one"
+        if row.form == "free" and row.renormalise:
+            yield f"{where}.budget: {budget} rescales by singular values, LoRA has none; set renormalise to false"
+        if row.include_base:
+            yield f"{where}.budget: {budget} has the base model take part, which is no LoRA adapter; set it to false"
 
 
 def _temperatures(valid: Mapping[str, Any]) -> Iterator[str]:
@@ -389,7 +412,7 @@ def _systems(valid: Mapping[str, Any]) -> Iterator[str]:
         yield from _places(valid, where, row)
         if isinstance(row, Dispatched):
             yield from _first_pass(valid, where, row)
-        if isinstance(row, Found):
+        if isinstance(row, Found | InContext):
             yield from _found(valid, where, row)
 
 
@@ -403,8 +426,10 @@ def _answers(valid: Mapping[str, Any], where: str, row: System) -> Iterator[str]
                 f"{where}.base: {name} was trained on {valid['adapters'][name].base}, not on {row.base}; of all "
                 "methods only SVF moves to another base"
             )
-    if row.strategy not in ("none", "adapter", "own", "oracle"):
-        yield from _not_svf(valid, f"{where}.set", adapters, "are mixed or chosen prompt by prompt")
+    if row.strategy in ("uniform", "fewshot"):
+        yield from _unmixed(valid, where, adapters, getattr(row, "budget", None))
+    elif row.strategy not in ("none", "adapter", "own", "oracle"):
+        yield from _not_svf(valid, f"{where}.set", adapters, "are chosen prompt by prompt")
     elif len({recipe.method == SVF for name in adapters if (recipe := _recipe(valid, name))}) > 1:
         yield f"{where}.set: {row.set} has SVF and other adapters, which cannot run together; divide it"  # type: ignore
     if row.strategy in ("own", "prompt", "classifier", "soft"):
@@ -470,10 +495,13 @@ def _first_pass(valid: Mapping[str, Any], where: str, row: Dispatched) -> Iterat
         yield from _seeds(valid, where, [row.adapter, *_answering(valid, row)])
 
 
-def _found(valid: Mapping[str, Any], where: str, row: Found) -> Iterator[str]:
+def _found(valid: Mapping[str, Any], where: str, row: Found | InContext) -> Iterator[str]:
     searches = {name: valid["searches"][name] for name in row.searches if name in valid.get("searches", {})}
     for name, search in searches.items():
-        if (search.base, search.set) != (row.base, row.set):
+        if isinstance(row, InContext):
+            if search.base != row.base:
+                yield f"{where}.searches: {name} is on {search.base}, the system on {row.base}; make them equal"
+        elif (search.base, search.set) != (row.base, row.set):
             yield (
                 f"{where}.searches: {name} is over set {search.set} on {search.base}, the system over {row.set} on "
                 f"{row.base}; make them equal"
@@ -495,6 +523,7 @@ def _published(valid: Mapping[str, Any]) -> Iterator[str]:
     if len(bases := dict.fromkeys(row.base for row in systems.values())) > 1:
         yield f"publish.systems: they are on {', '.join(bases)}; a model that answers has one base"
     used = [name for row in systems.values() for name in _answering(valid, row)]
+    yield from _not_svf(valid, "publish.systems", used, "answer users")
     used += [row.adapter for row in systems.values() if isinstance(row, Classified)]
     listed = valid["sets"][publish.set].members if publish.set in valid.get("sets", {}) else None
     if listed is not None and len(systems) == len(publish.systems) and set(listed) != set(used):

@@ -395,7 +395,7 @@ class Budget(Section):
     Attributes:
         algorithm: ``cem``: the cross-entropy method. ``random``: every generation is drawn as its first one is.
         form: Of the mix: ``normalised``, or ``free``.
-        per_layer: A weight per expert and layer, in place of one per expert.
+        granularity: Weights per expert: ``one``, one per ``layer``, or one per ``matrix``.
         include_base: The base model takes part in the mix.
         renormalise: Rescale each matrix of the free form by Σσ / Σσz'.
         objective: What candidates are scored by.
@@ -412,7 +412,7 @@ class Budget(Section):
 
     algorithm: Literal["cem", "random"]
     form: Form
-    per_layer: bool
+    granularity: Literal["one", "layer", "matrix"]
     include_base: bool
     renormalise: bool
     objective: Objective
@@ -565,6 +565,17 @@ class Found(_System):
     searches: list[Name] = Field(min_length=1)
 
 
+class InContext(_System):
+    """The base model with the shots of searches as worked examples in the prompt; nothing is adapted.
+
+    Attributes:
+        searches: Of different tasks; their shots, seed by seed and draw by draw.
+    """
+
+    strategy: Literal["in_context"]
+    searches: list[Name] = Field(min_length=1)
+
+
 def _strategy(value: Any) -> str:
     return f"<{_entry(value, 'strategy')}>"
 
@@ -578,12 +589,13 @@ System = Annotated[
     | Annotated[Prompted, Tag("<prompt>")]
     | Annotated[Classified, Tag("<classifier>")]
     | Annotated[Soft, Tag("<soft>")]
-    | Annotated[Found, Tag("<fewshot>")],
+    | Annotated[Found, Tag("<fewshot>")]
+    | Annotated[InContext, Tag("<in_context>")],
     Discriminator(
         _strategy,
         custom_error_type="strategy",
         custom_error_message="`strategy` is one of none, adapter, own, oracle, uniform, prompt, classifier, soft, "
-        "fewshot",
+        "fewshot, in_context",
     ),
 ]
 
@@ -760,16 +772,18 @@ class Params(Section):
     def key_of(self, name: str) -> tuple[str, str, str]:
         """Method, strategy and variant of a system: what score files know it by.
 
-        The method is the PEFT method of the adapters that answer; ``base`` where nothing was trained.
+        The method is the PEFT method of the adapters that answer; ``base`` where the base model answers, and
+        ``in_context`` where it is shown shots.
         """
         system = self.systems[name]
         methods = {self.recipes[self.adapters[adapter].recipe].method for adapter in self.adapters_of(name)}
-        return "+".join(sorted(methods)) or "base", system.strategy, system.variant
+        alone = "in_context" if isinstance(system, InContext) else "base"
+        return "+".join(sorted(methods)) or alone, system.strategy, system.variant
 
     def adapters_of(self, name: str) -> list[str]:
         """The adapters that a system answers with or chooses from; none where the base model answers as it is."""
         system = self.systems[name]
-        if isinstance(system, Bare):
+        if isinstance(system, Bare | InContext):
             return []
         return [system.adapter] if isinstance(system, Single) else self.sets[system.set].members
 

@@ -38,6 +38,7 @@ class Reply:
         tokens: How many were generated.
         finished: Whether it came to its end, or was cut off.
         too_long: The prompt left no room for a reply in the model's context.
+        prompt_tokens: The prompt's length, with the chat template around it.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Reply:
     tokens: int
     finished: bool
     too_long: bool
+    prompt_tokens: int
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,23 @@ from typing import Any
 import torch
 
 from t2.adaptation.first_pass import Ask, dispatch, likeliest, loglikelihoods
+from t2.adaptation.in_context import with_shots
 from t2.adaptation.strategies import STRATEGIES, Choice, Setting, by_belief, by_category, equal_parts
 from t2.adaptation.two_pass import answer, generate
-from t2.config.rows import OTHER, Classified, Dispatched, Found, Oracle, Params, Single, Soft, System, Uniform
+from t2.adaptation.weighted import WeightedAdapters, coordinates
+from t2.config.rows import (
+    OTHER,
+    Classified,
+    Dispatched,
+    Found,
+    InContext,
+    Oracle,
+    Params,
+    Single,
+    Soft,
+    System,
+    Uniform,
+)
 from t2.engine.base import Engine, Generation, Sampling
 from t2.engine.hf import HfEngine
 from t2.engine.select import load, svf_engine
@@ -26,7 +40,7 @@ from t2.sandbox import Sandbox
 from t2.stages import cells, members, paths
 from t2.stages.cells import Cell, Place, Reply
 from t2.stages.fingerprint import declared, digest
-from t2.stages.members import Member
+from t2.stages.members import SVF, Member
 from t2.stages.progress import Progress
 from t2.stages.stage import open_stage
 from t2.stages.workers import Report, run_jobs
@@ -37,9 +51,6 @@ from t2.svf.pretrained import load_adapter
 from t2.tasks.classification import categories_of
 from t2.tasks.grading import GRADERS, grade, limits_of
 from t2.tasks.item import Item, read_items
-
-SVF = "svf"
-"""The method whose adapters are mixed, and run side by side in a batch."""
 
 
 def main() -> None:
@@ -163,14 +174,14 @@ def _runs(params: Params, system: System, task: str) -> list[tuple[int | None, i
     """Seeds and draws of a system on a task."""
     if system.strategy == "none":
         return [(None, None)]
-    seeds = list(members_of(params, system)[0].valid_scores)
-    if isinstance(system, Found):
-        draws = params.budgets[params.searches[_search_of(params, system, task)].budget].draws
+    if isinstance(system, Found | InContext):
+        search = params.searches[_search_of(params, system, task)]
+        draws, seeds = params.budgets[search.budget].draws, params.seeds_of(search.set)
         return [(seed, draw) for draw in range(draws) for seed in seeds]
-    return [(seed, None) for seed in seeds]
+    return [(seed, None) for seed in members_of(params, system)[0].valid_scores]
 
 
-def _search_of(params: Params, system: Found, task: str) -> str:
+def _search_of(params: Params, system: Found | InContext, task: str) -> str:
     found = [name for name in system.searches if params.searches[name].task == task]
     if not found:
         raise ValueError(f"{system.label}: no search of {', '.join(system.searches)} is for {task}; correct `tasks`")
@@ -228,9 +239,11 @@ class Worker:
             return cell
         found = members_of(self.params, system)
         rows = None
-        if isinstance(system, Oracle):
+        if isinstance(system, InContext):
+            made = [self._shown(each, system, items)]
+        elif isinstance(system, Oracle):
             made = [self._alone(each, system, member, items) for member in found]
-        elif found and found[0].method != SVF:
+        elif found and found[0].method != SVF and not isinstance(system, Uniform | Found):
             adapter = next(member for member in found if member.family == self.params.tasks[each.task].family)
             made = [self._alone(each, system, adapter, items)]
         else:
@@ -267,9 +280,7 @@ class Worker:
             budget = params.budgets[system.budget] if system.budget else None
             mixture = self._effective(each, equal_parts(params.sets[system.set].members, budget))
         if isinstance(system, Found):
-            search = _search_of(params, system, each.task)
-            outcome = json.loads((paths.search(search, each.seed or 0, each.draw or 0) / "alpha.json").read_text())
-            refuse_seen(read_items(paths.split(each.task, "test")), outcome["shots"], search)
+            outcome = self._outcome(each, system)
             mixture = self._effective(each, Mixture(outcome["alpha"], outcome["form"], outcome["renormalise"]))
         return Setting(
             families={member.name: member.family for member in members_of(params, system)},
@@ -280,6 +291,14 @@ class Worker:
             classifier=self._z(system.adapter, system.base, each.seed) if isinstance(system, Classified) else None,
             temperature=self._temperature(each, system) if isinstance(system, Soft) else None,
         )
+
+    def _outcome(self, each: Plan, system: Found | InContext) -> dict[str, Any]:
+        """What a search found on shots that are not reported on."""
+        search = _search_of(self.params, system, each.task)
+        file = paths.search(search, each.seed or 0, each.draw or 0) / "alpha.json"
+        outcome: dict[str, Any] = json.loads(file.read_text())
+        refuse_seen(read_items(paths.split(each.task, "test")), outcome["shots"], search)
+        return outcome
 
     def _effective(self, each: Plan, mixture: Mixture) -> Mixture:
         if not mixture.needs_sigma:
@@ -298,9 +317,12 @@ class Worker:
         return load_expert(paths.adapter(name, seed or 0), self.basis(base).matrices).z
 
     def _experts(self, system: str, seed: int | None) -> dict[str, Z]:
-        """Z of a system's members, by name."""
+        """Z of a system's members, by name; of LoRA adapters, axes."""
         row = self.params.systems[system]
-        return {member.name: self._z(member.name, row.base, seed) for member in members_of(self.params, row)}
+        found = members_of(self.params, row)
+        if found and found[0].method != SVF:
+            return coordinates([member.name for member in found])
+        return {member.name: self._z(member.name, row.base, seed) for member in found}
 
     # What is made
 
@@ -345,7 +367,7 @@ class Worker:
             experts = self.experts(each.system, each.seed)
             own = Choice(tuple(mixtures), rows, (None,) * len(rows))
             prompts = [item.prompt for item in items]
-            _write(key, items, generate(self._svf(system.base), prompts, sampling, own, experts))
+            _write(key, items, generate(self._mixing(each, system), prompts, sampling, own, experts))
 
         self.keep(cells.replies_file(key), make)
         return key
@@ -370,6 +392,22 @@ class Worker:
             model, tokenizer = load(self.params.bases[system.base], self.params.execution.device)
             engine = HfEngine(load_adapter(model, folder), tokenizer, batch_size=self.params.measure.batch)
             _write(key, items, engine.generate([item.prompt for item in items], sampling))
+
+        self.keep(cells.replies_file(key), make)
+        return key
+
+    def _shown(self, each: Plan, system: InContext, items: Sequence[Item]) -> str:
+        """Replies of the base model to prompts that open with a search's shots."""
+        budget = self.params.budgets[self.params.searches[_search_of(self.params, system, each.task)].budget]
+        pool = {item.id: item for item in read_items(paths.split(each.task, budget.split))}
+        shots = [pool[name] for name in self._outcome(each, system)["shots"]]
+        sampling = self._sampling(each)
+        key = _key(each.inputs, shots=repr(shots), sampling=repr(sampling))
+
+        def make() -> None:
+            prompts = [with_shots(item.prompt, shots) for item in items]
+            bare = [-1] * len(items)
+            _write(key, items, self._svf(system.base).generate(prompts, sampling, experts={}, rows=bare))
 
         self.keep(cells.replies_file(key), make)
         return key
@@ -440,6 +478,15 @@ class Worker:
             self._loaded = (base, engine)
         return self._loaded[1]
 
+    def _mixing(self, each: Plan, system: System) -> Engine:
+        """What answers under a mixture of a system's members."""
+        found = members_of(self.params, system)
+        if not found or found[0].method == SVF:
+            return self._svf(system.base)
+        folders = [paths.adapter(member.name, each.seed or 0) for member in found]
+        execution, batch = self.params.execution, self.params.measure.batch
+        return WeightedAdapters(self.params.bases[system.base], folders, device=execution.device, batch=batch)
+
     def _sigma(self, base: str, experts: Mapping[str, Z]) -> Z:
         return {module: self.basis(base).load(module).sigma for module in next(iter(experts.values()))}
 
@@ -450,7 +497,15 @@ class Worker:
 
 def _write(key: str, items: Sequence[Item], generations: Sequence[Generation]) -> None:
     replies = (
-        Reply(item.id, item.question, reply.text, len(reply.tokens), reply.finished, reply.too_long)
+        Reply(
+            item.id,
+            item.question,
+            reply.text,
+            len(reply.tokens),
+            reply.finished,
+            reply.too_long,
+            reply.prompt_tokens,
+        )
         for item, reply in zip(items, generations, strict=True)
     )
     cells.write_replies(key, replies)

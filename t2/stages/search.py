@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,18 +14,20 @@ import torch
 from t2.adaptation import cem
 from t2.adaptation.few_shot import shot_evaluator
 from t2.adaptation.search_state import load_state, save_state
+from t2.adaptation.weighted import WeightedAdapters, coordinates
 from t2.config.rows import Accuracy, Params
-from t2.engine.base import Sampling
+from t2.engine.base import Engine, Sampling
 from t2.engine.select import svf_engine
 from t2.files import write_csv
 from t2.sandbox import Sandbox
 from t2.seeds import derive
 from t2.stages import members, paths
+from t2.stages.members import SVF, Member
 from t2.stages.progress import Progress
 from t2.stages.stage import Stage, open_stage
 from t2.stages.workers import Report, run_jobs
 from t2.svf import BasisCache, base_expert, load_expert
-from t2.svf.experts import Z
+from t2.svf.experts import Z, layers
 from t2.svf.mixture import BASE, Mixture
 from t2.tasks.item import Item, read_items
 
@@ -72,10 +75,15 @@ def draw_shots(pool: list[Item], shots: int, seed: int) -> tuple[list[Item], lis
 
 
 def load_members(params: Params, name: str, seed: int) -> tuple[dict[str, Z], dict[str, torch.Tensor] | None]:
-    """What a search mixes: z by member, the base where it takes part, and the singular values for the free form."""
+    """What a search mixes: z by member, the base where it takes part, and the singular values for the free form.
+
+    Of LoRA adapters, whose sums are their weights' business, the members are axes.
+    """
     row = params.searches[name]
     budget = params.budgets[row.budget]
     found = members.read_set(row.set)
+    if found[0].method != SVF:
+        return coordinates([member.name for member in found]), None
     basis = BasisCache.open(paths.basis(row.base))
     experts = {member.name: load_expert(paths.member(row.set, member.name, seed), basis.matrices).z for member in found}
     modules = next(iter(experts.values()))
@@ -102,9 +110,7 @@ def _search(stage: Stage, name: str, seed: int, draw: int, report: Report) -> tu
     if saved.exists():
         state = load_state(saved)
     else:
-        layers = len({module.split(".")[2] for module in next(iter(experts.values()))})
-        shape = (layers, len(experts)) if budget.per_layer else (len(experts),)
-        state = cem.start(shape, budget, derive(budget.seed, f"cem {which}"))
+        state = cem.start(_shape(experts, budget.granularity), budget, derive(budget.seed, f"cem {which}"))
 
     def on_generation(state: cem.State) -> None:
         save_state(state, saved)
@@ -114,13 +120,7 @@ def _search(stage: Stage, name: str, seed: int, draw: int, report: Report) -> tu
     with Sandbox(params.sandbox) as sandbox:
         if reward.kind == "code":
             stage.note_isolation(sandbox.isolation)
-        engine = svf_engine(
-            params.bases[row.base],
-            params.engine,
-            basis=paths.basis(row.base),
-            device=params.execution.device,
-            batch=params.search.batch,
-        )
+        engine = _engine(params, name, members.read_set(row.set), seed)
         evaluator = partial(
             shot_evaluator, engine, reward.kind, experts=list(experts.values()), sigma=sigma, sandbox=sandbox
         )
@@ -157,6 +157,22 @@ def _search(stage: Stage, name: str, seed: int, draw: int, report: Report) -> tu
         "shots": [item.id for item in shots],
     }
     return alpha, _history(list(experts), state)
+
+
+def _engine(params: Params, name: str, found: list[Member], seed: int) -> Engine:
+    row, device, batch = params.searches[name], params.execution.device, params.search.batch
+    base = params.bases[row.base]
+    if found[0].method != SVF:
+        folders = [paths.member(row.set, member.name, seed) for member in found]
+        return WeightedAdapters(base, folders, device=device, batch=batch)
+    return svf_engine(base, params.engine, basis=paths.basis(row.base), device=device, batch=batch)
+
+
+def _shape(experts: Mapping[str, Z], granularity: str) -> tuple[int, ...]:
+    """That of the weights which are searched: a row for every layer or matrix, or none."""
+    modules = next(iter(experts.values()))
+    rows = {"one": (), "layer": (len(layers(modules)),), "matrix": (len(modules),)}[granularity]
+    return (*rows, len(experts))
 
 
 def _plain(mixture: Mixture) -> dict[str, float | list[float]]:

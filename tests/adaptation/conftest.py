@@ -15,7 +15,7 @@ DEFAULTS: dict[str, Any] = {
     "draws": 2,
     "seed": 0,
     "form": "normalised",
-    "per_layer": False,
+    "granularity": "one",
     "include_base": False,
     "renormalise": True,
     "population": 32,

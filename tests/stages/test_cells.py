@@ -24,7 +24,7 @@ def project(tmp_path, monkeypatch) -> Path:
 
 
 def reply(id: str, text: str, too_long: bool = False) -> Reply:
-    return Reply(id, "which", text, tokens=4, finished=True, too_long=too_long)
+    return Reply(id, "which", text, tokens=4, finished=True, too_long=too_long, prompt_tokens=9)
 
 
 def test_replies_survive_the_disk_with_equal_bytes():

@@ -15,7 +15,7 @@ PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
 
 def test_measurements_follow_the_order_of_bases_roles_tasks_systems_seeds_and_draws(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cells.write_replies("r", [Reply("a", "which", "x", 1, True, False)])
+    cells.write_replies("r", [Reply("a", "which", "x", 1, True, False, 9)])
     cells.write_values(cells.grades_file("g"), [True])
     cells.write_values(cells.flexible_file("g"), [True])
     wanted = [
@@ -41,11 +41,11 @@ def test_measurements_follow_the_order_of_bases_roles_tasks_systems_seeds_and_dr
 def test_readings_stand_beside_each_other_with_the_share_of_replies_that_were_cut_off(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     replies = [
-        Reply("a", "which", "#### 1", 3, True, False),
-        Reply("b", "which", "1", 1, True, False),
-        Reply("c", "which", "1 and", 9, False, False),
+        Reply("a", "which", "#### 1", 3, True, False, 9),
+        Reply("b", "which", "1", 1, True, False, 9),
+        Reply("c", "which", "1 and", 9, False, False, 9),
     ]
-    cells.write_replies("r", [*replies, Reply("d", "which", "", 0, False, True)])
+    cells.write_replies("r", [*replies, Reply("d", "which", "", 0, False, True, 9)])
     cells.write_values(cells.grades_file("g"), [True, False, False, False])
     cells.write_values(cells.flexible_file("g"), [True, True, False, False])
     (row,) = readings(measurements(PARAMS, [Cell("base", "math", replies=("r",), grades=("g",))])).to_dict("records")
