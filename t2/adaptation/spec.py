@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2.config.rows import Classified, Dispatched, Found, Params, Soft, Uniform
+from t2.config.rows import SVF, Classified, Dispatched, Found, Params, Soft, Uniform
 from t2.tasks.classification import categories_of
 
 
@@ -52,7 +52,7 @@ class Spec:
                 "name a system that does: prompt, classifier, soft, fewshot or uniform"
             )
         members = params.sets[system.set].members
-        if (method := params.key_of(name)[0]) != "svf":
+        if (method := params.key_of(name)[0]) != SVF:
             raise ValueError(f"systems.{name} has adapters of {method}; only SVF's answer users, name another system")
         ask = None
         if isinstance(system, Dispatched):

@@ -11,6 +11,7 @@ from t2.config.folder import ROWS
 from t2.config.peft_keys import GIVEN, config_keys
 from t2.config.rows import (
     OTHER,
+    SVF,
     Adapter,
     Base,
     Classified,
@@ -70,8 +71,6 @@ REFERENCE_LISTS = {
 SAME = ("base", "set", "dispatch")
 """What a soft system and the search for its temperature have in common."""
 
-SVF = "svf"
-"""The method whose adapters can be mixed in every form, chosen prompt by prompt, and moved to another base."""
 LORA = "lora"
 """The one other method whose adapters can be mixed."""
 

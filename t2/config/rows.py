@@ -55,6 +55,9 @@ Tasks = Annotated[
 OTHER = "other"
 """The category that no expert serves: its prompts are answered by the base model."""
 
+SVF = "svf"
+"""The method whose adapters can be mixed in every form, chosen prompt by prompt, and moved to another base."""
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

@@ -22,6 +22,7 @@ from t2.adaptation.two_pass import answer, generate
 from t2.adaptation.weighted import WeightedAdapters, coordinates
 from t2.config.rows import (
     OTHER,
+    SVF,
     Classified,
     Dispatched,
     Found,
@@ -40,7 +41,7 @@ from t2.sandbox import Sandbox
 from t2.stages import cells, members, paths
 from t2.stages.cells import Cell, Place, Reply
 from t2.stages.fingerprint import declared, digest
-from t2.stages.members import SVF, Member
+from t2.stages.members import Member
 from t2.stages.progress import Progress
 from t2.stages.stage import open_stage
 from t2.stages.workers import Report, run_jobs

@@ -11,9 +11,6 @@ from t2.config.rows import Params
 from t2.files import replace_file
 from t2.stages import paths
 
-SVF = "svf"
-"""The method whose adapters may differ from sample to sample of a batch, and be chosen prompt by prompt."""
-
 _ABOUT = "adapter.json"
 _MEMBERS = "members.json"
 

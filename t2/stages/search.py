@@ -15,14 +15,14 @@ from t2.adaptation import cem
 from t2.adaptation.few_shot import shot_evaluator
 from t2.adaptation.search_state import load_state, save_state
 from t2.adaptation.weighted import WeightedAdapters, coordinates
-from t2.config.rows import Accuracy, Params
+from t2.config.rows import SVF, Accuracy, Params
 from t2.engine.base import Engine, Sampling
 from t2.engine.select import svf_engine
 from t2.files import write_csv
 from t2.sandbox import Sandbox
 from t2.seeds import derive
 from t2.stages import members, paths
-from t2.stages.members import SVF, Member
+from t2.stages.members import Member
 from t2.stages.progress import Progress
 from t2.stages.stage import Stage, open_stage
 from t2.stages.workers import Report, run_jobs
