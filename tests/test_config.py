@@ -94,6 +94,20 @@ def test_all_problems_are_listed_at_once(raw: dict[str, Any]) -> None:
     assert all(len(problem) < 300 for problem in found)
 
 
+IA3 = {"peft_type": "IA3", "target_modules": ["q_proj"], "feedforward_modules": []}
+
+
+def mix_lora(raw: dict[str, Any]) -> None:
+    """The few-shot searches, over LoRA's adapters."""
+    put(raw, "sets.svf", members=["lora-math", "lora-code", "lora-reasoning"])
+
+
+def shown(**changes: Any) -> dict[str, Any]:
+    """A system that is shown a search's shots."""
+    row = {"label": "shown", "base": "main", "strategy": "in_context", "searches": ["math_hard"]}
+    return {**row, "tasks": ["math_hard"], "variant": "", **changes}
+
+
 CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     # References
     (lambda raw: put(raw, "adapters.svf-math", base="maine"), "adapters.svf-math.base"),
@@ -177,7 +191,13 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda raw: put(raw, "recipes.classifier", seeds=[0]), "systems.classifier"),
     (lambda raw: put(raw, "tasks.math_hard.sizes", shots=9), "searches.math_hard"),
     (lambda raw: put(raw, "searches.math_hard", task="other"), "searches.math_hard.task"),
-    (lambda raw: put(raw, "searches.math_hard", set="lora"), "searches.math_hard.set"),
+    (lambda raw: put(raw, "sets.svf", members=["svf-math", "lora-math"]), "searches.math_hard.set"),
+    (lambda raw: [mix_lora(raw), put(raw, "recipes.lora_next_token.peft", use_dora=True)], "searches.math_hard.set"),
+    (lambda raw: [mix_lora(raw), put(raw, "recipes.lora_next_token", peft=IA3)], "searches.math_hard.set"),
+    (lambda raw: [mix_lora(raw), put(raw, "budgets.cem", granularity="layer")], "searches.math_hard.budget"),
+    (lambda raw: [mix_lora(raw), put(raw, "budgets.cem", form="free")], "searches.math_hard.budget"),
+    (lambda raw: [mix_lora(raw), put(raw, "budgets.cem", include_base=True)], "searches.math_hard.budget"),
+    (lambda raw: put(raw, "budgets.cem", granularity="head"), "budgets.cem.granularity"),
     # Systems
     (lambda raw: put(raw, "systems.math-expert", strategy="guess"), "systems.math-expert"),
     (lambda raw: put(raw, "systems.math-expert", set="svf"), "systems.math-expert.set"),
@@ -187,7 +207,7 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda raw: put(raw, "systems", again={**raw["systems"]["base"], "label": "again"}), "systems.again.variant"),
     (lambda raw: put(raw, "systems.code-expert", variant="math"), "systems.code-expert.variant"),
     (lambda raw: put(raw, "systems.lora", base="control"), "systems.lora.base"),
-    (lambda raw: put(raw, "systems.uniform", set="lora"), "systems.uniform.set"),
+    (lambda raw: put(raw, "recipes.svf", peft=IA3), "systems.uniform.set"),
     (lambda raw: put(raw, "systems.prompt", set="lora"), "systems.prompt.set"),
     (lambda raw: put(raw, "sets.svf", members=["svf-math", "lora-code"]), "systems.svf.set"),
     (lambda raw: put(raw, "sets.svf", members=["svf-math", "control-math"]), "systems.svf.set"),
@@ -216,9 +236,13 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda raw: put(raw, "systems.fewshot", tasks="all"), "systems.fewshot.tasks"),
     (lambda raw: put(raw, "systems.fewshot", tasks=["math"]), "systems.fewshot.tasks"),
     (lambda raw: put(raw, "systems.fewshot", set="published"), "systems.fewshot.searches"),
+    (lambda raw: put(raw, "systems", shown=shown(base="control")), "systems.shown.searches"),
+    (lambda raw: put(raw, "systems", shown=shown(tasks=["math"])), "systems.shown.tasks"),
+    (lambda raw: put(raw, "systems", shown=shown(searches=["nothing"])), "systems.shown.searches"),
     # The others
     (lambda raw: put(raw, "publish", set="svf"), "publish.set"),
     (lambda raw: put(raw, "publish", systems=["svf", "control-svf"]), "publish.systems"),
+    (lambda raw: put(raw, "publish", systems=["lora"]), "publish.systems"),
     (lambda raw: put(raw, "sandbox", symbolic_seconds=0), "sandbox.symbolic_seconds"),
     (lambda raw: put(raw, "engine.vllm", tensor_parallel=0), "engine.vllm.tensor_parallel"),
     (lambda raw: use_vllm(raw, device="cuda", tensor_parallel=2), "engine.vllm.tensor_parallel"),
@@ -257,6 +281,18 @@ def test_svf_moves_to_another_base(raw: dict[str, Any]) -> None:
     }
     put(raw, "systems", moved=moved)
     assert config.parse(raw).systems["moved"].base == "control"
+
+
+def test_lora_is_mixed_beside_svf_and_shots_are_shown(raw: dict[str, Any]) -> None:
+    put(raw, "searches", added={**raw["searches"]["math_hard"], "set": "lora"})
+    mixed = {"base": "main", "set": "lora", "tasks": ["math_hard"]}
+    put(raw, "systems", found={**mixed, "label": "f", "strategy": "fewshot", "searches": ["added"], "variant": ""})
+    put(raw, "systems", equal={**mixed, "label": "e", "strategy": "uniform", "budget": "cem", "variant": ""})
+    put(raw, "systems", shown=shown())
+    params = config.parse(raw)
+    assert params.key_of("found") == ("lora", "fewshot", "")
+    assert params.key_of("shown") == ("in_context", "in_context", "")
+    assert params.adapters_of("shown") == []
 
 
 def test_layers_that_only_the_model_can_tell_apart_are_left_to_the_stage(raw: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ class WeightedAdapters(HfEngine):
             batch: Prompts side by side.
 
         Raises:
-            ValueError: An adapter is of another method, or has other matrices than the first.
+            ValueError: An adapter is of another method, or was made for another model.
         """
         model, tokenizer = load(base, device)
         adapted: Any = load_adapter(model, folders[0])
@@ -60,7 +60,7 @@ class WeightedAdapters(HfEngine):
             self._names.append(f"member-{len(self._names)}")
             fit = adapted.load_adapter(str(folder), self._names[-1])
             if fit.missing_keys or fit.unexpected_keys:
-                raise ValueError(f"{folder} has other matrices than {folders[0]}; mix adapters of one recipe")
+                raise ValueError(f"{folder} does not fit {base.path}, or is damaged; train or copy it again")
         self._layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
         if not self._layers:
             raise ValueError(f"{folders[0]} holds no LoRA adapter; only LoRA's are summed")

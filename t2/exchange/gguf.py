@@ -12,8 +12,11 @@ from hashlib import file_digest
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
+
+from t2.svf.pretrained import load_model
 
 
 @dataclass(frozen=True)
@@ -105,17 +108,15 @@ def make_base(file: Path, sha256: str, folder: Path) -> None:
         raise ValueError(f"{file} has the SHA-256 {digest}, not {sha256}; it is another file, or was cut short")
     if find_spec("gguf") is None:
         raise ModuleNotFoundError("reading GGUF files needs the package gguf: pip install -c constraints.txt '.[gguf]'")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
-    quantised = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
-    )
+    quantised = load_model(file.parent, gguf_file=file.name, dtype=torch.float32)
     # Made anew of its configuration, or the checkpoint would call itself quantised.
     settings = quantised.config
     if hasattr(settings, "quantization_config"):
         del settings.quantization_config
-    model = AutoModelForCausalLM.from_config(settings)
+    model: Any = type(quantised)(settings)
     model.load_state_dict(quantised.state_dict())
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:

@@ -106,13 +106,14 @@ def test_yes_on_standard_input_runs_no_code_of_a_model_folder(hostile: Path) -> 
 
 @pytest.mark.parametrize("folder", ["t2", "flows"])
 def test_one_module_loads_what_transformers_and_peft_offer(folder: str) -> None:
-    """Elsewhere somebody would forget to say that no code is to be run."""
+    """Elsewhere somebody would forget to say that no code is to be run; who reads a GGUF file says it."""
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sorted((ROOT / folder).rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and node.attr in LOADING
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LOADING
         if path.relative_to(ROOT).as_posix() != "t2/svf/pretrained.py"
+        if not {"gguf_file", "trust_remote_code"} <= {keyword.arg for keyword in node.keywords}
     ]
     assert not found
 
