@@ -6,7 +6,7 @@ Each function takes data frames and returns SVG text, or None where there is not
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import chain, cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,9 @@ from t2.report.systems import ADAPTER, BASE, System, present
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_WRAPPED = 4
+"""Panels side by side where each label has one."""
 
 
 def difference_figure(comparisons: pd.DataFrame, systems: Sequence[System], base: str) -> str | None:
@@ -66,7 +69,7 @@ def difference_figure(comparisons: pd.DataFrame, systems: Sequence[System], base
 
 
 def learning_figure(histories: pd.DataFrame, scores: pd.DataFrame, systems: Sequence[System], base: str) -> str | None:
-    """Figure 4: validation accuracy over training, a line per seed; a row of panels per label.
+    """Figure 4: validation accuracy over training, a line per seed; a row of panels per label, or one after the other.
 
     The dashed line is the base model on the test split; a red dot marks the checkpoint that is kept. Nothing
     stops early in the picture: the whole training is drawn.
@@ -82,20 +85,23 @@ def learning_figure(histories: pd.DataFrame, scores: pd.DataFrame, systems: Sequ
     if rows.empty:
         return None
     labels = list(dict.fromkeys(rows["label"]))
-    panels = {label: list(dict.fromkeys(rows["task"][rows["label"] == label])) for label in labels}
-    wide = max(len(tasks) for tasks in panels.values())
+    lines = [[(label, task) for task in dict.fromkeys(rows["task"][rows["label"] == label])] for label in labels]
+    wide = max(map(len, lines))
+    if wrapped := wide == 1:
+        wide = min(_WRAPPED, len(labels))
+        lines = [list(chain.from_iterable(lines[start : start + wide])) for start in range(0, len(lines), wide)]
     reference = scores[(scores["base"] == base) & (scores["method"] == BASE)].set_index("task")["score"]
     colours = _colours(systems, base)
     of_task: dict[str, Axes] = {}
     with style.drawing():
-        figure = _figure(0.9 + 2.35 * wide, 0.6 + 1.95 * len(labels))
-        grid = _grid(figure, len(labels), wide, sharex="row")
-        for line, label in enumerate(labels):
+        figure = _figure(0.9 + 2.35 * wide, 0.6 + 1.95 * len(lines))
+        grid = _grid(figure, len(lines), wide, sharex="row")
+        for line, panels in enumerate(lines):
             for column, axes in enumerate(grid[line]):
-                if column >= len(panels[label]):
+                if column >= len(panels):
                     axes.set_visible(False)
                     continue
-                task = panels[label][column]
+                label, task = panels[column]
                 if (first := of_task.setdefault(task, axes)) is not axes:
                     axes.sharey(first)
                 curves = rows[(rows["label"] == label) & (rows["task"] == task)]
@@ -108,10 +114,10 @@ def learning_figure(histories: pd.DataFrame, scores: pd.DataFrame, systems: Sequ
                     axes.axhline(100 * float(reference[task]), color=style.MUTED, dashes=(4, 3), linewidth=1.2)
                 axes.grid(axis="y")
                 axes.margins(x=0.03, y=0.12)
-                axes.set_title(task)
+                axes.set_title(f"{label}\n{task}" if wrapped else task)
                 if column == 0:
-                    axes.set_ylabel(f"{label}\nvalidation, %")
-                if line == len(labels) - 1:
+                    axes.set_ylabel("validation, %" if wrapped else f"{label}\nvalidation, %")
+                if line == len(lines) - 1:
                     axes.set_xlabel("step")
         return style.svg(figure)
 

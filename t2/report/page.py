@@ -39,6 +39,8 @@ class ReportInputs:
         searches: Columns of ``reports/searches.csv``.
         changes: base, adapter, layer, module, change; the mean of |z − 1| over components and seeds.
         replies: task, label, question, before, after, gained; see :func:`t2.report.tables.replies_table`.
+        trained: See :func:`t2.report.tables.adapter_table`.
+        shown: See :func:`t2.report.tables.shots_table`.
         runs: stage, run_id, seconds.
     """
 
@@ -55,6 +57,8 @@ class ReportInputs:
     searches: pd.DataFrame = field(default_factory=pd.DataFrame)
     changes: pd.DataFrame = field(default_factory=pd.DataFrame)
     replies: pd.DataFrame = field(default_factory=pd.DataFrame)
+    trained: pd.DataFrame = field(default_factory=pd.DataFrame)
+    shown: pd.DataFrame = field(default_factory=pd.DataFrame)
     runs: pd.DataFrame = field(default_factory=pd.DataFrame)
     notes: Sequence[str] = ()
     title: str = "Transformer-Squared"
@@ -141,6 +145,7 @@ def outline(inputs: ReportInputs) -> list[Section]:
         (
             "Training",
             [
+                tables.adapter_table(_rows(inputs.trained), "What is trained."),
                 tables.checkpoint_table(_rows(inputs.histories), "Which checkpoint is kept."),
                 _picture("learning", _draw(figures.learning_figure, inputs.histories, inputs.scores, systems, base)),
                 _picture("changes", _draw(figures.change_figure, inputs.changes, base)),
@@ -153,6 +158,7 @@ def outline(inputs: ReportInputs) -> list[Section]:
                 _picture("confusion", _draw(figures.confusion_figure, inputs.confusions, systems, base)),
                 _picture("alpha", _draw(figures.alpha_figure, inputs.alphas, base)),
                 tables.search_table(_rows(inputs.searches), "What a search adds."),
+                tables.shots_table(_rows(inputs.shown), "Shots in the prompt."),
             ],
         ),
         (

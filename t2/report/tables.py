@@ -342,6 +342,81 @@ def checkpoint_table(histories: Iterable[Row], title: str) -> Table | None:
     )
 
 
+def adapter_table(trained: Iterable[Row], title: str) -> Table | None:
+    """What each adapter adapts and learns from, how many numbers it trains, and how long that took.
+
+    Args:
+        trained: base, adapter, label, objective, lr, modules, layers, parameters, seeds and seconds (None: of another
+            run).
+        title: The table's title.
+
+    Returns:
+        The table, or None where nothing was trained.
+    """
+    rows = list(trained)
+    if not rows:
+        return None
+    groups = [
+        tuple(
+            (
+                Cell(row["adapter"], (f"{row['base']}, {row['label']}",)),
+                Cell(str(row["objective"]).replace("_", " "), (f"learning rate {float(row['lr']):g}",)),
+                Cell(row["modules"], () if row["layers"] == "all" else (f"layers: {row['layers']}",)),
+                Cell(f"{int(row['parameters']):,}"),
+                Cell(NONE if row["seconds"] is None else f"{float(row['seconds']):.0f}", (f"{row['seeds']} seeds",)),
+            )
+            for row in rows
+            if row["base"] == base
+        )
+        for base in dict.fromkeys(row["base"] for row in rows)
+    ]
+    return Table(
+        title,
+        "Parameters: numbers that are trained, of each seed. Seconds of all seeds together, rollouts and validation "
+        "included; of adapters of another run they stand in its report.",
+        tuple(map(Cell, ("Adapter", "Learns by", "Adapts", "Parameters", "Seconds"))),
+        tuple(groups),
+    )
+
+
+def shots_table(shown: Iterable[Row], title: str) -> Table | None:
+    """What shots in the prompt cost, and when a search over the same shots has paid.
+
+    Args:
+        shown: base, label, task, n, prompt_tokens and reply_tokens (means), too_long, base_tokens (of prompt and
+            reply without shots) and searched (replies that the search of these shots generates).
+        title: The table's title.
+
+    Returns:
+        The table, or None where no system is shown shots.
+    """
+    rows = list(shown)
+    if not rows:
+        return None
+    lines = []
+    for row in rows:
+        more = float(row["prompt_tokens"]) + float(row["reply_tokens"]) - float(row["base_tokens"])
+        after = float(row["searched"]) * float(row["base_tokens"]) / more if more > 0 else None
+        lines.append(
+            (
+                Cell(row["label"], (row["base"], row["task"])),
+                Cell(f"{float(row['prompt_tokens']):.0f}"),
+                Cell(f"{100 * float(row['too_long']) / float(row['n']):.0f}%"),
+                Cell(f"{more:+.0f}".replace("-", "−")),
+                Cell(NONE if after is None else f"{after:,.0f}"),
+            )
+        )
+    return Table(
+        title,
+        "Tokens of a prompt with its shots, mean over questions and draws; how many prompts had no room for a reply "
+        "in the context, which counts as wrong; tokens of prompt and reply together beyond those of the base model "
+        "without shots. The search generates a reply to each of its shots for each candidate, once; the last column is "
+        "the number of prompts whose added tokens are as many as that takes.",
+        tuple(map(Cell, ("Shown", "Prompt", "No room", "More tokens", "A search pays after"))),
+        (tuple(lines),),
+    )
+
+
 def search_table(searches: Iterable[Row], title: str) -> Table | None:
     """How each search came by its result: when, and what it gained over random search.
 

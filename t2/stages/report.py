@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
-from t2.config.rows import Accuracy, Bare, Budget, Own, Params
+from t2.config.rows import Accuracy, Bare, Budget, InContext, Own, Params
 from t2.files import read_csv, read_json, write_csv
 from t2.report.page import ReportInputs, write_report
 from t2.report.systems import label_of, systems_of
@@ -73,6 +73,8 @@ def report_inputs(params: Params) -> ReportInputs:
         searches=searches(params),
         changes=_changes(params),
         replies=_replies(params),
+        trained=_trained(params, records),
+        shown=_shown(params),
         runs=_runs(records),
         notes=[
             *notes(params),
@@ -187,6 +189,61 @@ def _histories(params: Params) -> pd.DataFrame:
             history = read_csv(paths.adapter(name, seed) / "history.csv")
             frames.append(history.assign(base=base, label=label, adapter=name, task=row.task, seed=seed))
     return pd.concat(frames, ignore_index=True)
+
+
+def _trained(params: Params, records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """What each adapter is and what it took; seconds where this run trained it."""
+    seconds = {record["stage"]: record["seconds"]["stage"] for record in records}
+    rows = []
+    for name, adapter in params.adapters.items():
+        recipe = params.recipes[adapter.recipe]
+        tensors = load_file(paths.adapter(name, recipe.seeds[0]) / "adapter_model.safetensors")
+        targets = recipe.peft.get("target_modules", "")
+        rows.append(
+            {
+                "base": params.bases[adapter.base].label,
+                "adapter": name,
+                "label": label_of(params, name),
+                "objective": recipe.train.objective,
+                "lr": recipe.train.lr,
+                "modules": ", ".join(targets) if isinstance(targets, list) else targets,
+                "layers": recipe.layers if isinstance(recipe.layers, str) else ", ".join(map(str, recipe.layers)),
+                "parameters": sum(tensor.size for tensor in tensors.values()),
+                "seeds": len(recipe.seeds),
+                "seconds": seconds.get(f"train@{name}"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _shown(params: Params) -> pd.DataFrame:
+    """What shots in the prompt cost, by system and task, beside the base model without them."""
+    columns = ["base", "label", "task", "n", "prompt_tokens", "reply_tokens", "too_long", "base_tokens", "searched"]
+    rows: list[list[Any]] = []
+    bare = {row.base: name for name, row in params.systems.items() if isinstance(row, Bare)}
+    found = cells.read_index()
+    for name, system in params.systems.items():
+        if not isinstance(system, InContext):
+            continue
+        for search in system.searches:
+            task, budget = params.searches[search].task, params.budgets[params.searches[search].budget]
+            with_shots = _lengths([cell for cell in found if (cell.system, cell.task) == (name, task)])
+            without = _lengths([cell for cell in found if (cell.system, cell.task) == (bare.get(system.base), task)])
+            if with_shots.empty or without.empty:
+                continue
+            mean, base = with_shots.mean(), without.mean()
+            lengths = [mean["prompt"], mean["reply"], with_shots["too_long"].sum(), base["prompt"] + base["reply"]]
+            searched = budget.population * budget.generations * budget.shots
+            named = [params.bases[system.base].label, system.label, task]
+            rows.append([*named, len(with_shots), *lengths, searched])
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _lengths(of: Sequence[cells.Cell]) -> pd.DataFrame:
+    """Tokens of prompts and replies of some cells."""
+    replies = [reply for cell in of for key in cell.replies for reply in cells.read_replies(key)]
+    rows = [[reply.prompt_tokens, reply.tokens, reply.too_long] for reply in replies]
+    return pd.DataFrame(rows, columns=["prompt", "reply", "too_long"])
 
 
 def _changes(params: Params) -> pd.DataFrame:

@@ -171,6 +171,24 @@ def inputs(n: int = 120) -> ReportInputs:
             ],
             columns=["task", "label", "question", "before", "after", "gained"],
         ),
+        trained=pd.DataFrame(
+            [
+                ("miniature", "svf-math", "SVF", "reinforce", 0.005, "q_proj, v_proj", "all", 3072, 3, 41.2),
+                ("miniature", "lora-math", "LoRA", "next_token", 0.01, "q_proj", "half", 65536, 5, None),
+            ],
+            columns=[
+                *("base", "adapter", "label", "objective", "lr", "modules", "layers", "parameters", "seeds", "seconds")
+            ],
+        ),
+        shown=pd.DataFrame(
+            [
+                ("miniature", "3 shots", "math_hard", 200, 300.0, 20.0, 0, 120.0, 600),
+                ("miniature", "20 shots", "math_hard", 200, 80.0, 20.0, 50, 120.0, 600),
+            ],
+            columns=[
+                *("base", "label", "task", "n", "prompt_tokens", "reply_tokens", "too_long", "base_tokens", "searched")
+            ],
+        ),
         runs=pd.DataFrame(runs, columns=["stage", "run_id", "seconds"]),
         notes=[
             "The base model is a **miniature**: a Llama of a million parameters, trained on generated "

@@ -27,6 +27,7 @@ from t2.report.systems import System, label_of, systems_of
 from t2.report.tables import (
     Cell,
     Table,
+    adapter_table,
     checkpoint_table,
     difference_table,
     dispatch_table,
@@ -36,6 +37,7 @@ from t2.report.tables import (
     runs_table,
     score_table,
     search_table,
+    shots_table,
     timing_table,
     to_text,
     transfer_table,
@@ -387,6 +389,32 @@ def test_adapters_of_other_tasks_have_panels_of_their_own(inputs):
         *("SVF", "math", "code", "reasoning"),
         *("stranger", "dispatch"),
     ]
+
+
+def test_methods_with_one_panel_each_stand_side_by_side(inputs):
+    curve = inputs.histories[inputs.histories["adapter"] == "SVF math"]
+    many = pd.concat([curve.assign(label=f"rate {place}", adapter=f"rate-{place}") for place in range(6)])
+    svg = figures.learning_figure(many, inputs.scores, SYSTEMS, "miniature")
+    assert [text for text in texts(svg) if text.startswith("rate")] == [f"rate {place}" for place in range(6)]
+    _, _, width, height = map(float, ElementTree.fromstring(svg).get("viewBox").split())
+    assert width > 1.8 * height
+
+
+def test_adapters_are_told_by_what_they_adapt_and_what_they_take(inputs):
+    table = adapter_table(inputs.trained.astype(object).to_dict("records"), "What is trained.")
+    (svf, lora) = table.groups[0]
+    assert [cell.text for cell in svf] == ["svf-math", "reinforce", "q_proj, v_proj", "3,072", "41"]
+    assert [cell.asides for cell in lora[1:3]] == [("learning rate 0.01",), ("layers: half",)]
+    assert adapter_table([], "") is None
+
+
+def test_a_search_pays_once_the_added_tokens_are_as_many_as_it_took(inputs):
+    table = shots_table(inputs.shown.to_dict("records"), "Shots in the prompt.")
+    three, twenty = table.groups[0]
+    # 200 more tokens a prompt; the search: 600 replies of 120 tokens.
+    assert [cell.text for cell in three] == ["3 shots", "300", "0%", "+200", "360"]
+    assert [cell.text for cell in twenty] == ["20 shots", "80", "25%", "−20", "–"]
+    assert shots_table([], "") is None
 
 
 def test_systems_have_colours_by_their_place_also_more_than_there_are_hues(inputs):
