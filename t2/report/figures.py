@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WRAPPED = 4
-"""Panels side by side where each label has one."""
-
 
 def difference_figure(comparisons: pd.DataFrame, systems: Sequence[System], base: str) -> str | None:
     """Each system's paired difference to the base model, by task: interval thick, range over runs thin.
@@ -88,8 +85,8 @@ def learning_figure(histories: pd.DataFrame, scores: pd.DataFrame, systems: Sequ
     lines = [[(label, task) for task in dict.fromkeys(rows["task"][rows["label"] == label])] for label in labels]
     wide = max(map(len, lines))
     if wrapped := wide == 1:
-        wide = min(_WRAPPED, len(labels))
-        lines = [list(chain.from_iterable(lines[start : start + wide])) for start in range(0, len(lines), wide)]
+        lines = _wrapped(list(chain.from_iterable(lines)), 4)
+        wide = len(lines[0])
     reference = scores[(scores["base"] == base) & (scores["method"] == BASE)].set_index("task")["score"]
     colours = _colours(systems, base)
     of_task: dict[str, Axes] = {}
@@ -150,6 +147,41 @@ def change_figure(changes: pd.DataFrame, base: str) -> str | None:
         return style.svg(figure)
 
 
+def similarity_figure(similarities: pd.DataFrame, base: str) -> str | None:
+    """How alike experts' changes are: the cosine of z − 1 between any two, of all adapters and seeds.
+
+    Args:
+        similarities: Columns base, left, left_seed, right, right_seed, cosine.
+        base: The base model.
+    """
+    rows = similarities[similarities["base"] == base]
+    if rows.empty:
+        return None
+    keys = list(dict.fromkeys(zip(rows["left"], rows["left_seed"], strict=True)))
+    places = {key: place for place, key in enumerate(keys)}
+    grid = np.eye(len(keys))
+    lines, columns = (
+        [places[key] for key in zip(rows[side], rows[f"{side}_seed"], strict=True)] for side in ("left", "right")
+    )
+    grid[lines, columns] = rows["cosine"]
+    adapters = list(dict.fromkeys(adapter for adapter, _ in keys))
+    starts = [next(place for place, key in enumerate(keys) if key[0] == adapter) for adapter in adapters]
+    ends = [*starts[1:], len(keys)]
+    with style.drawing():
+        figure = _figure(2.6 + 0.24 * len(keys), 1.6 + 0.24 * len(keys))
+        axes = _grid(figure, 1, 1)[0][0]
+        picture = axes.imshow(grid, cmap="RdBu_r", vmin=-1.0, vmax=1.0)
+        middles = [(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)]
+        axes.set_xticks(middles, adapters, rotation=60, ha="right")
+        axes.set_yticks(middles, adapters)
+        for start in starts[1:]:
+            axes.axhline(start - 0.5, color=style.PAPER, linewidth=1.5)
+            axes.axvline(start - 0.5, color=style.PAPER, linewidth=1.5)
+        axes.tick_params(length=0)
+        figure.colorbar(picture, ax=axes, label="cosine of z − 1", shrink=0.8)
+        return style.svg(figure)
+
+
 def confusion_figure(confusions: pd.DataFrame, systems: Sequence[System], base: str) -> str | None:
     """Figure 6: what each dispatcher calls the prompts of each family, in per cent of the row.
 
@@ -193,9 +225,12 @@ def alpha_figure(alphas: pd.DataFrame, base: str) -> str | None:
         return None
     searches = dict(zip(rows["search"], rows["task"], strict=True))
     with style.drawing():
-        figure = _figure(0.9 + 2.35 * len(searches), 2.7)
-        panels = _grid(figure, 1, len(searches), sharey=True)[0]
-        for axes, (search, task) in zip(panels, searches.items(), strict=True):
+        lines = _wrapped(list(searches.items()), 6)
+        figure = _figure(0.9 + 2.35 * len(lines[0]), 2.7 * len(lines))
+        panels = list(chain.from_iterable(_grid(figure, len(lines), len(lines[0]), sharey=True)))
+        for axes in panels[len(searches) :]:
+            axes.set_visible(False)
+        for axes, (search, task) in zip(panels, searches.items(), strict=False):
             mine = rows[rows["search"] == search]
             experts = list(dict.fromkeys(mine["expert"]))
             for place, expert in enumerate(experts):
@@ -213,7 +248,7 @@ def alpha_figure(alphas: pd.DataFrame, base: str) -> str | None:
             axes.tick_params(axis="x", length=0, labelcolor=style.INK)
             axes.spines["bottom"].set_visible(False)
             axes.grid(axis="y")
-            if axes is panels[0]:
+            if axes in panels[:: len(lines[0])]:
                 axes.set_ylabel("α")
         return style.svg(figure)
 
@@ -236,6 +271,11 @@ def _figure(width: float, height: float) -> Figure:
 def _grid(figure: Figure, lines: int, columns: int, **options: Any) -> Any:
     ratios = options.pop("height_ratios", None)
     return figure.subplots(lines, columns, squeeze=False, height_ratios=ratios, **options)
+
+
+def _wrapped(panels: list[Any], most: int) -> list[list[Any]]:
+    """Panels in lines of so many at most."""
+    return [panels[start : start + most] for start in range(0, len(panels), most)]
 
 
 def _is_used(confusions: pd.DataFrame, name: str) -> bool:

@@ -38,6 +38,7 @@ class ReportInputs:
             matrices their mean and range.
         searches: Columns of ``reports/searches.csv``.
         changes: base, adapter, layer, module, change; the mean of |z − 1| over components and seeds.
+        similarities: base, left, left_seed, right, right_seed, module, cosine; of z − 1, ``all`` modules together too.
         replies: task, label, question, before, after, gained; see :func:`t2.report.tables.replies_table`.
         trained: See :func:`t2.report.tables.adapter_table`.
         shown: See :func:`t2.report.tables.shots_table`.
@@ -56,6 +57,7 @@ class ReportInputs:
     alphas: pd.DataFrame = field(default_factory=pd.DataFrame)
     searches: pd.DataFrame = field(default_factory=pd.DataFrame)
     changes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    similarities: pd.DataFrame = field(default_factory=pd.DataFrame)
     replies: pd.DataFrame = field(default_factory=pd.DataFrame)
     trained: pd.DataFrame = field(default_factory=pd.DataFrame)
     shown: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -111,6 +113,8 @@ def outline(inputs: ReportInputs) -> list[Section]:
     """The report's sections, without those that have nothing to show."""
     scores, comparisons = _rows(inputs.scores), _rows(inputs.comparisons)
     base, systems = inputs.base, inputs.systems
+    alike = inputs.similarities
+    whole = alike if alike.empty else alike[alike["module"] == tables.WHOLE]
     parts: list[tuple[str, list[str | Table | Picture | None]]] = [
         ("", [_LEAD, *inputs.notes]),
         (
@@ -149,6 +153,8 @@ def outline(inputs: ReportInputs) -> list[Section]:
                 tables.checkpoint_table(_rows(inputs.histories), "Which checkpoint is kept."),
                 _picture("learning", _draw(figures.learning_figure, inputs.histories, inputs.scores, systems, base)),
                 _picture("changes", _draw(figures.change_figure, inputs.changes, base)),
+                _picture("similarities", _draw(figures.similarity_figure, whole, base)),
+                tables.similarity_table(_rows(inputs.similarities), "How alike experts are."),
             ],
         ),
         (
@@ -209,6 +215,11 @@ _CAPTIONS = {
         "Where experts change the model.",
         "The mean of |z − 1| over a matrix' components and the seeds, by layer and module; darkest at 0, where the "
         "matrix is the base model's, and in each panel lightest at what is written over it.",
+    ),
+    "similarities": (
+        "How alike experts' changes are.",
+        "The cosine of z − 1, over all matrices, between any two trained experts; each adapter's block is its seeds. "
+        "Seeds of one task far from 1 learn different vectors; tasks far from 0 share what they learn.",
     ),
     "confusion": (
         "Figure 6. Confusion matrices of the dispatchers.",

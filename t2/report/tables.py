@@ -17,6 +17,8 @@ Key = TypeVar("Key", bound=Hashable)
 NONE = "–"
 OWN = "°"
 """Behind what an adapter scores on a task of its own family."""
+WHOLE = "all"
+"""In similarities: all modules together."""
 NO_CATEGORY = "none"
 """In confusions: the column of prompts that were called by no category."""
 
@@ -375,6 +377,42 @@ def adapter_table(trained: Iterable[Row], title: str) -> Table | None:
         "Parameters: numbers that are trained, of each seed. Seconds of all seeds together, rollouts and validation "
         "included; of adapters of another run they stand in its report.",
         tuple(map(Cell, ("Adapter", "Learns by", "Adapts", "Parameters", "Seconds"))),
+        tuple(groups),
+    )
+
+
+def similarity_table(similarities: Iterable[Row], title: str) -> Table | None:
+    """How alike z − 1 is by module: between seeds of one adapter, and between adapters.
+
+    Args:
+        similarities: base, left, left_seed, right, right_seed, module and cosine; :data:`WHOLE` are all modules.
+        title: The table's title.
+
+    Returns:
+        The table, or None where there are no two experts.
+    """
+    found: dict[tuple[str, str], dict[bool, list[float]]] = {}
+    for row in similarities:
+        of_module = found.setdefault((row["base"], row["module"]), {True: [], False: []})
+        if (row["left"], row["left_seed"]) < (row["right"], row["right_seed"]):
+            of_module[row["left"] == row["right"]].append(float(row["cosine"]))
+    if not found:
+        return None
+
+    def cell(values: list[float]) -> Cell:
+        spread = (f"{min(values):.2f} … {max(values):.2f}".replace("-", "−"),) if len(values) > 1 else ()
+        return Cell(f"{_mean(values):.2f}".replace("-", "−"), spread) if values else Cell(NONE)
+
+    groups = [
+        tuple(
+            (Cell(module), cell(pairs[True]), cell(pairs[False])) for (of, module), pairs in found.items() if of == base
+        )
+        for base in dict.fromkeys(base for base, _ in found)
+    ]
+    return Table(
+        title,
+        "Mean cosine of z − 1, with its range over pairs: of two seeds of one adapter, and of two adapters.",
+        tuple(map(Cell, ("Module", "Seeds of one adapter", "Different adapters"))),
         tuple(groups),
     )
 

@@ -6,8 +6,8 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
-from t2.config.rows import Accuracy, Bare, Budget, InContext, Own, Params
+from t2.config.rows import SVF, Accuracy, Bare, Budget, InContext, Own, Params
 from t2.files import read_csv, read_json, write_csv
 from t2.report.page import ReportInputs, write_report
 from t2.report.systems import label_of, systems_of
+from t2.report.tables import WHOLE
 from t2.stages import cells, paths
 from t2.stages.stage import open_stage
 from t2.tasks.item import read_items
@@ -72,6 +73,7 @@ def report_inputs(params: Params) -> ReportInputs:
         alphas=_alphas(params),
         searches=searches(params),
         changes=_changes(params),
+        similarities=_similarities(params),
         replies=_replies(params),
         trained=_trained(params, records),
         shown=_shown(params),
@@ -246,19 +248,39 @@ def _lengths(of: Sequence[cells.Cell]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["prompt", "reply", "too_long"])
 
 
-def _changes(params: Params) -> pd.DataFrame:
-    """How far each SVF adapter that systems of the main base model use is from z = 1; a mean over seeds."""
-    main, rows = next(iter(params.bases)), []
+def _learned(params: Params) -> Iterator[tuple[str, int, dict[tuple[int, str], np.ndarray[Any, Any]]]]:
+    """What the SVF adapters have learned that systems of the main base model use: z − 1 by layer and module."""
+    main = next(iter(params.bases))
     used = [params.adapters_of(name) for name, system in params.systems.items() if system.base == main]
     for name in dict.fromkeys(chain.from_iterable(used)):
         recipe = params.recipes[params.adapters[name].recipe]
-        if recipe.method != "svf":
+        for seed in recipe.seeds if recipe.method == SVF else []:
+            tensors = load_file(paths.adapter(name, seed) / "adapter_model.safetensors").items()
+            found = {(int(at["layer"]), at["module"]): z for key, z in tensors if (at := _MATRIX.search(key))}
+            yield name, seed, {place: z.astype(np.float64) - 1 for place, z in found.items()}
+
+
+def _similarities(params: Params) -> pd.DataFrame:
+    """The cosine of z − 1 between any two SVF adapters and seeds, by module, where both adapt the same matrices."""
+    label, learned = next(iter(params.bases.values())).label, list(_learned(params))
+    rows = []
+    for (left, left_seed, one), (right, right_seed, other) in product(learned, repeat=2):
+        if one.keys() != other.keys():
             continue
-        for seed in recipe.seeds:
-            for key, z in load_file(paths.adapter(name, seed) / "adapter_model.safetensors").items():
-                if found := _MATRIX.search(key):
-                    change = float(np.abs(z.astype(np.float64) - 1).mean())
-                    rows.append([params.bases[main].label, name, int(found["layer"]), found["module"], change])
+        for module in [WHOLE, *dict.fromkeys(module for _, module in one)]:
+            picked = [place for place in one if module in (WHOLE, place[1])]
+            a, b = (np.concatenate([each[place] for place in picked]) for each in (one, other))
+            norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+            cosine = float(a @ b) / norms if norms else 0.0
+            rows.append([label, left, left_seed, right, right_seed, module, cosine])
+    return pd.DataFrame(rows, columns=["base", "left", "left_seed", "right", "right_seed", "module", "cosine"])
+
+
+def _changes(params: Params) -> pd.DataFrame:
+    """How far each SVF adapter that systems of the main base model use is from z = 1; a mean over seeds."""
+    label, rows = next(iter(params.bases.values())).label, []
+    for name, _, learned in _learned(params):
+        rows += [[label, name, *place, float(np.abs(change).mean())] for place, change in learned.items()]
     keys = ["base", "adapter", "layer", "module"]
     return pd.DataFrame(rows, columns=[*keys, "change"]).groupby(keys, sort=False)["change"].mean().reset_index()
 

@@ -34,6 +34,7 @@ CONTRASTS = [
     (("svf", "own", ""), ("lora", "own", "next_token")),
     (("svf", "own", ""), ("lora", "own", "policy_gradient")),
 ]
+EXPERTS = [(f"svf-{family}", seed) for family in ("math", "code") for seed in range(3)]
 CATEGORIES = ["math", "code", "reasoning", "other"]
 LEVEL = {
     "base": 0.5,
@@ -170,6 +171,15 @@ def inputs(n: int = 120) -> ReportInputs:
                 ("code", "SVF", "Write f.", "def f(): ...", "", False),
             ],
             columns=["task", "label", "question", "before", "after", "gained"],
+        ),
+        similarities=pd.DataFrame(
+            [
+                ("miniature", *left, *right, module, 1.0 if left == right else 0.6 if left[0] == right[0] else -0.2)
+                for left in EXPERTS
+                for right in EXPERTS
+                for module in ("all", "q_proj")
+            ],
+            columns=["base", "left", "left_seed", "right", "right_seed", "module", "cosine"],
         ),
         trained=pd.DataFrame(
             [

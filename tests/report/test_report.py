@@ -38,6 +38,7 @@ from t2.report.tables import (
     score_table,
     search_table,
     shots_table,
+    similarity_table,
     timing_table,
     to_text,
     transfer_table,
@@ -307,7 +308,7 @@ def test_page_is_whole_self_contained_and_has_every_part(folder):
     checker = Checker()
     checker.feed(page)
     assert checker.open == []
-    assert len(checker.addresses) == 5
+    assert len(checker.addresses) == 6
     assert all(address.startswith("data:image/svg+xml;base64,") for address in checker.addresses)
     pictures = [base64.b64decode(address.partition(",")[2]).decode() for address in checker.addresses]
     for text in (re.sub(r'src="data:[^"]*"', "", page), *pictures):
@@ -350,7 +351,7 @@ def test_equal_inputs_give_equal_bytes_also_under_another_hash_seed(folder, tmp_
     environment = {"PYTHONHASHSEED": "77", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "home")}
     subprocess.run([sys.executable, "-c", script, *arguments], check=True, env=environment)
     names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    assert len(names) == 7
+    assert len(names) == 8
     for name in names:
         assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
@@ -406,6 +407,19 @@ def test_adapters_are_told_by_what_they_adapt_and_what_they_take(inputs):
     assert [cell.text for cell in svf] == ["svf-math", "reinforce", "q_proj, v_proj", "3,072", "41"]
     assert [cell.asides for cell in lora[1:3]] == [("learning rate 0.01",), ("layers: half",)]
     assert adapter_table([], "") is None
+
+
+def test_alike_experts_are_told_by_seeds_and_by_tasks(inputs):
+    rows = inputs.similarities.to_dict("records")
+    table = similarity_table(rows, "How alike experts are.")
+    assert [[cell.text for cell in line] for line in table.groups[0]] == [
+        ["all", "0.60", "−0.20"],
+        ["q_proj", "0.60", "−0.20"],
+    ]
+    whole = inputs.similarities[inputs.similarities["module"] == "all"]
+    svg = figures.similarity_figure(whole, "miniature")
+    assert [text for text in texts(svg) if text.startswith("svf-")] == ["svf-math", "svf-code"] * 2
+    assert figures.similarity_figure(whole, "nobody") is None
 
 
 def test_a_search_pays_once_the_added_tokens_are_as_many_as_it_took(inputs):
