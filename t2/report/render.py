@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -30,6 +30,18 @@ def page(title: str, sections: Sequence[object], *, html: bool) -> str:
     template = _template("report.html.jinja" if html else "report.md.jinja")
     style = (FOLDER / "page.css").read_text(encoding="utf-8")
     return template.render(title=title, sections=sections, style=style).strip() + "\n"
+
+
+def index_page(items: Sequence[Sequence[object]], of_paper: Mapping[str, Markup]) -> str:
+    """The page of :mod:`t2.report.index`.
+
+    Args:
+        items: For each item of the paper, the rows of the map.
+        of_paper: The paper's own tables, by item.
+    """
+    style = (FOLDER / "page.css").read_text(encoding="utf-8")
+    template = _template("index.html.jinja")
+    return template.render(items=items, of_paper=of_paper, style=style).strip() + "\n"
 
 
 @cache
