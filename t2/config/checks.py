@@ -16,6 +16,7 @@ from t2.config.rows import (
     Base,
     Classified,
     Derived,
+    DerivedAdapter,
     Dispatched,
     Dispatching,
     Found,
@@ -46,7 +47,7 @@ OPTIONS = [layout for layout, fields in FIELDS.items() if "options" in fields]
 """The layouts whose items have options to choose from."""
 
 REFERENCES = {
-    "adapters": {"base": "bases", "recipe": "recipes", "task": "tasks"},
+    "adapters": {"base": "bases", "recipe": "recipes", "task": "tasks", "of": "adapters"},
     "searches": {"base": "bases", "set": "sets", "task": "tasks", "budget": "budgets"},
     "temperatures": {"base": "bases", "set": "sets", "dispatch": "tasks"},
     "systems": {
@@ -94,6 +95,7 @@ def relations(valid: Mapping[str, Any], taken: frozenset[str] | None = None) -> 
     yield from _tasks(valid.get("tasks", {}))
     yield from _recipes(valid)
     yield from _adapters(valid)
+    yield from _derived_adapters(valid, taken)
     yield from _sets(valid)
     yield from _searches(valid)
     yield from _temperatures(valid)
@@ -282,6 +284,8 @@ def _peft(where: str, method: str, recipe: Recipe) -> Iterator[str]:
 def _adapters(valid: Mapping[str, Any]) -> Iterator[str]:
     rows: dict[tuple[str, str, str], str] = {}
     for name, row in valid.get("adapters", {}).items():
+        if isinstance(row, DerivedAdapter):
+            continue
         where = f"adapters.{name}"
         first = rows.setdefault((row.base, row.recipe, row.task), name)
         if first != name:
@@ -296,6 +300,31 @@ def _adapters(valid: Mapping[str, Any]) -> Iterator[str]:
             yield from _no_single_token(where, row, task)
         if base is not None and recipe is not None and recipe.method == SVF:
             yield from _outside(where, row, base, recipe)
+
+
+def _derived_adapters(valid: Mapping[str, Any], taken: frozenset[str] | None) -> Iterator[str]:
+    """Adapters that are made of others: whether these are there, and what becomes of them."""
+    adapters = valid.get("adapters", {})
+    for name, row in adapters.items():
+        if not isinstance(row, DerivedAdapter):
+            continue
+        where, of = f"adapters.{name}", adapters.get(row.of)
+        if taken is None:
+            yield f"{where}: made of {row.of}, while the main run trains every row; move it to an experiment folder"
+        if of is None:
+            continue
+        if isinstance(of, DerivedAdapter):
+            yield f"{where}.of: {row.of} is made of another itself; name a trained one"
+        if row.task != of.task:
+            yield f"{where}.task: {row.task}, and {row.of} learned {of.task}; make them equal"
+        yield from _not_svf(valid, f"{where}.of", [row.of], "can be made into others")
+        recipe, original = _recipe(valid, name), _recipe(valid, row.of)
+        if recipe is None or original is None:
+            continue
+        if (recipe.peft, recipe.layers) != (original.peft, original.layers):
+            yield f"{where}.recipe: {row.recipe} adapts otherwise than {of.recipe}, by which {row.of} learned"
+        if unknown := sorted(set(recipe.seeds) - set(original.seeds)):
+            yield f"{where}.recipe: {row.recipe} has seeds {unknown}, and {row.of} only {original.seeds}"
 
 
 def _no_single_token(where: str, row: Adapter, task: Task) -> Iterator[str]:

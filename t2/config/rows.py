@@ -357,6 +357,76 @@ class Adapter(Section):
     task: Name
 
 
+class Copied(Section):
+    """Nothing changes but the base that it runs on."""
+
+    kind: Literal["copied"]
+
+
+class Shuffled(Section):
+    """The numbers of each z in another order: a control, which keeps all but where they belong."""
+
+    kind: Literal["shuffled"]
+    seed: Count
+
+
+class Resampled(Section):
+    """Carried over to matrices of other shapes and depths, by share of the components and of the layers."""
+
+    kind: Literal["resampled"]
+
+
+class Negated(Section):
+    """The opposite change, 2 − z."""
+
+    kind: Literal["negated"]
+
+
+class Largest(Section):
+    """Only the components that change the weights most, by |σ(z − 1)|; z = 1 elsewhere.
+
+    Attributes:
+        share: Of all components, over all matrices.
+    """
+
+    kind: Literal["largest"]
+    share: Share
+
+
+Change = Annotated[
+    Annotated[Copied, Tag("<copied>")]
+    | Annotated[Shuffled, Tag("<shuffled>")]
+    | Annotated[Resampled, Tag("<resampled>")]
+    | Annotated[Negated, Tag("<negated>")]
+    | Annotated[Largest, Tag("<largest>")],
+    Discriminator(
+        lambda value: f"<{_entry(value, 'kind')}>",
+        custom_error_type="change",
+        custom_error_message="`kind` is one of copied, shuffled, resampled, negated, largest",
+    ),
+]
+
+
+class DerivedAdapter(Adapter):
+    """An SVF adapter that is made of a trained one, on its base or on another.
+
+    Its recipe has the PEFT configuration of that one's, and of its seeds all or some.
+
+    Attributes:
+        of: The adapter that it is made of.
+        change: What becomes of its z.
+    """
+
+    of: Name
+    change: Change
+
+
+AnyAdapter = Annotated[
+    Annotated[Adapter, Tag("<trained>")] | Annotated[DerivedAdapter, Tag("<derived>")],
+    Discriminator(lambda value: "<trained>" if _entry(value, "of") is None else "<derived>"),
+]
+
+
 class Set(Section):
     """Adapters that are chosen from, or mixed; listed by name, since DVC does not notice a folder's missing one."""
 
@@ -744,7 +814,7 @@ class Params(Section):
     splits: Splits
     recipes: dict[Name, Recipe]
     training: Training
-    adapters: dict[Name, Adapter] = Field(min_length=1)
+    adapters: dict[Name, AnyAdapter] = Field(min_length=1)
     sets: dict[Name, Set]
     budgets: dict[Name, Budget]
     searches: dict[Name, Search]

@@ -133,8 +133,13 @@ def change_figure(changes: pd.DataFrame, base: str) -> str | None:
     layers = sorted(rows["layer"].unique())
     step = max(1, len(layers) // 8)
     with style.drawing():
-        figure = _figure(0.6 + (0.5 + 0.26 * len(modules)) * len(adapters), 1.7 + 0.17 * len(layers))
-        for axes, adapter in zip(_grid(figure, 1, len(adapters), sharey=True)[0], adapters, strict=True):
+        lines = _wrapped(adapters, 4)
+        size = (0.6 + (0.5 + 0.26 * len(modules)) * len(lines[0]), (1.7 + 0.17 * len(layers)) * len(lines))
+        figure = _figure(*size)
+        panels = list(chain.from_iterable(_grid(figure, len(lines), len(lines[0]), sharey=True)))
+        for axes in panels[len(adapters) :]:
+            axes.set_visible(False)
+        for axes, adapter in zip(panels, adapters, strict=False):
             mine = rows[rows["adapter"] == adapter]
             grid = mine.pivot_table(index="layer", columns="module", values="change").reindex(layers)[modules]
             largest = float(mine["change"].max())
@@ -142,7 +147,7 @@ def change_figure(changes: pd.DataFrame, base: str) -> str | None:
             axes.set_title(f"{adapter}\nlightest: {largest:.3f}")
             axes.set_xticks(range(len(modules)), modules, rotation=60, ha="right")
             axes.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
-            if axes is figure.axes[0]:
+            if axes in panels[:: len(lines[0])]:
                 axes.set_ylabel("layer")
         return style.svg(figure)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from t2.files import read_rows, replace_file
-from t2.report.render import index_page, to_html
+from t2.report.render import FOLDER, template, to_html
 from t2.report.tables import Cell, Table
 
 MAP = Path("reports/paper.csv")
@@ -99,7 +99,9 @@ def page(found: Sequence[Part]) -> str:
         numbers = NUMBERS / f"{item.lower().replace(' ', '-')}.csv"
         if numbers.exists():
             of_paper[item] = Markup(to_html(_table(numbers, "In the paper.")))
-    return index_page([[part for part in found if part.item == item] for item in items], of_paper)
+    style = (FOLDER / "page.css").read_text(encoding="utf-8")
+    listed = [[part for part in found if part.item == item] for item in items]
+    return template("index.html.jinja").render(items=listed, of_paper=of_paper, style=style).strip() + "\n"
 
 
 def _table(path: Path, title: str) -> Table:

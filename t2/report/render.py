@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -17,35 +17,24 @@ FOLDER = Path(__file__).parent
 
 def to_markdown(table: Table) -> str:
     """A GitHub table under its title, the caption below."""
-    return str(_template("report.md.jinja").module.table(table))  # type: ignore[attr-defined]
+    return str(template("report.md.jinja").module.table(table))  # type: ignore[attr-defined]
 
 
 def to_html(table: Table) -> str:
     """A ``figure`` with caption and table; it scrolls sideways where the screen is narrow."""
-    return str(_template("report.html.jinja").module.table(table))  # type: ignore[attr-defined]
+    return str(template("report.html.jinja").module.table(table))  # type: ignore[attr-defined]
 
 
 def page(title: str, sections: Sequence[object], *, html: bool) -> str:
     """The report: as HTML, which holds style and pictures and loads nothing, or as Markdown, which links to these."""
-    template = _template("report.html.jinja" if html else "report.md.jinja")
+    filled = template("report.html.jinja" if html else "report.md.jinja")
     style = (FOLDER / "page.css").read_text(encoding="utf-8")
-    return template.render(title=title, sections=sections, style=style).strip() + "\n"
-
-
-def index_page(items: Sequence[Sequence[object]], of_paper: Mapping[str, Markup]) -> str:
-    """The page of :mod:`t2.report.index`.
-
-    Args:
-        items: For each item of the paper, the rows of the map.
-        of_paper: The paper's own tables, by item.
-    """
-    style = (FOLDER / "page.css").read_text(encoding="utf-8")
-    template = _template("index.html.jinja")
-    return template.render(items=items, of_paper=of_paper, style=style).strip() + "\n"
+    return filled.render(title=title, sections=sections, style=style).strip() + "\n"
 
 
 @cache
-def _template(name: str) -> Template:
+def template(name: str) -> Template:
+    """A template beside this module, by its file's name."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=lambda name: str(name).endswith(".html.jinja"),

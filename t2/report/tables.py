@@ -400,8 +400,8 @@ def similarity_table(similarities: Iterable[Row], title: str) -> Table | None:
         return None
 
     def cell(values: list[float]) -> Cell:
-        spread = (f"{min(values):.2f} … {max(values):.2f}".replace("-", "−"),) if len(values) > 1 else ()
-        return Cell(f"{_mean(values):.2f}".replace("-", "−"), spread) if values else Cell(NONE)
+        spread = (f"{_signed(min(values))} … {_signed(max(values))}",) if len(values) > 1 else ()
+        return Cell(_signed(_mean(values)), spread) if values else Cell(NONE)
 
     groups = [
         tuple(
@@ -716,6 +716,11 @@ def points(share: Any) -> str:
     """Signed whole points, with a true minus; what rounds to zero has no sign."""
     text = f"{100 * float(share):+.0f}"
     return "0" if text in ("+0", "-0") else text.replace("-", "−")
+
+
+def _signed(value: float) -> str:
+    """Two places, with a true minus; what rounds to zero has no sign."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
 
 
 def _items(runs: Mapping[tuple[str, str, str], Sequence[Row]], task: str) -> str:

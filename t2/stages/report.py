@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
-from t2.config.rows import SVF, Accuracy, Bare, Budget, InContext, Own, Params
+from t2.config.rows import SVF, Accuracy, Adapter, Bare, Budget, DerivedAdapter, InContext, Own, Params
 from t2.files import read_csv, read_json, write_csv
 from t2.report.page import ReportInputs, write_report
 from t2.report.systems import label_of, systems_of
@@ -185,7 +185,7 @@ def _timings(params: Params) -> pd.DataFrame:
 def _histories(params: Params) -> pd.DataFrame:
     """The learning curves of every adapter."""
     frames = []
-    for name, row in params.adapters.items():
+    for name, row in _taught(params).items():
         base, label = params.bases[row.base].label, label_of(params, name)
         for seed in params.recipes[row.recipe].seeds:
             history = read_csv(paths.adapter(name, seed) / "history.csv")
@@ -193,11 +193,16 @@ def _histories(params: Params) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def _taught(params: Params) -> dict[str, Adapter]:
+    """The adapters that were trained, and not made of others."""
+    return {name: row for name, row in params.adapters.items() if not isinstance(row, DerivedAdapter)}
+
+
 def _trained(params: Params, records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """What each adapter is and what it took; seconds where this run trained it."""
     seconds = {record["stage"]: record["seconds"]["stage"] for record in records}
     rows = []
-    for name, adapter in params.adapters.items():
+    for name, adapter in _taught(params).items():
         recipe = params.recipes[adapter.recipe]
         tensors = load_file(paths.adapter(name, recipe.seeds[0]) / "adapter_model.safetensors")
         targets = recipe.peft.get("target_modules", "")
@@ -208,7 +213,7 @@ def _trained(params: Params, records: Sequence[Mapping[str, Any]]) -> pd.DataFra
                 "label": label_of(params, name),
                 "objective": recipe.train.objective,
                 "lr": recipe.train.lr,
-                "modules": ", ".join(targets) if isinstance(targets, list) else targets,
+                "modules": ", ".join(targets).replace("_proj", "") if isinstance(targets, list) else targets,
                 "layers": recipe.layers if isinstance(recipe.layers, str) else ", ".join(map(str, recipe.layers)),
                 "parameters": sum(tensor.size for tensor in tensors.values()),
                 "seeds": len(recipe.seeds),
@@ -250,9 +255,9 @@ def _lengths(of: Sequence[cells.Cell]) -> pd.DataFrame:
 
 def _learned(params: Params) -> Iterator[tuple[str, int, dict[tuple[int, str], np.ndarray[Any, Any]]]]:
     """What the SVF adapters have learned that systems of the main base model use: z − 1 by layer and module."""
-    main = next(iter(params.bases))
+    main, taught = next(iter(params.bases)), _taught(params)
     used = [params.adapters_of(name) for name, system in params.systems.items() if system.base == main]
-    for name in dict.fromkeys(chain.from_iterable(used)):
+    for name in dict.fromkeys(adapter for adapter in chain.from_iterable(used) if adapter in taught):
         recipe = params.recipes[params.adapters[name].recipe]
         for seed in recipe.seeds if recipe.method == SVF else []:
             tensors = load_file(paths.adapter(name, seed) / "adapter_model.safetensors").items()

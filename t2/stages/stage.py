@@ -74,7 +74,7 @@ def _base_model(params: Params, name: str) -> str:
     match kind:
         case "basis" | "spectrum":
             bases = [key]
-        case "train":
+        case "train" | "derive":
             bases = [params.adapters[key].base]
         case "search":
             bases = [params.searches[key].base]

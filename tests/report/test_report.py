@@ -334,7 +334,7 @@ def test_page_is_whole_self_contained_and_has_every_part(folder):
 def test_markdown_page_links_to_figures_that_exist(folder):
     page = (folder / "report.md").read_text()
     links = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page)
-    assert len(links) == 5
+    assert len(links) == 6
     for link in links:
         root = ElementTree.parse(folder / link).getroot()
         assert root.tag == f"{SVG}svg"

@@ -122,6 +122,45 @@ def test_a_folder_has_rows_of_its_own_and_takes_its_tasks(main: config.Params, r
         config.parse({**raw, **taken, "score": score}, main=main)
 
 
+MADE = {"base": "main", "recipe": "slow", "task": "reasoning", "of": "slow-reasoning", "change": {"kind": "negated"}}
+
+
+def test_an_adapter_may_be_made_of_a_trained_one(main: config.Params, raw: dict[str, Any]) -> None:
+    raw["adapters"]["made"] = MADE
+    params = config.parse(raw, main=main)
+    assert params.adapters["made"].of == "slow-reasoning"
+    assert params.adapters["slow-reasoning"] == config.parse(raw, main=main).adapters["slow-reasoning"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"of": "nobody"}, "adapters.made.of: there is no row 'nobody'"),
+        ({"of": "other"}, "adapters.made.of: other is made of another itself"),
+        ({"recipe": "svf"}, "adapters.made.recipe: svf has seeds [1, 2, 3, 4], and slow-reasoning only [0]"),
+        ({"recipe": "half"}, "adapters.made.recipe: half adapts otherwise than slow"),
+        ({"change": {"kind": "turned"}}, "adapters.made.change: `kind` is one of copied, shuffled"),
+        ({"change": {"kind": "largest", "share": 0.0}}, "adapters.made.change.share"),
+    ],
+)
+def test_what_an_adapter_cannot_be_made_of_is_said(
+    main: config.Params, raw: dict[str, Any], change: dict[str, Any], said: str
+) -> None:
+    raw["recipes"]["half"] = {**raw["recipes"]["slow"], "layers": "half"}
+    raw["recipes"]["svf"] = {**raw["recipes"]["slow"], "seeds": [0, 1, 2, 3, 4]}
+    raw["adapters"] = {"slow-reasoning": raw["adapters"]["slow-reasoning"], "other": MADE, "made": {**MADE, **change}}
+    with pytest.raises(config.ConfigError) as error:
+        config.parse(raw, main=main)
+    assert said in str(error.value)
+
+
+def test_the_main_run_trains_every_adapter(main: config.Params) -> None:
+    raw = config.dump(main)
+    raw["adapters"]["made"] = {**MADE, "recipe": "svf", "of": "svf-reasoning"}
+    with pytest.raises(config.ConfigError, match="move it to an experiment folder"):
+        config.parse(raw)
+
+
 def test_the_main_run_takes_no_rows(raw: dict[str, Any]) -> None:
     with pytest.raises(config.ConfigError, match=r"adapters\.svf-reasoning\.from: unknown key"):
         config.parse(raw)
