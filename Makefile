@@ -129,9 +129,10 @@ DATA ?= data/sources
 real: $(VENV)/installed
 	$(call run_in_a_copy,real,real,@cp -rL $(DATA)/. .t2/real/data/sources/)
 
-# The results in README.md, from reports/.
+# The results in README.md, and the page of the paper's tables and figures, from reports/.
 readme: $(VENV)/installed
 	@python -m t2.report.readme
+	@python -m t2.report.index
 
 # The shipped base models, pretrained anew.
 miniature: $(VENV)/installed

@@ -141,7 +141,7 @@ def change_figure(changes: pd.DataFrame, base: str) -> str | None:
             axes.set_visible(False)
         for axes, adapter in zip(panels, adapters, strict=False):
             mine = rows[rows["adapter"] == adapter]
-            grid = mine.pivot_table(index="layer", columns="module", values="change").reindex(layers)[modules]
+            grid = mine.pivot_table(index="layer", columns="module", values="change").reindex(layers, columns=modules)
             largest = float(mine["change"].max())
             axes.imshow(grid.to_numpy(), cmap="viridis", aspect="auto", vmin=0.0, vmax=largest or 1.0)
             axes.set_title(f"{adapter}\nlightest: {largest:.3f}")
@@ -164,7 +164,7 @@ def similarity_figure(similarities: pd.DataFrame, base: str) -> str | None:
         return None
     keys = list(dict.fromkeys(zip(rows["left"], rows["left_seed"], strict=True)))
     places = {key: place for place, key in enumerate(keys)}
-    grid = np.eye(len(keys))
+    grid = np.full((len(keys), len(keys)), np.nan)  # where adapters scale different matrices
     lines, columns = (
         [places[key] for key in zip(rows[side], rows[f"{side}_seed"], strict=True)] for side in ("left", "right")
     )

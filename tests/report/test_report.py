@@ -422,6 +422,14 @@ def test_alike_experts_are_told_by_seeds_and_by_tasks(inputs):
     assert figures.similarity_figure(whole, "nobody") is None
 
 
+def test_adapters_of_other_matrices_are_drawn_beside_each_other(inputs):
+    fewer = inputs.changes[(inputs.changes["adapter"] != "svf-code") | (inputs.changes["module"] == "up_proj")]
+    shown = texts(figures.change_figure(fewer, "miniature"))
+    assert shown.count("up_proj") == 3 and shown.count("q_proj") == 3
+    alike = inputs.similarities[inputs.similarities["left"] == inputs.similarities["right"]]
+    assert "svf-code" in texts(figures.similarity_figure(alike[alike["module"] == "all"], "miniature"))
+
+
 def test_a_search_pays_once_the_added_tokens_are_as_many_as_it_took(inputs):
     table = shots_table(inputs.shown.to_dict("records"), "Shots in the prompt.")
     three, twenty = table.groups[0]
