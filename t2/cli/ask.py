@@ -108,7 +108,7 @@ def _why(outcome: TwoPass, spec: dict[str, Any], task: str) -> str:
         return f"few-shot search found it for {task}"
     (category,) = outcome.choice.categories
     if spec["ask"] is None:
-        return "the system's mix for every prompt"
+        return "the system has no other" if len(spec["members"]) == 1 else "the system's mix for every prompt"
     classifier = spec["classifier"]
     who = f"the classifier expert {classifier}" if classifier else "the base model, asked for a category,"
     if category is None:
