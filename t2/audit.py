@@ -14,7 +14,7 @@ from statistics import fmean
 
 import pandas as pd
 
-from t2.config.rows import Derived, Dispatching, Params
+from t2.config.rows import Derived, Dispatching, InContext, Params
 from t2.files import read_json, to_csv
 from t2.miniature.corpus import read_prompts
 from t2.report import readme, render
@@ -125,7 +125,9 @@ def _rows(params: Params, scores: pd.DataFrame, comparisons: pd.DataFrame) -> It
             & (scores["variant"] == variant)
         ]
         seeds = sorted(int(seed) for seed in mine["seed"].dropna().unique())
-        recipes = (params.recipes[params.adapters[adapter].recipe] for adapter in params.adapters_of(name))
+        drawn = [params.searches[search].set for search in row.searches] if isinstance(row, InContext) else []
+        answering = [*params.adapters_of(name), *(params.sets[of].members[0] for of in drawn)]
+        recipes = (params.recipes[params.adapters[adapter].recipe] for adapter in answering)
         wanted = sorted({seed for recipe in recipes for seed in recipe.seeds})
         runs = f"{len(mine)} runs on {mine['task'].nunique()} tasks, seeds {seeds or 'none'}"
         odd = "" if seeds == wanted or not len(mine) else f", but its recipe has {wanted}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2.config.rows import SVF, Classified, Dispatched, Found, Params, Soft, Uniform
+from t2.config.rows import SVF, Classified, Dispatched, Found, Own, Params, Single, Soft, Uniform
 from t2.tasks.classification import categories_of
 
 
@@ -40,18 +40,20 @@ class Spec:
 
     @classmethod
     def of(cls, params: Params, name: str) -> Spec:
-        """That of a row of ``systems``.
+        """That of a row of ``systems``; one adapter alone is a mix of one.
 
         Raises:
-            ValueError: The row is none that answers a user: it has no set, or needs to know the prompt's task.
+            ValueError: The row is none that answers a user: it has no adapter, needs to know the prompt's task, or has
+                adapters of another method than SVF.
         """
         system = params.systems[name]
-        if not isinstance(system, Dispatched | Found | Uniform):
+        members = params.adapters_of(name)
+        alone = isinstance(system, Single) or (isinstance(system, Own) and len(members) == 1)
+        if not alone and not isinstance(system, Dispatched | Found | Uniform):
             raise ValueError(
                 f"systems.{name} has the strategy {system.strategy!r}, which does not choose an expert for a prompt; "
                 "name a system that does: prompt, classifier, soft, fewshot or uniform"
             )
-        members = params.sets[system.set].members
         if (method := params.key_of(name)[0]) != SVF:
             raise ValueError(f"systems.{name} has adapters of {method}; only SVF's answer users, name another system")
         ask = None
@@ -64,7 +66,7 @@ class Spec:
                 "reading": system.reading,
             }
         return cls(
-            strategy=system.strategy,
+            strategy="uniform" if alone else system.strategy,
             members=members,
             families=[params.tasks[params.adapters[member].task].family for member in members],
             ask=ask,

@@ -25,7 +25,7 @@ app = typer.Typer(
 
 @app.callback()
 def _prepare(context: typer.Context) -> None:
-    if context.invoked_subcommand in ("ask", "expert"):
+    if context.invoked_subcommand == "expert":  # ask may be told of an experiment folder
         context.with_resource(library.shelf())
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from t2.cli import library
-from t2.config.rows import OTHER
+from t2.config.rows import OTHER, Bare
 from t2.stages import paths
 
 if TYPE_CHECKING:
     from t2.adaptation.two_pass import TwoPass
+    from t2.config.rows import Params
 
 
 def ask(
@@ -21,12 +23,15 @@ def ask(
         str,
         typer.Option(
             help="A row of `systems` in params.yaml that chooses an expert, or a mix, for a prompt; if not given, the "
-            "first that is published."
+            "first that is published, or in an experiment folder the first that has an expert."
         ),
     ] = "",
     task: Annotated[str, typer.Option(help="For a system of few-shot search: the task whose found mix answers.")] = "",
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="The longest reply; the longest of the project's tasks if not given.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="An experiment folder whose experts answer, such as reports/NAME.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -34,12 +39,16 @@ def ask(
 
     The reply goes to standard output; which expert gave it, and why, to standard error.
     """
-    from t2 import config
+    with library.shelf(folder):
+        _ask(prompt, library.parameters(folder), system, task, max_new_tokens, as_json)
+
+
+def _ask(prompt: str, params: Params, system: str, task: str, max_new_tokens: int | None, as_json: bool) -> None:
     from t2.adaptation.spec import Settings
     from t2.stages import members
 
-    params = config.load()
-    name = system or params.publish.systems[0]
+    listed = [each for each in (*params.publish.systems, *params.systems) if params.systems.get(each) is not None]
+    name = system or next(each for each in listed if not isinstance(params.systems[each], Bare))
     if name not in params.systems:
         raise ValueError(f"there is no system {name!r}; params.yaml has {', '.join(params.systems)}")
 
@@ -47,14 +56,16 @@ def ask(
     basis = paths.basis(base)
     settings = Settings.of(params, [name], basis if basis.is_dir() else None)
     (spec,) = settings.systems.values()
-    seed = members.chosen_seed([members.read(member) for member in spec["members"]])
+    found, folder_of = library.held(params, name)
+    library.require_base(params.bases[base])
+    seed = members.chosen_seed(found)
     named = [*spec["members"], *([spec["classifier"]] if spec["classifier"] else [])]
 
     from t2.adaptation.system import TwoPassSystem  # only now: what is refused above is refused at once
 
     answers = TwoPassSystem(
         settings,
-        {adapter: paths.adapter(adapter, seed) for adapter in named},
+        {adapter: folder_of(adapter, seed) for adapter in named},
         {
             **{
                 search: library.search_result(search, seed)
@@ -97,7 +108,7 @@ def _why(outcome: TwoPass, spec: dict[str, Any], task: str) -> str:
         return f"few-shot search found it for {task}"
     (category,) = outcome.choice.categories
     if spec["ask"] is None:
-        return "the system's mix for every prompt"
+        return "the system has no other" if len(spec["members"]) == 1 else "the system's mix for every prompt"
     classifier = spec["classifier"]
     who = f"the classifier expert {classifier}" if classifier else "the base model, asked for a category,"
     if category is None:

@@ -12,6 +12,11 @@ SOURCES = Path(__file__).parents[2] / "profiles" / "bases"
 """A file for each base: where its weights are published."""
 
 
+def known_bases() -> list[str]:
+    """The names of the bases that can be made."""
+    return sorted(path.stem for path in SOURCES.glob("*.yaml"))
+
+
 def base(
     name: Annotated[str | None, typer.Argument(help="A base; without it, those that are known are listed.")] = None,
     to: Annotated[Path | None, typer.Option(help="The folder; default: data/bases/NAME.")] = None,
@@ -23,7 +28,7 @@ def base(
 
     from t2.exchange.gguf import GgufSource, from_hub, from_packages, make_base
 
-    known = sorted(path.stem for path in SOURCES.glob("*.yaml"))
+    known = known_bases()
     if name is None:
         typer.echo("\n".join(known))
         return

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from t2 import config
+from t2.cli.base import known_bases
+from t2.config.rows import Base
 from t2.stages import members, paths
 
 BASE = "base"
@@ -22,8 +25,16 @@ BASE = "base"
 
 
 @contextmanager
-def shelf() -> Iterator[None]:
-    """Where experts are looked for: among those of the project's own run, or before it has any, those that ship."""
+def shelf(folder: Path | None = None) -> Iterator[None]:
+    """Where experts are looked for: among those of the project's own run, or before it has any, those that ship.
+
+    Args:
+        folder: An experiment folder, whose experts are meant instead.
+    """
+    if folder is not None:
+        with paths.within(folder, parameters(folder).taken):
+            yield
+        return
     shipped = paths.shipped()
     # Git keeps the folder, for what DVC has it ignore.
     trained = any(path.is_dir() for path in paths.adapters("").glob("*"))
@@ -33,6 +44,34 @@ def shelf() -> Iterator[None]:
     print(f"— the experts of the committed run, from {shipped}; `make repro` makes your own", file=sys.stderr)
     with paths.within(shipped, frozenset()):
         yield
+
+
+def parameters(folder: Path | None) -> config.Params:
+    """Those of an experiment folder; None: of the main run."""
+    return config.load() if folder is None else config.load(folder / "params.yaml", main="params.yaml")
+
+
+def require_base(base: Base) -> None:
+    """Whether a local base model is there.
+
+    Raises:
+        FileNotFoundError: It is not; says what makes it.
+    """
+    path = Path(base.path)
+    if not base.is_hub_id and not path.is_dir():
+        makes = f"`t2 base {path.name}` makes it" if path.name in known_bases() else "bring the model there"
+        raise FileNotFoundError(f"the base model {path} is not here; {makes}")
+
+
+def held(params: config.Params, system: str) -> tuple[list[members.Member], Callable[[str, int], Path]]:
+    """The adapters that a system answers with, and where each seed of them lies.
+
+    Of an experiment folder git may keep the set alone.
+    """
+    named, of_set = params.adapters_of(system), getattr(params.systems[system], "set", None)
+    if of_set is not None and not paths.adapters(named[0]).is_dir() and paths.members(of_set).is_dir():
+        return members.read_set(of_set), partial(paths.member, of_set)
+    return [members.read(name) for name in named], paths.adapter
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain, cycle
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,7 +112,7 @@ def learning_figure(histories: pd.DataFrame, scores: pd.DataFrame, systems: Sequ
                     axes.axhline(100 * float(reference[task]), color=style.MUTED, dashes=(4, 3), linewidth=1.2)
                 axes.grid(axis="y")
                 axes.margins(x=0.03, y=0.12)
-                axes.set_title(f"{label}\n{task}" if wrapped else task)
+                axes.set_title(fill(f"{label}: {task}", 30) if wrapped else task)
                 if column == 0:
                     axes.set_ylabel("validation, %" if wrapped else f"{label}\nvalidation, %")
                 if line == len(lines) - 1:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from finished_project import ALPHA, TEMPERATURE
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -61,6 +62,68 @@ def test_the_uniform_mix_answers(engine: HfEngine, t2) -> None:
     experts = [load_expert(f"data/adapters/{name}/seed-{SEED}").z for name in MEMBERS]
     answer = json.loads(t2("ask", PROMPT, "--system", "uniform", "--max-new-tokens", 12, "--json").stdout)
     assert answer["text"] == reply(engine, mix(experts, torch.full((3,), 1 / 3)))
+
+
+@pytest.fixture
+def folder(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An experiment folder of a copy of the project, of whose adapter git has kept the set alone."""
+    copy = tmp_path / "project"
+    shutil.copytree(project, copy, symlinks=True)
+    monkeypatch.chdir(copy)
+    rows = {name: {"from": "main"} for name in yaml.safe_load(Path("params.yaml").read_text())}
+    adapter = {"base": "main", "recipe": "svf", "task": "math"}
+    system = {"label": "SVF", "base": "main", "strategy": "own", "set": "alone", "tasks": ["math"], "variant": ""}
+    rows |= {
+        "bases": {"main": {"from": "main"}},
+        "tasks": {"math": {"from": "main"}},
+        "recipes": {"svf": {"from": "main"}},
+        "adapters": {"mine": adapter},
+        "sets": {"alone": {"members": ["mine"]}},
+        "budgets": {},
+        "searches": {},
+        "temperatures": {},
+        "systems": {"bare": {**system, "label": "base", "strategy": "none"}, "mine": system},
+        "score": {"contrasts": []},
+    }
+    del rows["systems"]["bare"]["set"]
+    found = Path("reports", "found")
+    kept = found / "data" / "sets" / "alone"
+    shutil.copytree(Path("data", "adapters", "svf-math"), kept / "mine")
+    about = json.loads((kept / "mine" / "adapter.json").read_text())
+    (kept / "mine" / "adapter.json").write_text(json.dumps(about | {"name": "mine"}))
+    (kept / "members.json").write_text(json.dumps(["mine"]))
+    (found / "params.yaml").write_text(yaml.safe_dump(rows, sort_keys=False))
+    return found
+
+
+def test_the_expert_of_a_folder_answers_alone(engine: HfEngine, folder: Path, t2) -> None:
+    answer = json.loads(t2("ask", PROMPT, "--folder", folder, "--max-new-tokens", 12, "--json").stdout)
+    assert (answer["system"], answer["mixture"], answer["seed"]) == ("mine", "mine", SEED)
+    assert answer["text"] == reply(engine, load_expert(f"data/adapters/svf-math/seed-{SEED}").z)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("data/bases/qwen2.5-coder-0.5b", "`t2 base qwen2.5-coder-0.5b` makes it"),
+        ("data/bases/mine", "bring the model there"),
+    ],
+)
+def test_a_base_that_is_not_here_is_named_with_what_makes_it(folder: Path, path: str, said: str, monkeypatch) -> None:
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("path: base", f"path: {path}"))
+    monkeypatch.setattr("sys.argv", ["t2", "ask", PROMPT, "--folder", str(folder)])
+    with pytest.raises(SystemExit, match=f"^t2: the base model {path} is not here; {said}"):
+        main()
+
+
+def test_the_expert_of_a_folder_is_refused_on_another_base(folder: Path, monkeypatch) -> None:
+    seed = folder / "data" / "sets" / "alone" / "mine" / f"seed-{SEED}"
+    expert = load_expert(seed)
+    save_expert(Expert(expert.z, expert.provenance | {"basis_fingerprint": "0" * 64}), seed)
+    monkeypatch.setattr("sys.argv", ["t2", "ask", PROMPT, "--folder", str(folder)])
+    with pytest.raises(SystemExit, match=f"^t2: {seed}: .*made for other base weights"):
+        main()
 
 
 @pytest.mark.parametrize("system", ["classifier", "prompt"])

@@ -396,7 +396,7 @@ def test_methods_with_one_panel_each_stand_side_by_side(inputs):
     curve = inputs.histories[inputs.histories["adapter"] == "SVF math"]
     many = pd.concat([curve.assign(label=f"rate {place}", adapter=f"rate-{place}") for place in range(6)])
     svg = figures.learning_figure(many, inputs.scores, SYSTEMS, "miniature")
-    assert [text for text in texts(svg) if text.startswith("rate")] == [f"rate {place}" for place in range(6)]
+    assert [text for text in texts(svg) if text.startswith("rate")] == [f"rate {place}: math" for place in range(6)]
     _, _, width, height = map(float, ElementTree.fromstring(svg).get("viewBox").split())
     assert width > 1.8 * height
 
