@@ -13,7 +13,8 @@ from t2 import config
 from t2.adaptation.system import read_mixture
 from t2.stages import measure, paths
 from t2.stages.measure import plan
-from t2.svf import Expert, load_expert, mix, save_expert
+from t2.stages.search import _shape
+from t2.svf import Expert, load_expert, mix, mix_population, save_expert
 from t2.tasks.grading import GRADERS
 
 INPUTS = {"cmd": "measure", "t2/engine": "a", "t2/tasks/grading.py": "b", "t2/tasks/math.py": "c"}
@@ -31,6 +32,15 @@ def test_stored_weights_reach_the_experts_whose_names_they_bear(tmp_path: Path, 
     expected = mix(list(experts.values()), alpha)
     for name, z in read_mixture(tmp_path / "alpha.json").z(experts).items():
         assert torch.equal(z, expected[name])
+
+
+@pytest.mark.parametrize(("granularity", "rows"), [("one", ()), ("layer", (2,)), ("matrix", (4,))])
+def test_a_search_has_weights_for_what_its_granularity_says(granularity: str, rows: tuple[int, ...]) -> None:
+    modules = [f"model.layers.{layer}.{module}" for layer in (3, 7) for module in ("self_attn.q_proj", "mlp.up_proj")]
+    experts = {name: {module: torch.rand(4) for module in modules} for name in MEMBERS}
+    shape = _shape(experts, granularity)
+    assert shape == (*rows, len(MEMBERS))
+    mix_population(list(experts.values()), torch.rand(5, *shape))
 
 
 @pytest.fixture
