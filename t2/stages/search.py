@@ -170,9 +170,10 @@ def _engine(params: Params, name: str, found: list[Member], seed: int) -> Engine
 
 def _shape(experts: Mapping[str, Z], granularity: str) -> tuple[int, ...]:
     """That of the weights which are searched: a row for every layer or matrix, or none."""
+    if granularity == "one":
+        return (len(experts),)
     modules = next(iter(experts.values()))
-    rows = {"one": (), "layer": (len(layers(modules)),), "matrix": (len(modules),)}[granularity]
-    return (*rows, len(experts))
+    return (len(layers(modules)) if granularity == "layer" else len(modules), len(experts))
 
 
 def _plain(mixture: Mixture) -> dict[str, float | list[float]]:

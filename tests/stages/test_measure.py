@@ -11,6 +11,7 @@ from finished_project import MEMBERS, finish_project
 
 from t2 import config
 from t2.adaptation.system import read_mixture
+from t2.adaptation.weighted import coordinates
 from t2.stages import measure, paths
 from t2.stages.measure import plan
 from t2.stages.search import _shape
@@ -41,6 +42,13 @@ def test_a_search_has_weights_for_what_its_granularity_says(granularity: str, ro
     shape = _shape(experts, granularity)
     assert shape == (*rows, len(MEMBERS))
     mix_population(list(experts.values()), torch.rand(5, *shape))
+
+
+def test_a_search_over_lora_adapters_has_a_weight_for_each() -> None:
+    axes = coordinates(MEMBERS)
+    shape = _shape(axes, "one")
+    assert torch.equal(mix_population(list(axes.values()), torch.eye(3)).tables["weights"], torch.eye(3))
+    assert shape == (3,)
 
 
 @pytest.fixture
