@@ -94,6 +94,7 @@ def test_all_problems_are_listed_at_once(raw: dict[str, Any]) -> None:
     assert all(len(problem) < 300 for problem in found)
 
 
+SAMPLED = {"kind": "accuracy", "temperature": 1.0, "samples": 2}
 IA3 = {"peft_type": "IA3", "target_modules": ["q_proj"], "feedforward_modules": []}
 
 
@@ -197,6 +198,7 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda raw: [mix_lora(raw), put(raw, "budgets.cem", granularity="layer")], "searches.math_hard.budget"),
     (lambda raw: [mix_lora(raw), put(raw, "budgets.cem", form="free")], "searches.math_hard.budget"),
     (lambda raw: [mix_lora(raw), put(raw, "budgets.cem", include_base=True)], "searches.math_hard.budget"),
+    (lambda raw: [mix_lora(raw), put(raw, "budgets.cem", objective=SAMPLED)], "searches.math_hard.budget"),
     (lambda raw: put(raw, "budgets.cem", granularity="head"), "budgets.cem.granularity"),
     # Systems
     (lambda raw: put(raw, "systems.math-expert", strategy="guess"), "systems.math-expert"),

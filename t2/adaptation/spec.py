@@ -52,7 +52,7 @@ class Spec:
         if not alone and not isinstance(system, Dispatched | Found | Uniform):
             raise ValueError(
                 f"systems.{name} has the strategy {system.strategy!r}, which does not choose an expert for a prompt; "
-                "name a system that does: prompt, classifier, soft, fewshot or uniform"
+                "name a system that does: prompt, classifier, soft, fewshot, uniform, or one adapter alone"
             )
         if (method := params.key_of(name)[0]) != SVF:
             raise ValueError(f"systems.{name} has adapters of {method}; only SVF's answer users, name another system")

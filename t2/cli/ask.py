@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from t2.cli import library
-from t2.config.rows import OTHER, Bare
+from t2.config.rows import OTHER
 from t2.stages import paths
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def ask(
         str,
         typer.Option(
             help="A row of `systems` in params.yaml that chooses an expert, or a mix, for a prompt; if not given, the "
-            "first that is published, or in an experiment folder the first that has an expert."
+            "first that is published, or in an experiment folder the first that answers without a task."
         ),
     ] = "",
     task: Annotated[str, typer.Option(help="For a system of few-shot search: the task whose found mix answers.")] = "",
@@ -47,8 +47,7 @@ def _ask(prompt: str, params: Params, system: str, task: str, max_new_tokens: in
     from t2.adaptation.spec import Settings
     from t2.stages import members
 
-    listed = [each for each in (*params.publish.systems, *params.systems) if params.systems.get(each) is not None]
-    name = system or next(each for each in listed if not isinstance(params.systems[each], Bare))
+    name = system or _first(params)
     if name not in params.systems:
         raise ValueError(f"there is no system {name!r}; params.yaml has {', '.join(params.systems)}")
 
@@ -68,11 +67,11 @@ def _ask(prompt: str, params: Params, system: str, task: str, max_new_tokens: in
         {adapter: folder_of(adapter, seed) for adapter in named},
         {
             **{
-                search: library.search_result(search, seed)
+                search: library.search_result(params, search, seed)
                 for asked, search in spec["searches"].items()
                 if asked == task
             },
-            **({at: library.temperature(at, seed)} if (at := spec["temperature"]) else {}),
+            **({at: library.temperature(params, at, seed)} if (at := spec["temperature"]) else {}),
         },
     )
     outcome = answers.answer([prompt], name, task, max_new_tokens)
@@ -101,6 +100,19 @@ def _ask(prompt: str, params: Params, system: str, task: str, max_new_tokens: in
         typer.echo("— cut off at the longest reply; raise --max-new-tokens", err=True)
     seconds = f"{outcome.first_seconds:.2f} s + {outcome.second_seconds:.2f} s"
     typer.echo(f"— {mixture.summary} (seed {seed}): {record['why']} ({seconds})", err=True)
+
+
+def _first(params: Params) -> str:
+    """The system that answers where none is named: the first that is published, or else of the rows."""
+    from t2.adaptation.spec import Spec
+
+    for name in (each for each in (*params.publish.systems, *params.systems) if each in params.systems):
+        try:
+            if not Spec.of(params, name).searches:
+                return name
+        except ValueError:
+            continue
+    raise ValueError(f"name a system that answers, and for few-shot search a task: {', '.join(params.systems)}")
 
 
 def _why(outcome: TwoPass, spec: dict[str, Any], task: str) -> str:

@@ -70,7 +70,8 @@ def held(params: config.Params, system: str) -> tuple[list[members.Member], Call
     """
     named, of_set = params.adapters_of(system), getattr(params.systems[system], "set", None)
     if of_set is not None and not paths.adapters(named[0]).is_dir() and paths.members(of_set).is_dir():
-        return members.read_set(of_set), partial(paths.member, of_set)
+        kept = partial(paths.member, of_set)
+        return members.read_set(of_set), lambda name, seed: (kept if name in named else paths.adapter)(name, seed)
     return [members.read(name) for name in named], paths.adapter
 
 
@@ -135,17 +136,17 @@ def find(name: str) -> Entry:
     raise ValueError(f"there is no expert {name!r}: it is no adapter folder, and {there}")
 
 
-def search_result(search: str, seed: int | None = None) -> Path:
+def search_result(params: config.Params, search: str, seed: int | None = None) -> Path:
     """The file of the mix that a search found: for the seed that answers, in its first draw; none is chosen by a score.
 
     Args:
+        params: Those of the project, or of the experiment folder that is meant.
         search: A row of ``searches``.
         seed: Of the experts; None: that of :func:`t2.stages.members.chosen_seed`.
 
     Raises:
         ValueError: There is none.
     """
-    params = config.load()
     rows = params.searches
     done = [name for name in rows if paths.searches(name).is_dir()]
     if search not in done:
@@ -156,7 +157,7 @@ def search_result(search: str, seed: int | None = None) -> Path:
     return paths.search(search, seed, 0) / "alpha.json"
 
 
-def temperature(search: str, seed: int) -> Path:
+def temperature(params: config.Params, search: str, seed: int) -> Path:
     """The file of the temperature that a search found for the experts of a seed.
 
     Raises:
@@ -166,7 +167,7 @@ def temperature(search: str, seed: int) -> Path:
     if not path.is_file():
         raise ValueError(
             f"no temperature was found by search {search!r} for seed {seed}; `make repro` searches it, and what is "
-            f"published answers without: {', '.join(config.load().publish.systems)}"
+            f"published answers without: {', '.join(params.publish.systems)}"
         )
     return path
 

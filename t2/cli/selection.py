@@ -124,7 +124,7 @@ def _mix(mixture: Mixture, entries: Mapping[str, library.Entry], given: Base) ->
 
 def _found(search: str, given: Base) -> Selection:
     """The mix that a search found, over the experts that it was found for."""
-    path = library.search_result(search)
+    path = library.search_result(config.load(), search)
     mixture, seed = read_mixture(path), read_json(path)["seed"]
     members = config.load().sets[config.load().searches[search].set].members
     return _mix(mixture, {name: library.find(f"{name}/seed-{seed}") for name in members}, given)

@@ -323,6 +323,8 @@ def _derived_adapters(valid: Mapping[str, Any], taken: frozenset[str] | None) ->
             continue
         if (recipe.peft, recipe.layers) != (original.peft, original.layers):
             yield f"{where}.recipe: {row.recipe} adapts otherwise than {of.recipe}, by which {row.of} learned"
+        if row.change.kind == "resampled" and recipe.layers != "all":
+            yield f"{where}.recipe: {row.recipe} adapts some layers, resampling is over all; take one of all"
         if unknown := sorted(set(recipe.seeds) - set(original.seeds)):
             yield f"{where}.recipe: {row.recipe} has seeds {unknown}, and {row.of} only {original.seeds}"
 
@@ -404,6 +406,8 @@ def _unmixed(valid: Mapping[str, Any], where: str, adapters: Iterable[str], budg
             yield f"{where}.budget: {budget} has weights by {row.granularity}, LoRA adapters one each; set it to one"
         if row.form == "free" and row.renormalise:
             yield f"{where}.budget: {budget} rescales by singular values, LoRA has none; set renormalise to false"
+        if getattr(row.objective, "temperature", 0.0) > 0:
+            yield f"{where}.budget: {budget} samples replies, LoRA is searched without; set temperature to 0"
         if row.include_base:
             yield f"{where}.budget: {budget} has the base model take part, which is no LoRA adapter; set it to false"
 

@@ -161,7 +161,7 @@ def similarity_figure(similarities: pd.DataFrame, base: str) -> str | None:
         base: The base model.
     """
     rows = similarities[similarities["base"] == base]
-    if rows.empty:
+    if len(rows) < 2:  # one expert is like itself
         return None
     keys = list(dict.fromkeys(zip(rows["left"], rows["left_seed"], strict=True)))
     places = {key: place for place, key in enumerate(keys)}
@@ -233,7 +233,9 @@ def alpha_figure(alphas: pd.DataFrame, base: str) -> str | None:
     with style.drawing():
         lines = _wrapped(list(searches.items()), 6)
         figure = _figure(0.9 + 2.35 * len(lines[0]), 2.7 * len(lines))
-        panels = list(chain.from_iterable(_grid(figure, len(lines), len(lines[0]), sharey=True)))
+        # Free forms may weigh in tens: one scale would flatten the others.
+        alike = float(rows["highest"].max() - rows["lowest"].min()) < 8
+        panels = list(chain.from_iterable(_grid(figure, len(lines), len(lines[0]), sharey=alike)))
         for axes in panels[len(searches) :]:
             axes.set_visible(False)
         for axes, (search, task) in zip(panels, searches.items(), strict=False):

@@ -11,10 +11,9 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from t2.files import read_rows, replace_file
 from t2.report.render import FOLDER, template, to_html
@@ -105,9 +104,10 @@ def page(found: Sequence[Part]) -> str:
 
 
 def _table(path: Path, title: str) -> Table:
-    rows = [tuple(map(Cell, row.values())) for row in read_rows(path)]
-    header = tuple(map(Cell, read_rows(path)[0]))
-    return Table(title, "", header, (tuple(rows),))
+    rows = read_rows(path)
+    if not rows:
+        raise ValueError(f"{path} has no rows; fill it, or take it out of {MAP}")
+    return Table(title, "", tuple(map(Cell, rows[0])), (tuple(tuple(map(Cell, row.values())) for row in rows),))
 
 
 def main() -> None:

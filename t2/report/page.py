@@ -219,7 +219,7 @@ _CAPTIONS = {
     "similarities": (
         "How alike experts' changes are.",
         "The cosine of z − 1, over all matrices, between any two trained experts; each adapter's block is its seeds. "
-        "Seeds of one task far from 1 learn different vectors; tasks far from 0 share what they learn.",
+        "Seeds far from 1 have learned different vectors; adapters far from 0 share what they have learned.",
     ),
     "confusion": (
         "Figure 6. Confusion matrices of the dispatchers.",

@@ -374,8 +374,8 @@ def adapter_table(trained: Iterable[Row], title: str) -> Table | None:
     ]
     return Table(
         title,
-        "Parameters: numbers that are trained, of each seed. Seconds of all seeds together, rollouts and validation "
-        "included; of adapters of another run they stand in its report.",
+        "Parameters: numbers that are trained, of each seed. Seconds until all seeds were trained, some side by "
+        "side, with rollouts and validation; of adapters of another run they stand in its report.",
         tuple(map(Cell, ("Adapter", "Learns by", "Adapts", "Parameters", "Seconds"))),
         tuple(groups),
     )
@@ -394,9 +394,9 @@ def similarity_table(similarities: Iterable[Row], title: str) -> Table | None:
     found: dict[tuple[str, str], dict[bool, list[float]]] = {}
     for row in similarities:
         of_module = found.setdefault((row["base"], row["module"]), {True: [], False: []})
-        if (row["left"], row["left_seed"]) < (row["right"], row["right_seed"]):
+        if (row["left"], row["left_seed"]) < (row["right"], row["right_seed"]) and row["cosine"] is not None:
             of_module[row["left"] == row["right"]].append(float(row["cosine"]))
-    if not found:
+    if not any(values for pairs in found.values() for values in pairs.values()):
         return None
 
     def cell(values: list[float]) -> Cell:
@@ -422,7 +422,7 @@ def shots_table(shown: Iterable[Row], title: str) -> Table | None:
 
     Args:
         shown: base, label, task, n, prompt_tokens and reply_tokens (means), too_long, base_tokens (of prompt and
-            reply without shots) and searched (replies that the search of these shots generates).
+            reply without shots) and searched (replies that the search of these shots generates; None: none).
         title: The table's title.
 
     Returns:
@@ -434,7 +434,8 @@ def shots_table(shown: Iterable[Row], title: str) -> Table | None:
     lines = []
     for row in rows:
         more = float(row["prompt_tokens"]) + float(row["reply_tokens"]) - float(row["base_tokens"])
-        after = float(row["searched"]) * float(row["base_tokens"]) / more if more > 0 else None
+        paid = more > 0 and row["searched"] is not None and float(row["too_long"]) < float(row["n"])
+        after = float(row["searched"]) * float(row["base_tokens"]) / more if paid else None
         lines.append(
             (
                 Cell(row["label"], (row["base"], row["task"])),
@@ -448,8 +449,8 @@ def shots_table(shown: Iterable[Row], title: str) -> Table | None:
         title,
         "Tokens of a prompt with its shots, mean over questions and draws; how many prompts had no room for a reply "
         "in the context, which counts as wrong; tokens of prompt and reply together beyond those of the base model "
-        "without shots. The search generates a reply to each of its shots for each candidate, once; the last column is "
-        "the number of prompts whose added tokens are as many as that takes.",
+        "without shots. The search generates replies to its shots for each candidate, once; taken as long as the base "
+        "model's, they are as many tokens as those added to the number of prompts in the last column.",
         tuple(map(Cell, ("Shown", "Prompt", "No room", "More tokens", "A search pays after"))),
         (tuple(lines),),
     )

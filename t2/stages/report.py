@@ -240,7 +240,9 @@ def _shown(params: Params) -> pd.DataFrame:
                 continue
             mean, base = with_shots.mean(), without.mean()
             lengths = [mean["prompt"], mean["reply"], with_shots["too_long"].sum(), base["prompt"] + base["reply"]]
-            searched = budget.population * budget.generations * budget.shots
+            objective = budget.objective
+            samples = objective.samples if isinstance(objective, Accuracy) else None
+            searched = samples and samples * budget.population * budget.generations * budget.shots
             named = [params.bases[system.base].label, system.label, task]
             rows.append([*named, len(with_shots), *lengths, searched])
     return pd.DataFrame(rows, columns=columns)
@@ -276,7 +278,7 @@ def _similarities(params: Params) -> pd.DataFrame:
             picked = [place for place in one if module in (WHOLE, place[1])]
             a, b = (np.concatenate([each[place] for place in picked]) for each in (one, other))
             norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-            cosine = float(a @ b) / norms if norms else 0.0
+            cosine = float(a @ b) / norms if norms else None  # where nothing was learned
             rows.append([label, left, left_seed, right, right_seed, module, cosine])
     return pd.DataFrame(rows, columns=["base", "left", "left_seed", "right", "right_seed", "module", "cosine"])
 

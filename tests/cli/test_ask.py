@@ -102,6 +102,32 @@ def test_the_expert_of_a_folder_answers_alone(engine: HfEngine, folder: Path, t2
     assert answer["text"] == reply(engine, load_expert(f"data/adapters/svf-math/seed-{SEED}").z)
 
 
+def test_a_mix_that_a_folder_searched_answers(engine: HfEngine, folder: Path, t2) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    for section, row in (("tasks", "math_hard"), ("budgets", "cem")):
+        params[section][row] = {"from": "main"}
+    params["searches"] = {"again": {"base": "main", "set": "alone", "task": "math_hard", "budget": "cem"}}
+    found = {"label": "found", "base": "main", "strategy": "fewshot", "set": "alone", "searches": ["again"]}
+    params["systems"]["found"] = {**found, "tasks": ["math_hard"], "variant": ""}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    outcome = folder / "data" / "searches" / "again" / f"seed-{SEED}" / "draw-0" / "alpha.json"
+    outcome.parent.mkdir(parents=True)
+    outcome.write_text(json.dumps({"alpha": {"mine": 1.0}, "form": "normalised", "renormalise": True, "seed": SEED}))
+    asked = ("--folder", folder, "--system", "found", "--task", "math_hard", "--max-new-tokens", 12, "--json")
+    answer = json.loads(t2("ask", PROMPT, *asked).stdout)
+    assert answer["text"] == reply(engine, load_expert(f"data/adapters/svf-math/seed-{SEED}").z)
+    assert "found it for math_hard" in answer["why"]
+
+
+def test_a_folder_in_which_nothing_answers_says_what_there_is(folder: Path, monkeypatch) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    del params["systems"]["mine"]
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    monkeypatch.setattr("sys.argv", ["t2", "ask", PROMPT, "--folder", str(folder)])
+    with pytest.raises(SystemExit, match=r"^t2: name a system that answers, and for few-shot search a task: bare$"):
+        main()
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [

@@ -420,6 +420,9 @@ def test_alike_experts_are_told_by_seeds_and_by_tasks(inputs):
     svg = figures.similarity_figure(whole, "miniature")
     assert [text for text in texts(svg) if text.startswith("svf-")] == ["svf-math", "svf-code"] * 2
     assert figures.similarity_figure(whole, "nobody") is None
+    alone = [row for row in rows if (row["left"], row["left_seed"]) == (row["right"], row["right_seed"])][:2]
+    assert similarity_table(alone, "") is None
+    assert figures.similarity_figure(whole[:1], "miniature") is None
 
 
 def test_adapters_of_other_matrices_are_drawn_beside_each_other(inputs):
@@ -436,6 +439,8 @@ def test_a_search_pays_once_the_added_tokens_are_as_many_as_it_took(inputs):
     # 200 more tokens a prompt; the search: 600 replies of 120 tokens.
     assert [cell.text for cell in three] == ["3 shots", "300", "0%", "+200", "360"]
     assert [cell.text for cell in twenty] == ["20 shots", "80", "25%", "−20", "–"]
+    crowded = inputs.shown.assign(too_long=200).to_dict("records")
+    assert [line[-1].text for line in shots_table(crowded, "").groups[0]] == ["–", "–"]
     assert shots_table([], "") is None
 
 

@@ -139,6 +139,7 @@ def test_an_adapter_may_be_made_of_a_trained_one(main: config.Params, raw: dict[
         ({"of": "other"}, "adapters.made.of: other is made of another itself"),
         ({"recipe": "svf"}, "adapters.made.recipe: svf has seeds [1, 2, 3, 4], and slow-reasoning only [0]"),
         ({"recipe": "half"}, "adapters.made.recipe: half adapts otherwise than slow"),
+        ({"recipe": "half", "change": {"kind": "resampled"}}, "adapters.made.recipe: half adapts some layers"),
         ({"change": {"kind": "turned"}}, "adapters.made.change: `kind` is one of copied, shuffled"),
         ({"change": {"kind": "largest", "share": 0.0}}, "adapters.made.change.share"),
     ],
