@@ -30,7 +30,7 @@ class Part:
     """A row of the map.
 
     Attributes:
-        item: The paper's number, ``Table 4``.
+        item: The paper's number, ``Table 4``; or ``Beyond the paper``.
         title: What it shows.
         place: The stage or experiment folder that makes its counterpart here; empty: there is none.
         file: Where that stands: a report (HTML), a picture (SVG) or a table (CSV).

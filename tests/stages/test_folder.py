@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from small_pipeline import ROOT, copy_project, run, small
 from test_dvc_file import AROUND, closure, files
 
@@ -258,3 +260,125 @@ def test_a_folder_runs_alone_beside_the_main_run_and_under_other_values(project:
     names = [name for run_id, name, _ in listed if run_id in marked]
     assert names.count("train@slow-reasoning") == names.count("slow-reasoning/seed-0") == 2
     assert "split" not in names and names.count("measure") == 2
+
+
+KINDS = """
+bases: {main: {from: main}}
+tasks: {reasoning: {from: main}, reasoning_hard: {from: main}}
+splits: {from: main}
+recipes:
+  svf: {from: main}
+  lora_next_token: {from: main}
+  fast:
+    peft: {peft_type: LORA, r: 2, lora_alpha: 4, lora_dropout: 0.0, target_modules: [q_proj, v_proj]}
+    layers: all
+    seeds: [0]
+    train: {objective: next_token, steps: 2, batch: 8, samples: 1, lr: 0.05, clip: 1.0, kl: 0.0}
+training: {from: main}
+adapters:
+  svf-reasoning: {from: main}
+  lora-reasoning: {from: main}
+  fast: {base: main, recipe: fast, task: reasoning}
+  same: {base: main, recipe: svf, task: reasoning, of: svf-reasoning, change: {kind: copied}}
+  turned: {base: main, recipe: svf, task: reasoning, of: svf-reasoning, change: {kind: negated}}
+sets:
+  svf: {from: main}
+  same: {members: [same]}
+  turned: {members: [turned]}
+  pair: {members: [lora-reasoning, fast]}
+budgets: {cem: {from: main}}
+searches:
+  reasoning_hard: {from: main}
+  pair: {base: main, set: pair, task: reasoning_hard, budget: cem}
+search: {from: main}
+temperatures: {}
+systems:
+  base: {from: main}
+  svf: {from: main}
+  same: {label: same, base: main, strategy: own, set: same, tasks: all, variant: same}
+  turned: {label: turned, base: main, strategy: own, set: turned, tasks: all, variant: turned}
+  equal: {label: equal, base: main, strategy: uniform, set: pair, budget: cem, tasks: all, variant: equal}
+  found:
+    {label: found, base: main, strategy: fewshot, set: pair, searches: [pair], tasks: [reasoning_hard], variant: found}
+  shown:
+    {label: shown, base: main, strategy: in_context, searches: [reasoning_hard], tasks: [reasoning_hard], variant: ''}
+measure: {from: main}
+score: {contrasts: [[turned, svf], [found, equal]]}
+publish: {from: main}
+sandbox: {from: main}
+engine: {from: main}
+execution: {from: main}
+tracking: {from: main}
+plan: {from: main}
+"""
+RUNS = """
+stages:
+  train:
+    foreach: [fast]
+    do:
+      cmd: python -m t2.stages.train ${item}
+      outs: [data/adapters/fast, data/runs/train-fast.json, training/fast.csv: {cache: false}]
+      metrics: [training/fast.json: {cache: false}]
+  derive:
+    foreach: [same, turned]
+    do:
+      cmd: python -m t2.stages.derive ${item}
+      params: ["adapters.${item}"]
+      outs: ["data/adapters/${item}", "data/runs/derive-${item}.json"]
+  set:
+    foreach: [pair]
+    do:
+      cmd: python -m t2.stages.set ${item}
+      deps: [data/adapters]
+      outs: [data/sets/pair, data/runs/set-pair.json]
+  search:
+    foreach: [pair]
+    do:
+      cmd: python -m t2.stages.search ${item}
+      deps: [data/sets/pair]
+      outs: [data/searches/pair, data/runs/search-pair.json]
+  measure:
+    cmd: python -m t2.stages.measure
+    deps: [data/adapters, data/searches]
+    outs: [data/predictions: {persist: true}, data/timings: {persist: true}, data/runs/measure.json]
+  score:
+    cmd: python -m t2.stages.score
+    deps: [data/predictions]
+    outs: [data/scores, data/runs/score.json, scores.csv: {cache: false}, readings.csv: {cache: false},
+           comparisons.csv: {cache: false}, confusions.csv: {cache: false}, dispatch.csv: {cache: false}]
+    metrics: [metrics.json: {cache: false}]
+  report:
+    cmd: python -m t2.stages.report
+    deps: [data/scores]
+    outs: [data/report, figures: {cache: false}, report.html: {cache: false}, report.md: {cache: false},
+           runs.csv: {cache: false}, searches.csv: {cache: false}, timings.csv: {cache: false}]
+"""
+
+
+@pytest.mark.slow
+def test_made_adapters_mixed_lora_and_shots_in_the_prompt_run_in_a_folder(project: Path) -> None:
+    folder = project / "reports" / "kinds"
+    folder.mkdir()
+    (folder / "params.yaml").write_text(KINDS)
+    (folder / "dvc.yaml").write_text(RUNS)
+    run(project, "dvc", "repro", "-q", "-s", "reports/kinds/dvc.yaml")
+    found = rows(folder / "scores.csv")
+    assert list(found) == ["none", "own", "same", "turned", "equal", "found", "in_context"]
+    # After three steps replies are alike, and only z tells an expert from its opposite.
+    same, turned = (
+        load_file(folder / "data" / "adapters" / name / "seed-0" / "adapter_model.safetensors")
+        for name in ("same", "turned")
+    )
+    assert all(torch.allclose(z + turned[name], torch.full_like(z, 2.0)) for name, z in same.items())
+    score = {name: [row["correct"] for row in of] for name, of in found.items()}
+    assert score["same"] == score["own"]
+    replies = {}
+    for cell in json.loads((folder / "data" / "predictions" / "cells.json").read_text()):
+        text = (folder / "data" / "predictions" / "replies" / f"{cell['replies'][0]}.jsonl").read_text()
+        replies[cell["system"], cell["task"]] = [json.loads(line) for line in text.splitlines()]
+    longer = zip(replies["shown", "reasoning_hard"], replies["base", "reasoning_hard"], strict=True)
+    assert all(shown["prompt_tokens"] > 2 * bare["prompt_tokens"] for shown, bare in longer)
+    alpha = json.loads((folder / "data" / "searches" / "pair" / "seed-0" / "draw-0" / "alpha.json").read_text())
+    assert set(alpha["alpha"]) == {"lora-reasoning", "fast"} and sum(alpha["alpha"].values()) == pytest.approx(1)
+    report = (folder / "report.md").read_text()
+    assert "**What is trained.**" in report and "**Shots in the prompt.**" in report
