@@ -125,10 +125,10 @@ def _rows(params: Params, scores: pd.DataFrame, comparisons: pd.DataFrame) -> It
             & (scores["variant"] == variant)
         ]
         seeds = sorted(int(seed) for seed in mine["seed"].dropna().unique())
-        drawn = [params.searches[search].set for search in row.searches] if isinstance(row, InContext) else []
-        answering = [*params.adapters_of(name), *(params.sets[of].members[0] for of in drawn)]
-        recipes = (params.recipes[params.adapters[adapter].recipe] for adapter in answering)
-        wanted = sorted({seed for recipe in recipes for seed in recipe.seeds})
+        recipes = (params.recipes[params.adapters[adapter].recipe] for adapter in params.adapters_of(name))
+        shown = row.searches if isinstance(row, InContext) else []
+        drawn = (params.seeds_of(params.searches[search].set) for search in shown)
+        wanted = sorted({seed for recipe in recipes for seed in recipe.seeds}.union(*drawn))
         runs = f"{len(mine)} runs on {mine['task'].nunique()} tasks, seeds {seeds or 'none'}"
         odd = "" if seeds == wanted or not len(mine) else f", but its recipe has {wanted}"
         yield Finding(f"system {name}", runs + odd, wrong=bool(odd))

@@ -39,8 +39,10 @@ def ask(
 
     The reply goes to standard output; which expert gave it, and why, to standard error.
     """
-    with library.shelf(folder):
-        _ask(prompt, library.parameters(folder), system, task, max_new_tokens, as_json)
+    # A project that is not valid says so before it says where its experts are.
+    params = library.parameters(folder)
+    with library.shelf() if folder is None else paths.within(folder, params.taken):
+        _ask(prompt, params, system, task, max_new_tokens, as_json)
 
 
 def _ask(prompt: str, params: Params, system: str, task: str, max_new_tokens: int | None, as_json: bool) -> None:

@@ -25,16 +25,8 @@ BASE = "base"
 
 
 @contextmanager
-def shelf(folder: Path | None = None) -> Iterator[None]:
-    """Where experts are looked for: among those of the project's own run, or before it has any, those that ship.
-
-    Args:
-        folder: An experiment folder, whose experts are meant instead.
-    """
-    if folder is not None:
-        with paths.within(folder, parameters(folder).taken):
-            yield
-        return
+def shelf() -> Iterator[None]:
+    """Where experts are looked for: among those of the project's own run, or before it has any, those that ship."""
     shipped = paths.shipped()
     # Git keeps the folder, for what DVC has it ignore.
     trained = any(path.is_dir() for path in paths.adapters("").glob("*"))
