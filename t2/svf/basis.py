@@ -101,6 +101,18 @@ def scaled_weight(weight: Tensor, q: Tensor, z: Tensor, side: Side) -> Tensor:
     return scaled.to(weight.dtype)
 
 
+def weight_change(weight: Tensor, q: Tensor, z: Tensor, side: Side) -> Tensor:
+    """W' − W (m, n), in float32 at least; arguments as for :func:`scaled_weight`."""
+    weight = weight.to(q.dtype)
+    change = (q * (z.to(q.dtype) - 1)) @ q.T
+    return weight @ change if side == "right" else change @ weight
+
+
+def is_narrow(dtype: torch.dtype) -> bool:
+    """Whether numbers have too few digits to hold 1 + 1e-3, of which z is made."""
+    return torch.finfo(dtype).eps > 1e-4
+
+
 def check_matrix(weight: Tensor, name: str) -> None:
     """Raises ValueError, naming the parameter, unless ``weight`` is a finite, non-empty, floating matrix."""
     if weight.ndim != 2 or weight.numel() == 0:

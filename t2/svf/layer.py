@@ -6,17 +6,18 @@ import copy
 import hashlib
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from t2.svf.basis import Basis, Side, narrow_side, scaled_weight
+from t2.svf.basis import Basis, Side, is_narrow, narrow_side, scaled_weight, weight_change
 from t2.svf.config import SvfConfig
 from t2.svf.freshness import MANY_TOKENS, Copy, Trace
-from t2.svf.functional import FoldedLinear, add_scaled
+from t2.svf.functional import Fold, FoldedLinear, Replaced, add_change, add_scaled
+from t2.svf.quantised import layer_weight, quantisation_of
 
 _log = logging.getLogger(__name__)
 
@@ -25,10 +26,15 @@ SMALLEST_FOLDED = 1e-3
 
 
 class _Folded(NamedTuple):
-    """A weight that holds z (None: the layer must run factored), and the parameter that it was built from."""
+    """W' (None: the layer must run factored), and what it was built from and for."""
 
     parameter: Copy
-    weight: Tensor | None
+    apart: bool
+    fold: Fold | None
+
+    def is_of(self, parameter: Tensor, apart: bool) -> bool:
+        """Whether it serves these values of the parameter, and this way to keep the change."""
+        return self.apart == apart and self.parameter.is_of(parameter)
 
 
 class Batch:
@@ -44,7 +50,8 @@ class Batch:
 class SvfLinear(nn.Module, BaseTunerLayer):
     """A linear layer with one z vector per adapter.
 
-    *Folded*, one z for all samples: W' is built once for each value of z, beside W. *Factored*, samples of
+    *Folded*, one z for all samples: W' is built once for each value of z, beside W; in 16 bits W' − W, since W' would
+    be W again once rounded. *Factored*, samples of
     different z, a |z_i| below :data:`SMALLEST_FOLDED`, or a base layer that is no plain ``nn.Linear`` (a quantised
     one): the base layer runs as it is, and its input (tall) or output (wide) is scaled along Q. W is never
     written to, and z = 1 gives the base layer's output bit for bit.
@@ -82,7 +89,7 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         self._table: Tensor | None = None
         self._row_changes: Tensor | None = None
         self._shared_row: int | None = None
-        self._shared_fold: tuple[int, Tensor | None] | None = None
+        self._shared_fold: tuple[int, Fold | None] | None = None
         self._batch: Batch = Batch()
         self._multiplies: bool | None = None
         # Q is neither parameter nor buffer: it is in no state dict, and model.half() must not round it.
@@ -246,31 +253,32 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         self.refresh(x.numel() // self.in_features)
         if self._by_row or active is None:
             changes = self._rows_like(x)
-            weight = self._shared_weight(x)
-            if weight is None:
+            fold = self._fold_of_all(x)
+            if fold is None:
                 return self._factored(x, changes, *args, **kwargs)
-            return F.linear(x, weight, self.base_layer.bias)
+            return fold(x, self.base_layer.bias)
         parameter = self.svf_z[active]
-        folded = self._folded
-        if folded is None or not folded.parameter.is_of(parameter):
-            folded = self._folded = self._build(active, parameter)
+        folded, apart = self._folded, is_narrow(_computed_in(x))
+        if folded is None or not folded.is_of(parameter, apart):
+            folded = self._folded = self._build(active, parameter, apart)
         trains = parameter.requires_grad and torch.is_grad_enabled()
         # Models with linear layers of their own, as Falcon, write into their outputs, which a folded one keeps.
-        if folded.weight is None or (trains and not _is_stock(self.base_layer)):
+        fold = folded.fold
+        if fold is None or (trains and not _is_stock(self.base_layer)):
             return self._factored(x, self.z(active) - 1, *args, **kwargs)
         if trains:
             _, q, side = self._loaded()
-            return FoldedLinear.apply(x, self.z(active), folded.weight, self.base_layer.bias, q, side)
-        return F.linear(x, folded.weight, self.base_layer.bias)
+            return FoldedLinear.apply(x, self.z(active), fold.weight, fold.change, self.base_layer.bias, q, side)
+        return fold(x, self.base_layer.bias)
 
-    def _build(self, adapter_name: str, parameter: Tensor) -> _Folded:
+    def _build(self, adapter_name: str, parameter: Tensor, apart: bool) -> _Folded:
         """The adapter's fold at the present value of its parameter."""
         self.refresh()
         with torch.inference_mode(False), torch.no_grad():
-            return _Folded(Copy(parameter), self._fold(self.z(adapter_name)))
+            return _Folded(Copy(parameter), apart, self._fold(self.z(adapter_name), apart))
 
-    def _fold(self, z: Tensor) -> Tensor | None:
-        """W' for z (r,), or None for a layer that must run factored."""
+    def _fold(self, z: Tensor, apart: bool) -> Fold | None:
+        """W' for z (r,), its change apart for 16 bits; None for a layer that must run factored."""
         if not self._folds or not self._is_plain():
             return None
         with torch.inference_mode(False), torch.no_grad():
@@ -279,10 +287,15 @@ class SvfLinear(nn.Module, BaseTunerLayer):
             if change == 0:
                 # The base weight itself: an equal copy, aligned otherwise, may give other last bits. So may another
                 # way to multiply by it: a layer of its own kind runs factored, which is its own way.
-                return self.base_layer.weight if _is_stock(self.base_layer) else None
-            return None if smallest < SMALLEST_FOLDED else scaled_weight(self.base_layer.weight, q, z, side)
+                return Fold(self.base_layer.weight) if _is_stock(self.base_layer) else None
+            if smallest < SMALLEST_FOLDED:
+                return None
+            weight = self.base_layer.weight
+            if apart:
+                return Fold(weight, weight_change(weight, q, z, side).to(weight.dtype))
+            return Fold(scaled_weight(weight, q, z, side))
 
-    def _shared_weight(self, x: Tensor) -> Tensor | None:
+    def _fold_of_all(self, x: Tensor) -> Fold | None:
         """W' where all samples share a row of the table and are enough tokens to pay for building it."""
         row, fold = self._shared_row, self._shared_fold
         if row is None or self._table is None or torch.is_grad_enabled():
@@ -291,7 +304,7 @@ class SvfLinear(nn.Module, BaseTunerLayer):
             # Factored costs 2 r² per token on top of the base layer, building W' about 2 r³ once.
             if x.numel() // self.in_features < self.rank:
                 return None
-            fold = self._shared_fold = (row, self._fold(self._table[row] + 1))
+            fold = self._shared_fold = (row, self._fold(self._table[row] + 1, is_narrow(_computed_in(x))))
         return fold[1]
 
     def _is_plain(self) -> bool:
@@ -318,13 +331,41 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         return self._multiplies
 
     def _factored(self, x: Tensor, change: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Scales along Q in float32 at least; ``change`` is z − 1, broadcast against x."""
-        q = self._loaded().q
-        if self.side == "right":
-            return self.base_layer(add_scaled(x, x, q, change), *args, **kwargs)
-        y = self.base_layer(x, *args, **kwargs)
+        """Scales along Q, see :mod:`t2.svf.functional`; ``change`` is z − 1, broadcast against x."""
+        q, tall = self._loaded().q, self.side == "right"
         bias = getattr(self.base_layer, "bias", None)
-        return add_scaled(y, y if bias is None else y - bias, q, change)
+        dtype = _computed_in(x)
+        if not is_narrow(dtype):
+            if tall:
+                return self.base_layer(add_scaled(x, x, q, change), *args, **kwargs)
+            y = self.base_layer(x, *args, **kwargs)
+            return add_scaled(y, y if bias is None else y - bias, q, change)
+        unchanged = (change == 0).all(-1, keepdim=True)
+        # Without one, a tall matrix needs no base output. On a GPU the question would wait for the device.
+        asked = not tall or not change.is_cpu or bool(unchanged.any())
+        y = self.base_layer(x, *args, **kwargs) if asked else None
+        product = None if tall or y is None else y if bias is None else y - bias
+        scaled = add_change(x.to(dtype), product, q, change, self._weight_of(dtype))
+        scaled = scaled if bias is None else scaled + bias
+        # Summed in another order, an unchanged product may have other last bits than the base layer's.
+        return scaled if y is None else cast(Tensor, Replaced.apply(scaled, y, unchanged))
+
+    def _weight_of(self, dtype: torch.dtype) -> Callable[[], Tensor]:
+        """Makes the weight (m, n) that the base layer multiplies by.
+
+        Raises:
+            TypeError: It cannot be read.
+        """
+        base = self.base_layer
+        weight = plain_weight(base)
+        if weight is not None:
+            return lambda: weight.to(dtype)
+        if quantisation_of(base) is None:
+            raise TypeError(
+                f"{self.key} is a {type(base).__name__} that computes in {dtype}, where a z near 1 would be rounded "
+                "away, and whose weight cannot be read to prevent that; load the model in float32"
+            )
+        return lambda: cast(Tensor, layer_weight(base)).to(dtype)
 
     def _rows_like(self, x: Tensor) -> Tensor:
         changes = self._row_changes
@@ -356,9 +397,7 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         """W' − W (m, n) in float32 at least, which LoRA approximates; PEFT decomposes it."""
         with torch.no_grad():
             _, q, side = self.basis()
-            weight = self.base_layer.weight.to(q.dtype)
-            change = (q * (self.z(adapter_name).to(q.dtype) - 1)) @ q.T
-            return weight @ change if side == "right" else change @ weight
+            return weight_change(self.base_layer.weight, q, self.z(adapter_name), side)
 
     def merged_copy(self, adapter_name: str) -> nn.Module:
         """A plain copy of the base layer that holds the adapter's W', or W where the adapter is not.
@@ -379,6 +418,12 @@ class SvfLinear(nn.Module, BaseTunerLayer):
                 weight = scaled_weight(self.base_layer.weight, q, self.z(adapter_name), side)
             layer.weight = nn.Parameter(weight, requires_grad=False)
         return layer
+
+
+def _computed_in(x: Tensor) -> torch.dtype:
+    """What a product with x is computed in."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _is_stock(layer: nn.Module) -> bool:

@@ -188,7 +188,7 @@ def test_the_folded_weight_is_built_once_a_value() -> None:
     with torch.no_grad():
         layer(torch.zeros(2, 9, dtype=torch.float64))
     assert layer._folded is first
-    assert first.weight is not layer.base_layer.weight
+    assert first.fold is not None and first.fold.weight is not layer.base_layer.weight
 
 
 def test_a_weight_folded_under_inference_mode_serves_training() -> None:

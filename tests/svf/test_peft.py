@@ -202,7 +202,7 @@ def test_linear_layers_in_words_of_their_own_fold_and_merge(tokens: Tensor, rand
     assert all(layer.svf_z["default"].grad.norm() > 0 for layer in model.svf_layers().values())
     with torch.no_grad():
         folded = model(tokens).logits
-    assert all(layer._folded.weight is not None for layer in model.svf_layers().values())
+    assert all(layer._folded.fold is not None for layer in model.svf_layers().values())
     model.set_folding(False)
     assert close(folded, model(tokens).logits)
     assert close(model.merge_and_unload()(tokens).logits, folded)
@@ -227,7 +227,7 @@ def test_linear_layers_that_do_more_run_factored(kind: type[nn.Linear], randomis
     model = get_peft_model(nn.Sequential(kind(5, 7), nn.Tanh(), kind(7, 5)), SvfConfig(target_modules=["0", "2"]))
     randomise(model)
     model(torch.randn(3, 5))
-    assert all(layer._folded.weight is None for layer in model.svf_layers().values())
+    assert all(layer._folded.fold is None for layer in model.svf_layers().values())
     with pytest.raises(TypeError, match="cannot be merged"):
         model.merge_and_unload()
 
