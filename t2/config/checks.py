@@ -35,6 +35,7 @@ FIELDS = {
     "humaneval": {"begun"},
     "humaneval_plus": {"begun"},
     "mbpp": {"question", "tests", "these"},
+    "mbpp_base": {"question", "tests", "these"},
     "mbpp_plus": {"question", "tests", "these"},
     "arc": {"question", "options"},
     "dispatch": {"question", "categories"},

@@ -141,7 +141,7 @@ class Generated(Section):
 class Files(Section):
     """Rows of local benchmark files; ``train`` is for the train, valid and shots splits."""
 
-    layout: Literal["gsm8k", "math", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus", "arc"]
+    layout: Literal["gsm8k", "math", "humaneval", "humaneval_plus", "mbpp", "mbpp_base", "mbpp_plus", "arc"]
     train: Text
     test: Text
 

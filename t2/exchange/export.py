@@ -36,7 +36,7 @@ def export_merged(expert: Expert, base: BaseCheckpoint, out: str | Path) -> None
     """Writes the base model with W' in place of W, as a Hugging Face folder with configuration and tokenizer.
 
     Shards are those of the base, so that memory holds one of them at a time. W' is computed in float32 and rounded
-    once, as a folded layer computes it.
+    once.
 
     Args:
         expert: What to merge; a mix is an expert with the mixed z.
@@ -46,7 +46,8 @@ def export_merged(expert: Expert, base: BaseCheckpoint, out: str | Path) -> None
     Raises:
         FileExistsError: ``out`` exists and is no empty folder.
         ValueError: The expert was not made for this base, see :meth:`BaseCheckpoint.check`; or the base is quantised:
-            its W' has no form in which its other layers could stay as they are.
+            its W' has no form in which its other layers could stay as they are; or rounding W' would swallow z, see
+            :func:`t2.svf.scaled_weight`.
     """
     if base.quantisation is not None:
         raise ValueError(

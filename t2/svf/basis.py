@@ -18,6 +18,9 @@ from torch import Tensor
 
 Side = Literal["left", "right"]
 
+LARGEST_LOSS = 0.05
+"""The share of W' − W that rounding W' to the weight's dtype may take from it, or add to it."""
+
 _ROWS_AT_ONCE = 4096
 
 
@@ -86,7 +89,8 @@ def scaled_weight(weight: Tensor, q: Tensor, z: Tensor, side: Side) -> Tensor:
         for z = 1.
 
     Raises:
-        ValueError: The shapes do not belong together.
+        ValueError: The shapes do not belong together. Or W' rounded holds too little, or too much, of W' − W, see
+            :data:`LARGEST_LOSS`.
     """
     rank = min(weight.shape)
     if q.shape != (rank, rank) or z.shape != (rank,) or side != narrow_side(weight.shape):
@@ -98,7 +102,22 @@ def scaled_weight(weight: Tensor, q: Tensor, z: Tensor, side: Side) -> Tensor:
     z = z.to(wide.dtype)
     change = (q * (z - 1)) @ q.T
     scaled = torch.addmm(wide, wide, change) if side == "right" else torch.addmm(wide, change, wide)
-    return scaled.to(weight.dtype)
+    rounded = scaled.to(weight.dtype)
+    if is_narrow(weight.dtype):
+        _check_rounding(rounded.to(wide.dtype) - wide, scaled - wide, weight.dtype)
+    return rounded
+
+
+def _check_rounding(held: Tensor, change: Tensor, dtype: torch.dtype) -> None:
+    """Raises ValueError unless the change of a weight that is held is the one that was meant."""
+    norm = change.square().sum()
+    share = float((held * change).sum() / norm) if norm > 0 else 1.0
+    if abs(share - 1) > LARGEST_LOSS:
+        raise ValueError(
+            f"z is so near 1 that a weight of {dtype}, rounded, would hold {share:.2f} of the change that it makes, "
+            f"and more than {LARGEST_LOSS:.0%} may not be lost: take the base in float32, export the expert as a "
+            "LoRA, or run it by transformers as it is, which keeps the change apart"
+        )
 
 
 def weight_change(weight: Tensor, q: Tensor, z: Tensor, side: Side) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from t2.svf.basis import narrow_basis
+from t2.svf.basis import narrow_basis, scaled_weight
 from t2.svf.config import SvfConfig
 from t2.svf.layer import SvfLinear
 
@@ -112,6 +112,20 @@ def test_training_starts_at_the_base_with_a_gradient(shape: tuple[int, int], fol
         gradients.append((layer.svf_z["default"].grad, values.grad.float()))
     for low, exact in zip(*gradients, strict=True):
         assert (low - exact).norm() < 0.03 * exact.norm()
+
+
+def test_a_weight_that_would_lose_the_change_in_rounding_is_refused() -> None:
+    for dtype, step, share in ((torch.bfloat16, 1e-3, "0.00"), (torch.bfloat16, 2.5e-3, "0.[0-9]{2}")):
+        layer = make_layer((96, 64), dtype)
+        _, q, side = layer.basis()
+        with pytest.raises(ValueError, match=f"hold {share} of the change .* export the expert as a LoRA"):
+            scaled_weight(layer.base_layer.weight, q, torch.full((64,), 1 + step), side)
+    for dtype, step in ((torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 5e-2), (torch.bfloat16, 0.0)):
+        layer = make_layer((96, 64), dtype)
+        _, q, side = layer.basis()
+        scaled = scaled_weight(layer.base_layer.weight, q, torch.full((64,), 1 + step), side)
+        base = layer.base_layer.weight.double()
+        assert float((scaled.double() * base).sum() / base.square().sum()) == pytest.approx(1 + step, abs=0.05 * step)
 
 
 class Packed(nn.Module):

@@ -261,3 +261,14 @@ def test_a_repacked_layer_is_refused(folder: Path) -> None:
     layer.weight.quant_state.packing_format_for_cpu = True
     with pytest.raises(ValueError, match="repacked"):
         adapt(model)
+
+
+def test_a_change_of_a_thousandth_is_applied_whole_by_4_bit_layers_in_16_bits(folder: Path) -> None:
+    model = adapt(load(folder, "nf4", "bfloat16"), std=0.0)
+    for layer in model.svf_layers().values():
+        with torch.no_grad():
+            layer.svf_z["default"].fill_(1.001)
+            x = torch.randn(2048, layer.in_features, generator=torch.Generator().manual_seed(0)).bfloat16()
+            product = x.double() @ layer_weight(layer.base_layer).double().T
+            change = layer(x).double() - layer.base_layer(x).double()
+        assert float((change * product).sum() / product.square().sum()) == pytest.approx(1e-3, rel=0.05)

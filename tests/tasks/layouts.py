@@ -14,6 +14,7 @@ PROMPTS = {
     "gsm8k": "{question}\nEnd with a line `#### n`, where n is the answer.",
     "math": "{question}\nPut the final answer in \\boxed{{}}.",
     "mbpp": _MBPP,
+    "mbpp_base": _MBPP,
     "mbpp_plus": _MBPP,
     "humaneval": _HUMANEVAL,
     "humaneval_plus": _HUMANEVAL,

@@ -199,6 +199,7 @@ ODD_MBPP |= {769, 787, 793, 794}
     ("layout", "file", "rows", "odd"),
     [
         ("humaneval_plus", "humaneval/HumanEvalPlus.jsonl.gz", 164, ODD_HUMANEVAL),
+        ("mbpp_base", "mbpp/MbppPlus.jsonl.gz", 378, ODD_MBPP),
         ("mbpp_plus", "mbpp/MbppPlus.jsonl.gz", 378, ODD_MBPP),
     ],
 )

@@ -40,6 +40,7 @@ LAYOUTS = {
     "humaneval": Layout(1, programs.humaneval),
     "humaneval_plus": Layout(1, programs.humaneval_plus),
     "mbpp": Layout(1, programs.mbpp, programs.mbpp_part),
+    "mbpp_base": Layout(1, programs.mbpp_base),
     "mbpp_plus": Layout(1, programs.mbpp_plus, programs.mbpp_plus_part),
     "arc": Layout(2, arc.arc),
 }

@@ -42,15 +42,25 @@ def mbpp_part(row: Row) -> Literal["train", "test"]:
     return "test" if row.get("task_id", int) in _MBPP_TEST else "train"
 
 
-def mbpp_plus(row: Row) -> Problem:
-    """A problem of kind ``code``, tested against the canonical solution on all of EvalPlus' inputs."""
+def mbpp_base(row: Row) -> Problem:
+    """A problem of MBPP+, tested against its canonical solution on MBPP's own inputs only."""
+    return mbpp_plus(row, further=False)
+
+
+def mbpp_plus(row: Row, *, further: bool = True) -> Problem:
+    """A problem of kind ``code``, tested against the canonical solution on all of EvalPlus' inputs.
+
+    Args:
+        row: Of MBPP+.
+        further: Whether the inputs that EvalPlus added count.
+    """
     match = _INSTRUCTION.fullmatch(row.get("prompt", str))
     if match is None:
         raise row.error("prompt", 'expected """, an instruction, one assert and """, on lines of their own')
     number, solution = _number(row, "Mbpp/"), row.get("canonical_solution", str)
     base, plus = _inputs(row)
     oversize = evalplus.MBPP_OVERSIZE.get(number, set())
-    plus = [arguments for position, arguments in enumerate(plus) if position not in oversize]
+    plus = [arguments for position, arguments in enumerate(plus) if further and position not in oversize]
     try:
         inputs = [evalplus.restored(number, series) for series in (base, plus)]
     except (AttributeError, TypeError, ValueError) as error:
