@@ -35,7 +35,7 @@ class Fold(NamedTuple):
             return F.linear(x, self.weight, bias)
         y = add_product(F.linear(x, self.change), x, self.weight)
         # Not in that sum: rounded together with it, the change would drown where the bias is large.
-        return y if bias is None else y + bias
+        return y if bias is None else y + bias.to(y.dtype)
 
 
 class FoldedLinear(torch.autograd.Function):
@@ -145,10 +145,15 @@ def add_change(x: Tensor, y: Tensor | None, q: Tensor, change: Tensor, weight: C
     Returns:
         (..., m) in the dtype of x.
     """
-    along, q = x if y is None else y, q.to(x.dtype)
-    part = ((along @ q) * change).to(x.dtype) @ q.T
+    part = change_along(x if y is None else y, q, change)
     product: Tensor = _Product.apply(x, _Product.apply(part, None, weight) if y is None else part, weight)
     return product
+
+
+def change_along(x: Tensor, q: Tensor, change: Tensor) -> Tensor:
+    """Q (change ⊙ Qᵀx), (..., r) in the dtype of x: rounded by itself, it keeps its digits in 16 bits too."""
+    q = q.to(x.dtype)
+    return ((x @ q) * change).to(x.dtype) @ q.T
 
 
 def add_scaled(to: Tensor, along: Tensor, q: Tensor, change: Tensor) -> Tensor:

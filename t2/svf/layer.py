@@ -344,9 +344,9 @@ class SvfLinear(nn.Module, BaseTunerLayer):
         # Without one, a tall matrix needs no base output. On a GPU the question would wait for the device.
         asked = not tall or not change.is_cpu or bool(unchanged.any())
         y = self.base_layer(x, *args, **kwargs) if asked else None
-        product = None if tall or y is None else y if bias is None else y - bias
+        product = None if tall or y is None else y if bias is None else y - bias.to(dtype)
         scaled = add_change(x.to(dtype), product, q, change, self._weight_of(dtype))
-        scaled = scaled if bias is None else scaled + bias
+        scaled = scaled if bias is None else scaled + bias.to(dtype)
         # Summed in another order, an unchanged product may have other last bits than the base layer's.
         return scaled if y is None else cast(Tensor, Replaced.apply(scaled, y, unchanged))
 

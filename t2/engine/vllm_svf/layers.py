@@ -1,7 +1,8 @@
 """vLLM's linear layers with tables of z − 1, one row per adapter slot, applied along the narrow-side basis Q.
 
-As in :func:`t2.svf.functional.add_scaled`, token by token: a tall matrix has its input scaled, a wide one its
-output before the bias. Tokens without an adapter take a row of zeros, which changes no bit.
+As in :mod:`t2.svf.functional`, token by token: a tall matrix has its input scaled, a wide one its output before the
+bias; in 16 bits the change's share of the output meets W x in one sum. Tokens without an adapter take a row of zeros,
+which changes no bit.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from vllm.config import get_current_vllm_config
 from vllm.lora.layers import BaseLayerWithLoRA, ColumnParallelLinearWithLoRA, RowParallelLinearWithLoRA
@@ -19,6 +21,8 @@ from vllm.model_executor.layers.linear import ColumnParallelLinear, RowParallelL
 
 from t2.engine.vllm_svf.slots import BASIS_VARIABLE, CONFIG_KEY
 from t2.svf import BasisCache, checkpoint_weights
+from t2.svf.basis import is_narrow
+from t2.svf.functional import add_product, add_scaled, change_along
 
 
 class _Part(NamedTuple):
@@ -32,10 +36,15 @@ class _Part(NamedTuple):
 
     def add(self, x: Tensor, slots: Tensor) -> Tensor:
         """Adds Q ((z − 1) ⊙ Qᵀx) to x (tokens, r), with the row of z − 1 in each token's slot."""
+        return x if self.q is None else add_scaled(x, x, self.q, self.changes[slots])
+
+    def share(self, x: Tensor, product: Tensor, weight: Tensor, slots: Tensor) -> Tensor:
+        """The change's share (tokens, m) of the output, by itself, for the whole layer's W x and weight."""
+        own = product[:, self.rows]
         if self.q is None:
-            return x
-        wide = x.to(self.q.dtype)
-        return (wide + ((wide @ self.q) * self.changes[slots]) @ self.q.T).to(x.dtype)
+            return torch.zeros_like(own)
+        along = change_along(x if self.tall else own, self.q, self.changes[slots])
+        return F.linear(along, weight[self.rows]) if self.tall else along
 
 
 class _SvfLinear(BaseLayerWithLoRA):
@@ -69,6 +78,17 @@ class _SvfLinear(BaseLayerWithLoRA):
             raise NotImplementedError(
                 f"experts per request need whole matrices, and {layer.prefix} is spread over {layer.tp_size} "
                 "devices; run with tensor parallelism 1, or with experts folded"
+            )
+        dtype, weight = get_current_vllm_config().model_config.dtype, getattr(layer, "weight", None)
+        plain = (
+            isinstance(weight, Tensor)
+            and weight.dtype == dtype
+            and weight.shape[0] == sum(layer.output_partition_sizes)
+        )
+        if is_narrow(dtype) and not plain:
+            raise NotImplementedError(
+                f"{layer.prefix} computes in {dtype}, where a z near 1 would be rounded away, and its weight cannot be "
+                "read to prevent that; run the engine in float32, or take transformers"
             )
         # vLLM casts what it loads to this type, and z − 1 keeps its digits whatever the base's type is.
         lora_config.lora_dtype = torch.float32
@@ -135,6 +155,8 @@ class _SvfLinear(BaseLayerWithLoRA):
         # On a GPU the question would wait for the device.
         if x.device.type == "cpu" and bool((slots < 0).all()):
             return product(self.base_layer, x, bias)
+        if is_narrow(x.dtype):
+            return self._apply_narrow(x, bias, slots)
         inputs = [part.add(x, slots) if part.tall else x for part in self.parts]
         # One product for all the inputs that a fused layer has reads its weights once, whatever their format.
         distinct = {id(each): each for each in inputs}
@@ -145,6 +167,16 @@ class _SvfLinear(BaseLayerWithLoRA):
             [each if part.tall else part.add(each, slots) for each, part in zip(plain, self.parts, strict=True)], 1
         )
         return output if bias is None else output + bias.to(output.dtype)
+
+    def _apply_narrow(self, x: Tensor, bias: Tensor | None, slots: Tensor) -> Tensor:
+        """What :meth:`apply` does in 16 bits."""
+        weight, product = self.base_layer.weight, self.base_layer.quant_method.apply
+        plain = product(self.base_layer, x, None)
+        output = add_product(torch.cat([part.share(x, plain, weight, slots) for part in self.parts], 1), x, weight)
+        base: Tensor = plain
+        if bias is not None:
+            output, base = output + bias.to(output.dtype), product(self.base_layer, x, bias)
+        return torch.where((slots < 0)[:, None], base, output)
 
 
 class SvfColumnLinear(_SvfLinear, ColumnParallelLinearWithLoRA):
