@@ -180,8 +180,8 @@ def _tasks(tasks: Mapping[str, Task]) -> Iterator[str]:
         yield from _template(where, task)
         if (task.role == OTHER) != (task.family == OTHER) and task.role != "dispatch":
             yield f"{where}.family: {task.family!r} with role {task.role!r}; family and role {OTHER!r} go together"
-        elif task.role == "unseen" and task.family not in trained:
-            yield f"{where}.family: {task.family!r} is no trained task's; they have {', '.join(trained) or 'none'}"
+        elif task.role == "unseen" and trained and task.family not in trained:
+            yield f"{where}.family: {task.family!r} is no trained task's; they have {', '.join(trained)}"
         if (task.reward is None) != (task.role == OTHER):
             yield f"{where}.reward: tasks of every role but {OTHER!r} have one, and those have null"
         if (task.role == "dispatch") != isinstance(task.source, Dispatching):

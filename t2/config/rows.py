@@ -814,7 +814,7 @@ class Params(Section):
     splits: Splits
     recipes: dict[Name, Recipe]
     training: Training
-    adapters: dict[Name, AnyAdapter] = Field(min_length=1)
+    adapters: dict[Name, AnyAdapter]
     sets: dict[Name, Set]
     budgets: dict[Name, Budget]
     searches: dict[Name, Search]
