@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from t2.engine.chat import shared_beginning
+from t2.engine.decode import last
 
 
 @torch.inference_mode()
@@ -44,7 +45,7 @@ def loglikelihoods(
         first = [expert_of.index(expert) if expert_of else 0 for expert in groups]
         told(torch.tensor(first))
         ids = torch.tensor([prompts[row][:shared] for row in first], device=model.device)
-        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=last(model))
         cache.batch_select_indices(torch.tensor([groups.index(expert) for expert in expert_of or [0] * len(prompts)]))
     told(everybody)
     own, mask = _padded([prompt[shared:] for prompt in prompts], model.device)
@@ -55,7 +56,7 @@ def loglikelihoods(
         position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, shared:],
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
+        logits_to_keep=last(model),
     ).logits[:, -1]
     found = logits.float().log_softmax(1)[:, [choice[0] for choice in choices]]
     longer = [index for index, choice in enumerate(choices) if len(choice) > 1]
@@ -98,7 +99,7 @@ def reply_loglikelihoods(
         attention_mask=mask,
         position_ids=(mask.cumsum(1) - 1).clamp(min=0),
         use_cache=False,
-        logits_to_keep=longest + 1,
+        logits_to_keep=last(model, longest + 1),
     ).logits[:, :-1]
     found = logits.float().log_softmax(2).gather(2, answered[..., None])[..., 0].tolist()
     return [row[: len(reply)] for row, reply in zip(found, replies, strict=True)]

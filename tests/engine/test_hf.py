@@ -14,6 +14,7 @@ from t2.engine.attention import GROUPED_SDPA
 from t2.engine.base import Sampling
 from t2.engine.chat import encode_reply
 from t2.engine.hf import HfEngine, load_base
+from t2.engine.likelihood import loglikelihoods, reply_loglikelihoods
 from t2.svf import SvfConfig, attach
 
 PROMPTS = [f"{'Tom has many apples. ' * (n % 5)}Tom has {n} apples and buys {3 * n} more. How many?" for n in range(24)]
@@ -321,3 +322,16 @@ def test_load_base_says_what_is_missing(tiny_folder, tmp_path):
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(FileNotFoundError, match=r"weights \(\*.safetensors\), a tokenizer"):
         load_base(tmp_path, "float32")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_output_layer_is_copied_for_no_prompt(tiny_model, dtype) -> None:
+    """A view of the states that is not contiguous costs a copy of the weight per prompt in 16 bits."""
+    model = tiny_model.to(dtype)
+    contiguous = []
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, args: contiguous.append(args[0].is_contiguous()))
+    prompts = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
+    decode.decode(model, prompts, {2}, Sampling(3), decode.uniform_numbers(3, Sampling(3)))
+    loglikelihoods(model, prompts, [[1], [2, 3]])
+    reply_loglikelihoods(model, prompts, [[1, 2], [3], [4, 5, 6]])
+    assert len(contiguous) > 5 and (all(contiguous) or dtype == torch.float32)
