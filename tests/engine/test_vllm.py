@@ -6,13 +6,15 @@ import importlib.util
 import math
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from t2.engine.base import Sampling
+from t2.engine.hf import HfEngine, load_base
 from t2.engine.vllm import engine as vllm_engine
-from t2.svf import build_cache, mix, mix_population
+from t2.svf import SvfConfig, attach, build_cache, checkpoint_weights, mix, mix_population
 from tests.engine.vllm_setting import (
     LONG,
     MINIATURE,
@@ -23,6 +25,7 @@ from tests.engine.vllm_setting import (
     damaged,
     make_setting,
     tokens,
+    vllm_settings,
     write_biased_llama,
 )
 
@@ -330,3 +333,28 @@ def test_what_is_not_finite_is_an_error_that_leaves_nothing_behind(setting, way)
         with pytest.raises(ValueError, match=f"z of {name} is not finite"):
             engine.generate(prompts[:1], Sampling(4), experts=wrong, rows=[0])
     assert engine.generate(prompts, Sampling(12), experts=experts, rows=rows) == before
+
+
+def test_a_z_near_1_arrives_in_16_bits_or_is_refused(setting, tmp_path):
+    """1.002 times a weight of bfloat16, rounded, is that weight. On CPUs vLLM packs weights, which no one can read."""
+    build_cache(checkpoint_weights(setting.folder, TARGETS, torch.bfloat16), tmp_path / "basis")
+    start = partial(vllm_engine.VllmEngine, setting.folder, basis=tmp_path / "basis", dtype="bfloat16")
+    rounded, tokenizer = load_base(setting.folder, "bfloat16")
+    exact = HfEngine(attach(rounded.float(), SvfConfig(target_modules=list(TARGETS))), tokenizer, batch_size=16)
+    experts = {name: torch.full((1, len(sigma)), 1.002) for name, sigma in exact.model.sigmas().items()}
+    with pytest.raises(RuntimeError, match=r"would hold 0\.[0-4]. of the change .* take the base in float32"):
+        start(vllm_settings(experts="folded")).generate(PROMPTS, Sampling(4), experts=experts, rows=[0] * 12)
+    if not torch.cuda.is_available():
+        with pytest.raises(NotImplementedError, match=r"computes in torch\.bfloat16.* run the engine in float32"):
+            start(vllm_settings())
+        return
+    engine = start(vllm_settings())
+    replies = [prompt * 3 for prompt in PROMPTS]
+    changes = []
+    for each in (exact, engine):
+        base, scaled = (
+            torch.tensor([x for row in each.read(PROMPTS, replies, experts=experts, rows=[row] * 12) for x in row])
+            for row in (-1, 0)
+        )
+        changes.append(scaled - base)
+    assert float(changes[0] @ changes[1] / changes[0].square().sum()) == pytest.approx(1, abs=0.2)
