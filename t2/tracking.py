@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import io
+import json
 import logging
 import math
 import os
@@ -59,6 +60,15 @@ _METRICS_A_CALL, _PARAMS_A_CALL = 1000, 100  # limits of MLflow's log_batch
 _log = logging.getLogger(__name__)
 for _name in ("alembic", "mlflow.store.db.utils"):
     logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+_PAGE = """<!doctype html><meta charset="utf-8"><style>
+body { font: 14px sans-serif } table { border-collapse: collapse } th { position: sticky; top: 0; background: #eee }
+td, th { border: 1px solid #ccc; padding: 4px 8px; text-align: left; vertical-align: top; white-space: pre-wrap }
+</style><table><tr>{% for name in rows[0] %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for value in row.values() %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}</table>
+"""
 
 
 class _Store:
@@ -210,6 +220,15 @@ class StageRun:
             self._client.log_text(self.run_id, text, path)
         else:
             self._client.log_table(self.run_id, table, path)
+
+    @_observed
+    def log_page(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        """Logs a table of texts to be read: as JSON, and as a page in which line breaks are kept."""
+        import jinja2
+
+        page = jinja2.Environment(autoescape=True).from_string(_PAGE).render(rows=rows)
+        self._client.log_text(self.run_id, json.dumps(rows, indent=1), f"{name}.json")
+        self._client.log_text(self.run_id, page, f"{name}.html")
 
     @_observed
     def log_files(self, paths: Iterable[Path]) -> None:

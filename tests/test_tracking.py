@@ -224,6 +224,15 @@ def test_a_killed_stage_continues_its_runs_and_logs_nothing_twice(root):
     assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == run.parent_id
 
 
+def test_a_page_holds_texts_whole_and_as_texts(root: Path) -> None:
+    rows = [{"reply": "<b>no bold</b>\n" + "a long reply " * 50, "reward": 1.0}, {"reply": "", "reward": -1.0}]
+    with open_stage(root) as run:
+        run.log_page(rows, "rollouts/step-00001")
+    (page,) = root.glob(f"mlartifacts/{run.run_id}/**/step-00001.html")
+    assert "&lt;b&gt;no bold&lt;/b&gt;" in page.read_text() and "a long reply " * 50 in page.read_text()
+    assert json.loads(page.with_suffix(".json").read_text()) == rows
+
+
 def calls_of_a_client(reached: Callable[[int], None]) -> None:
     """Makes every MlflowClient say how many calls were made when one has returned; those within calls count not."""
     made, inside = 0, False

@@ -7,7 +7,9 @@ import shutil
 import statistics
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,7 +20,7 @@ from t2.config.rows import Params
 from t2.engine.base import Engine
 from t2.engine.hf import HfEngine
 from t2.engine.select import load, vllm_engine
-from t2.files import write_csv
+from t2.files import replace_file, write_csv
 from t2.sandbox import Sandbox
 from t2.stages import members, paths
 from t2.stages.progress import Progress
@@ -28,6 +30,7 @@ from t2.tasks.grading import grade
 from t2.tasks.item import read_items
 from t2.training.adapters import build_adapter
 from t2.training.loop import Result, train
+from t2.training.objectives import Rollout
 
 CURVE = ["step", "reward", "correct", "loss", "kl", "tokens", "too_long", "agreed", "grad_norm", "lr", "valid_score"]
 """Columns of a learning curve; a resumed training returns its rows' entries in another order."""
@@ -52,6 +55,9 @@ def main(name: str) -> None:
 
         def on_report(job: str, step: dict[str, Any]) -> None:
             runs[job].log_history([step])
+            rollouts = _rollouts(stage, job, step["step"])
+            if rollouts.exists():
+                runs[job].log_page(json.loads(rollouts.read_text()), f"rollouts/{rollouts.stem}")
             progress.advance(job, step=step["step"], reward=step["reward"], valid=step["valid_score"])
 
         results: dict[str, Result] = run_jobs(
@@ -73,6 +79,11 @@ def main(name: str) -> None:
                 runs[job].register_expert(name, out, result.best_score, about)
         members.write(name, params, {seed: results[job].best_score for job, seed in jobs.items()})
         _write_means(name, results)
+
+
+def _rollouts(stage: Stage, job: str, step: int) -> Path:
+    """What was sampled at a step, where its rollouts were kept."""
+    return stage.scratch / job / "rollouts" / f"step-{step:05}.json"
 
 
 def _train(stage: Stage, name: str, seed: int, report: Report) -> Result:
@@ -102,10 +113,17 @@ def _train(stage: Stage, name: str, seed: int, report: Report) -> Result:
             scratch=folder / "checkpoint",
             fingerprint=stage.fingerprint,
             on_step=report,
+            on_rollouts=partial(_note_rollouts, stage, f"{name}/seed-{seed}"),
         )
     model.save_pretrained(str(folder / "adapter"))
     (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     return result
+
+
+def _note_rollouts(stage: Stage, job: str, step: int, rollouts: list[Rollout]) -> None:
+    path = _rollouts(stage, job, step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps([asdict(rollout) for rollout in rollouts]))
 
 
 def _attached(params: Params, name: str, seed: int) -> tuple[PeftModel, Engine]:

@@ -45,7 +45,7 @@ from t2.engine.base import Engine, Sampling
 from t2.seeds import derive
 from t2.tasks.item import Item
 from t2.training import checkpoint
-from t2.training.objectives import ExpectedReward, Grade, NextToken, Objective, Reinforce
+from t2.training.objectives import ExpectedReward, Grade, NextToken, Objective, Reinforce, Rollout
 from t2.training.state import Row, Sampler, TrainingState
 
 
@@ -85,6 +85,7 @@ def train(
     scratch: Path,
     fingerprint: str,
     on_step: Callable[[Row], None] | None = None,
+    on_rollouts: Callable[[int, list[Rollout]], None] | None = None,
 ) -> Result:
     """Trains the active adapter of a model and leaves its best parameters there.
 
@@ -108,6 +109,7 @@ def train(
             settings, how replies are graded.
         on_step: Receives every new row of the history. The steps between the last checkpoint and a kill are
             taken, and reported, again.
+        on_rollouts: Receives, before its row, the rollouts of the first step and of each that is validated.
 
     Raises:
         ValueError: No items, nothing trainable, settings that contradict each other, or a checkpoint that is
@@ -133,7 +135,16 @@ def train(
     torch.manual_seed(derive(seed, "torch"))  # dropout
     state = _start(model, recipe, training, len(train_items), seed)
     rests = _rests(model, training.weight_decay)
-    objective = _objective(model, engine, grade, recipe, training, reward, state.rollouts)
+
+    def validated(step: int) -> bool:
+        return step % training.valid_every == 0 or step == recipe.steps
+
+    def note_rollouts(rollouts: list[Rollout]) -> None:
+        step = state.step + 1
+        if on_rollouts is not None and (step == 1 or validated(step)):
+            on_rollouts(step, rollouts)
+
+    objective = _objective(model, engine, grade, recipe, training, reward, state.rollouts, note_rollouts)
     sampling = Sampling.of(reward)
 
     def finish(row: Row, *, validate: bool) -> None:
@@ -161,8 +172,7 @@ def train(
         grad_norm = _update(state, lr, recipe.clip)
         _pull(state, lr * training.weight_decay, rests)
         state.step += 1
-        due = state.step % training.valid_every == 0 or state.step == recipe.steps
-        finish({"step": state.step, **measured, "grad_norm": grad_norm, "lr": lr}, validate=due)
+        finish({"step": state.step, **measured, "grad_norm": grad_norm, "lr": lr}, validate=validated(state.step))
 
     state.load_best()
     model.eval()
@@ -226,12 +236,13 @@ def _objective(
     training: Training,
     reward: Reward,
     seeds: torch.Generator,
+    on_rollouts: Callable[[list[Rollout]], None],
 ) -> Objective:
     if recipe.objective == "next_token":
         return NextToken(model, engine, recipe, training)
     if recipe.objective == "expected_reward":
         return ExpectedReward(model, engine, recipe, training, reward, seeds)
-    return Reinforce(model, engine, grade, recipe, training, reward, seeds)
+    return Reinforce(model, engine, grade, recipe, training, reward, seeds, on_rollouts)
 
 
 def _update(state: TrainingState, lr: float, clip: float) -> float:

@@ -15,6 +15,7 @@ from t2.engine.base import Engine, Sampling
 from t2.engine.device import naming_memory
 from t2.tasks.item import Item
 from t2.tasks.options import letters, reordered
+from t2.tasks.prompt import question
 from t2.training import expected_reward, next_token, reinforce
 from t2.training.logits import accumulate_gradient, base_logits
 from t2.training.reinforce import Terms
@@ -30,6 +31,31 @@ the whole batch that each belongs to (n,), and the base's logits where there are
 _LESS_MEMORY = (
     "lower training.micro_batch or micro_tokens, set training.logit_chunk, or training.gradient_checkpointing to true"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A sampled reply, and what became of it.
+
+    Attributes:
+        item: The item's id.
+        prompt: What was asked.
+        reply: The reply.
+        tokens: Its length.
+        finished: Whether it came to its end.
+        right: Whether it is right.
+        reward: What it earned.
+        advantage: What it was made likelier by.
+    """
+
+    item: str
+    prompt: str
+    reply: str
+    tokens: int
+    finished: bool
+    right: bool
+    reward: float
+    advantage: float
 
 
 class Objective(Protocol):
@@ -61,6 +87,7 @@ class Reinforce:
     Attributes:
         reward: What answers earn, and where they end.
         seeds: Gives the seed of each batch's rollout.
+        on_rollouts: Receives each batch's.
     """
 
     model: PeftModel
@@ -70,6 +97,7 @@ class Reinforce:
     training: Training
     reward: Reward
     seeds: torch.Generator
+    on_rollouts: Callable[[list[Rollout]], None]
 
     @property
     def step_items(self) -> int:
@@ -88,6 +116,13 @@ class Reinforce:
         rewards = reinforce.rewards(correct, self.reward.right, self.reward.wrong)
         advantages = reinforce.advantages(rewards, self.training.baseline, self.training.normalise_rewards, samples).to(
             self.model.device
+        )
+        seen = zip(items, answers, correct.tolist(), rewards.tolist(), advantages.tolist(), strict=True)
+        self.on_rollouts(
+            [
+                Rollout(item.id, question(item.prompt), answer.text, len(answer.tokens), answer.finished, *earned)
+                for item, answer, *earned in seen
+            ]
         )
         with_kl = self.recipe.kl > 0 or measure_kl
         # An advantage of 0 has no gradient, so that there is no pass to make.

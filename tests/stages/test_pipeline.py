@@ -73,6 +73,9 @@ def test_every_stage_leaves_one_run_under_one_parent(finished: Path) -> None:
     }
     nested = {"svf-reasoning/seed-0", "classifier/seed-0", "reasoning_hard/seed-0/draw-0", "miniature/svf-own"}
     assert nested <= set(names)
+    # What a training has sampled, for whoever wonders why its reward stands still.
+    pages = list(finished.glob("mlartifacts/**/rollouts/step-*.html"))
+    assert pages and all(page.with_suffix(".json").exists() for page in pages)
 
 
 def test_scores_have_the_promised_columns_and_no_trace_of_the_run(finished: Path) -> None:

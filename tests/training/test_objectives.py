@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from t2.engine.hf import HfEngine
 from t2.tasks.item import Item
 from t2.tasks.options import reordered
-from t2.training.objectives import ExpectedReward, Grade, NextToken, Objective, Reinforce
+from t2.training.objectives import ExpectedReward, Grade, NextToken, Objective, Reinforce, Rollout
 
 from .setting import adapted, choices, grade, items, moved, no_dropout, recipe, reward, training
 
@@ -23,6 +23,7 @@ def _objective(
     wrong: float = -1.0,
     grade: Grade = grade,
     max_new_tokens: int = 4,
+    rollouts: list[Rollout] | None = None,
     **settings: Any,
 ) -> Objective:
     of_recipe = {name: settings.pop(name) for name in ("batch", "samples") if name in settings}
@@ -33,7 +34,9 @@ def _objective(
     earned = reward(wrong=wrong, max_new_tokens=max_new_tokens)
     if objective == "expected_reward":
         return ExpectedReward(model, engine, wanted, shared, earned, generator)
-    return Reinforce(model, engine, grade, wanted, shared, earned, generator)
+    return Reinforce(
+        model, engine, grade, wanted, shared, earned, generator, (rollouts if rollouts is not None else []).extend
+    )
 
 
 def _gradient(model: torch.nn.Module) -> torch.Tensor:
@@ -257,3 +260,21 @@ def test_an_option_that_is_no_token_of_its_own_is_refused(
     objective = _objective(adapted(tiny_model), tiny_tokenizer, "expected_reward")
     with pytest.raises(ValueError, match="the prompt does not open the reply"):
         objective.accumulate([asked])
+
+
+def test_rollouts_say_what_was_asked_and_what_became_of_the_reply(
+    tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    seen: list[Rollout] = []
+    settings = {"batch": 8, "samples": 2, "baseline": "group"}
+    batch = items(4)
+    row = _objective(adapted(tiny_model, "svf"), tiny_tokenizer, "reinforce", rollouts=seen, **settings).accumulate(
+        batch
+    )
+    assert [(each.item, each.prompt) for each in seen] == [(item.id, item.prompt) for item in batch for _ in range(2)]
+    assert [each.right for each in seen] == grade([item for item in batch for _ in range(2)], [e.reply for e in seen])
+    assert [each.reward for each in seen] == [1.0 if each.right else -1.0 for each in seen]
+    for one, other in zip(seen[::2], seen[1::2], strict=True):
+        assert one.advantage == -other.advantage == (one.reward - other.reward) / 2
+    assert sum(each.tokens for each in seen) == row["tokens"]
+    assert all(each.finished or each.tokens == 4 for each in seen)
