@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from t2.adaptation.first_pass import Ask
 from t2.adaptation.spec import Settings, Spec
 from t2.adaptation.strategies import STRATEGIES, Setting, equal_parts
 from t2.adaptation.two_pass import TwoPass, answer
-from t2.config.rows import Base, Budget
+from t2.config.rows import AnyBase, Budget
 from t2.config.rows import Engine as EngineSettings
 from t2.config.rows import Prompt as Template
 from t2.engine.base import Engine, Sampling
@@ -46,7 +48,7 @@ class TwoPassSystem:
             name: read_temperature(path) for name, path in search_results.items() if name in temperatures
         }
         self._engine: Engine = svf_engine(
-            Base(**settings.base),
+            TypeAdapter[Any](AnyBase).validate_python(settings.base),
             EngineSettings(**settings.engine),
             basis=None if settings.basis is None else Path(settings.basis),
             device=settings.device,

@@ -122,7 +122,13 @@ def _search(stage: Stage, name: str, seed: int, draw: int, report: Report) -> tu
             stage.note_isolation(sandbox.isolation)
         engine = _engine(params, name, members.read_set(row.set), seed)
         evaluator = partial(
-            shot_evaluator, engine, reward.kind, experts=list(experts.values()), sigma=sigma, sandbox=sandbox
+            shot_evaluator,
+            engine,
+            reward.kind,
+            experts=list(experts.values()),
+            sigma=sigma,
+            sandbox=sandbox,
+            reward=reward,
         )
         sampling = Sampling.of(reward, temperature=temperature, seed=derive(budget.seed, f"replies {which}"))
         state = cem.search(state, budget, evaluator(shots=shots, settings=budget, sampling=sampling), on_generation)

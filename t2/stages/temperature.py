@@ -81,7 +81,8 @@ def _search(stage: Stage, name: str, seed: int, report: Report) -> tuple[dict[st
                 if str(value) not in own:
                     choice = by_belief(families, ask.categories, logliks, value)
                     replies = generate(engine, prompts, Sampling.of(reward), choice, experts)
-                    right = grade(reward.kind, items, [reply.text for reply in replies], sandbox)
+                    texts = [reply.text for reply in replies]
+                    right = grade(reward.kind, items, texts, sandbox, reward=reward)
                     own[str(value)] = sum(right) / len(items)
                     replace_file(saved, json.dumps(found))
                 report({"temperature": value, "accuracy": own[str(value)]})

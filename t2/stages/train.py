@@ -97,7 +97,7 @@ def _train(stage: Stage, name: str, seed: int, report: Report) -> Result:
             reward=reward,
             train_items=read_items(paths.split(row.task, "train")),
             valid_items=read_items(paths.split(row.task, "valid")),
-            grade=lambda items, replies: grade(reward.kind, items, replies, sandbox),
+            grade=lambda items, replies: grade(reward.kind, items, replies, sandbox, reward=reward),
             seed=seed,
             scratch=folder / "checkpoint",
             fingerprint=stage.fingerprint,
