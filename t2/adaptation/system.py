@@ -20,6 +20,7 @@ from t2.engine.select import svf_engine
 from t2.files import read_json
 from t2.svf import BasisCache, load_expert
 from t2.svf.experts import Z
+from t2.svf.language import load_onto
 from t2.svf.mixture import Mixture
 from t2.tasks.prompt import Prompt
 
@@ -40,8 +41,9 @@ class TwoPassSystem:
     def __init__(self, settings: Settings, adapters: Mapping[str, Path], search_results: Mapping[str, Path]) -> None:
         self.settings = settings
         self.systems = {name: Spec(**spec) for name, spec in settings.systems.items()}
-        base = None if settings.basis is None else BasisCache.open(settings.basis).matrices
-        self._adapters: dict[str, Z] = {name: load_expert(folder, base).z for name, folder in adapters.items()}
+        cache = None if settings.basis is None else BasisCache.open(settings.basis)
+        experts = {name: load_onto(path, cache) if cache else load_expert(path) for name, path in adapters.items()}
+        self._adapters: dict[str, Z] = {name: expert.z for name, expert in experts.items()}
         temperatures = {spec.temperature for spec in self.systems.values()}
         self._mixtures = {name: read_mixture(path) for name, path in search_results.items() if name not in temperatures}
         self._temperatures = {

@@ -15,6 +15,7 @@ from t2.engine.hf import HfEngine, load_base
 from t2.engine.vllm.engine import VllmEngine
 from t2.svf import SvfConfig, attach, layer_indices
 from t2.svf.experts import Z
+from t2.svf.language import outside_language
 
 
 def load(base: Base, device: str) -> tuple[Any, Any]:
@@ -46,6 +47,7 @@ def svf_engine(base: Base, settings: Settings, *, basis: Path | None, device: st
     config = SvfConfig(
         target_modules=base.adapt,
         layers_to_transform=layer_indices(base.layers, model.config.get_text_config().num_hidden_layers),
+        exclude_modules=outside_language(model),
         basis=None if basis is None else str(basis),
     )
     return HfEngine(attach(model, config), tokenizer, batch_size=batch)

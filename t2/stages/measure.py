@@ -47,8 +47,9 @@ from t2.stages.members import Member
 from t2.stages.progress import Progress
 from t2.stages.stage import open_stage
 from t2.stages.workers import Report, run_jobs
-from t2.svf import BasisCache, load_expert
+from t2.svf import BasisCache
 from t2.svf.experts import Z
+from t2.svf.language import load_onto
 from t2.svf.mixture import Mixture
 from t2.svf.pretrained import load_adapter
 from t2.tasks.classification import categories_of
@@ -317,7 +318,7 @@ class Worker:
 
     def _z(self, name: str, base: str, seed: int | None) -> Z:
         """Z of an adapter; one that was made for other weights than the base's is refused."""
-        return load_expert(paths.adapter(name, seed or 0), self.basis(base).matrices).z
+        return load_onto(paths.adapter(name, seed or 0), self.basis(base)).z
 
     def _experts(self, system: str, seed: int | None) -> dict[str, Z]:
         """Z of a system's members, by name; of LoRA adapters, axes."""
