@@ -38,7 +38,7 @@ from t2.config.rows import (
 )
 from t2.engine.base import Engine, Generation, Sampling
 from t2.engine.hf import HfEngine
-from t2.engine.select import load, svf_engine
+from t2.engine.select import load, svf_engine, vision
 from t2.sandbox import Sandbox
 from t2.stages import cells, members, paths
 from t2.stages.cells import Cell, Place, Reply
@@ -393,8 +393,10 @@ class Worker:
         key = _key(each.inputs, adapter=_folder_digest(folder), sampling=repr(sampling))
 
         def make() -> None:
-            model, tokenizer = load(self.params.bases[system.base], self.params.execution.device)
-            engine = HfEngine(load_adapter(model, folder), tokenizer, batch_size=self.params.measure.batch)
+            base, batch = self.params.bases[system.base], self.params.measure.batch
+            model, tokenizer = load(base, self.params.execution.device)
+            adapted = load_adapter(model, folder)
+            engine = HfEngine(adapted, tokenizer, batch_size=batch, vision=vision(base, adapted))
             _write(key, items, engine.generate([item.prompt for item in items], sampling))
 
         self.keep(cells.replies_file(key), make)

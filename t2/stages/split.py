@@ -72,7 +72,7 @@ def make_splits(params: Params, folder: Path) -> dict[str, Any]:
     files = pretraining_files([base.path for base in params.bases.values()])
     splits.refuse_leaked(drawn, _passages(files))
     limits = [base.vision for base in params.bases.values() if isinstance(base, SeeingBase)]
-    digests = images.digests(splits.shown(drawn), limits)
+    digests = images.digests(splits.images_of(drawn), limits)
     splits.refuse_shared_images(drawn, digests)
     made = {
         name: splits.dispatch_splits(name, params.tasks, drawn)

@@ -37,8 +37,13 @@ def load(image: Image, limits: Vision) -> PIL.Image.Image:
     return _decoded(image, _bytes(image, limits), limits)
 
 
+def digest(image: Image, limits: Vision) -> str:
+    """The SHA-256 of an image's bytes, in hex; errors as of :func:`load`, as far as they need no decoding."""
+    return sha256(_bytes(image, limits)).hexdigest()
+
+
 def digests(images: Iterable[Image], limits: Sequence[Vision]) -> dict[Image, str]:
-    """The SHA-256 of images that each can be shown within all of some limits.
+    """The SHA-256 of images that each can be shown within all of some limits, at least one.
 
     Raises:
         ImageError: Names every one that cannot.
@@ -48,8 +53,8 @@ def digests(images: Iterable[Image], limits: Sequence[Vision]) -> dict[Image, st
         try:
             for allowed in limits:
                 load(image, allowed)
-            found[image] = sha256(image.path.read_bytes()).hexdigest()
-        except (ImageError, OSError) as error:
+                found[image] = digest(image, allowed)
+        except ImageError as error:
             problems.append(str(error))
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)

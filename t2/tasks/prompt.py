@@ -88,14 +88,14 @@ def question(prompt: Prompt) -> str:
     return asked(prompt).content
 
 
-def images(prompt: Prompt) -> tuple[Image, ...]:
+def shown(prompt: Prompt) -> tuple[Image, ...]:
     """All that a prompt shows, in its order."""
     return tuple(image for message in messages(prompt) for image in message.images)
 
 
 def with_images(prompt: Prompt, change: Callable[[Image], Image]) -> Prompt:
     """A prompt that shows others in the place of its images."""
-    if not images(prompt):
+    if not shown(prompt):
         return prompt
     return tuple(replace(message, images=tuple(map(change, message.images))) for message in messages(prompt))
 

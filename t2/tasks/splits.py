@@ -18,7 +18,7 @@ from t2.tasks.classification import categories_of, classification_prompt, classi
 from t2.tasks.item import IMAGES, Item, write_items
 from t2.tasks.leaks import Passage, refuse_leaks
 from t2.tasks.near_duplicates import Pair, near_duplicates
-from t2.tasks.prompt import Image, images, question, with_images
+from t2.tasks.prompt import Image, question, shown, with_images
 
 NAMES = ("test", "shots", "valid", "train")
 """The splits in the order in which they are drawn: training takes what the others leave."""
@@ -61,7 +61,7 @@ def draw(sizes: Mapping[str, Sizes], pools: Mapping[str, Pool], seed: int) -> Dr
         SplitError: Lists every split that asks for more items than are left.
     """
     taken: set[str] = set()
-    shown: dict[Path, str] = {}
+    places: dict[Path, str] = {}
     drawn: Drawn = {}
     problems = []
     for task, pool in pools.items():
@@ -73,7 +73,7 @@ def draw(sizes: Mapping[str, Sizes], pools: Mapping[str, Pool], seed: int) -> Dr
         for split in NAMES:
             asked = getattr(sizes[task], split)
             available = waiting["test" if split == "test" else "train"]
-            drawn[task][split] = items = list(_take(available, asked, taken, shown, f"{task}/{split}"))
+            drawn[task][split] = items = list(_take(available, asked, taken, places, f"{task}/{split}"))
             if len(items) < asked:
                 problems.append(f"{task}: {split} asks for {asked} items, {len(items)} are left")
     if problems:
@@ -89,13 +89,13 @@ def _shuffled(items: Sequence[Item], name: str) -> Iterator[Item]:
     return iter(Random(name).sample(items, len(items)))
 
 
-def _take(items: Iterator[Item], n: int, taken: set[str], shown: dict[Path, str], split: str) -> Iterator[Item]:
+def _take(items: Iterator[Item], n: int, taken: set[str], places: dict[Path, str], split: str) -> Iterator[Item]:
     """Yields up to ``n`` items that are not taken yet, and takes them; what they show, for this split alone."""
     while n > 0 and (item := next(items, None)) is not None:
-        keys, files = {item.id, item.question}, [image.path for image in images(item.prompt)]
-        if taken.isdisjoint(keys) and all(shown.get(file, split) == split for file in files):
+        keys, files = {item.id, item.question}, [image.path for image in shown(item.prompt)]
+        if taken.isdisjoint(keys) and all(places.get(file, split) == split for file in files):
             taken |= keys
-            shown |= dict.fromkeys(files, split)
+            places |= dict.fromkeys(files, split)
             n -= 1
             yield item
 
@@ -169,9 +169,9 @@ def refuse_leaked(drawn: Drawn, pretraining: Iterable[Passage] = ()) -> None:
     refuse_leaks(tests, chain(texts, pretraining))
 
 
-def shown(drawn: Drawn) -> list[Image]:
+def images_of(drawn: Drawn) -> list[Image]:
     """All images of all splits."""
-    return [image for _, item in _named(drawn, NAMES) for image in images(item.prompt)]
+    return [image for _, item in _named(drawn, NAMES) for image in shown(item.prompt)]
 
 
 def refuse_shared_images(drawn: Drawn, digests: Mapping[Image, str]) -> None:
@@ -184,11 +184,11 @@ def refuse_shared_images(drawn: Drawn, digests: Mapping[Image, str]) -> None:
     Raises:
         SplitError: Names every item that shows such an image.
     """
-    tested = {digests[image]: name for name, item in _named(drawn, ["test"]) for image in images(item.prompt)}
+    tested = {digests[image]: name for name, item in _named(drawn, ["test"]) for image in shown(item.prompt)}
     shared = [
         f"{name} shows the image of {tested[digests[image]]}"
         for name, item in _named(drawn, ["train", "valid", "shots"])
-        for image in images(item.prompt)
+        for image in shown(item.prompt)
         if digests[image] in tested
     ]
     if shared:
@@ -201,7 +201,7 @@ def refuse_shared_images(drawn: Drawn, digests: Mapping[Image, str]) -> None:
 
 def _asked(item: Item) -> set[str]:
     # "What is this?" about another image asks something else; the canonical question names the image.
-    return {item.question} if images(item.prompt) else {item.question, question(item.prompt)}
+    return {item.question} if shown(item.prompt) else {item.question, question(item.prompt)}
 
 
 def _named(drawn: Drawn, splits: Sequence[str]) -> Iterator[tuple[str, Item]]:
@@ -225,13 +225,13 @@ def write(folder: Path, drawn: Drawn, digests: Mapping[Image, str] | None = None
     shutil.rmtree(folder, ignore_errors=True)
     files = {}
     for task, splits in drawn.items():
-        shown = _Images(folder / task, digests or {})
+        copies = _Images(folder / task, digests or {})
         for split, items in splits.items():
             path = folder / task / f"{split}.jsonl"
-            write_items(path, [replace(item, prompt=with_images(item.prompt, shown.copied)) for item in items])
+            write_items(path, [replace(item, prompt=with_images(item.prompt, copies.copied)) for item in items])
             digest = sha256(path.read_bytes()).hexdigest()
             files[f"{task}/{split}.jsonl"] = {"n": len(items), "sha256": digest}
-        shown.write()
+        copies.write()
     return files
 
 
