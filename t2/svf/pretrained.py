@@ -97,7 +97,8 @@ def load_model(model: str | Path, revision: str | None = None, **options: Any) -
     for path in sorted(Path(model).glob("*.safetensors")):
         with open_tensors(path):
             pass
-    factory = _factory(load_config(model, revision))
+    # A GGUF file holds its own configuration, and a model of text.
+    factory = AutoModelForCausalLM if "gguf_file" in options else _factory(load_config(model, revision))
     with _refusing_code(model):
         loaded: PreTrainedModel = factory.from_pretrained(
             model, revision=revision, use_safetensors=True, **_DATA_ONLY, **options
