@@ -32,19 +32,19 @@ class Prediction:
 
     Attributes:
         id: The item's id, unique within its task.
-        correct: Whether the reply was graded as right.
+        correct: Whether the reply was graded as right; of questions about images the official accuracy, a share.
         category: What a dispatcher called the prompt, :data:`NO_CATEGORY` where it named none; None without one.
         too_long: The prompt left no room for a reply in the model's context; scored as wrong.
-        flexible: Whether the reply is right by the flexible reading, which looks for the answer elsewhere too where the
-            reply is not of the form that was asked for.
+        flexible: The same by the flexible reading, which looks for the answer elsewhere too where the reply is not of
+            the form that was asked for.
         cut_off: The reply came to the limit of its length before its end.
     """
 
     id: str
-    correct: bool
+    correct: float
     category: str | None = None
     too_long: bool = False
-    flexible: bool = False
+    flexible: float = False
     cut_off: bool = False
 
 

@@ -75,3 +75,23 @@ def tiny_folder(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytes
 def tiny_model(tiny_folder: Path) -> LlamaForCausalLM:
     """A fresh copy of the tiny model, float32, in evaluation mode; a test may attach adapters to it."""
     return LlamaForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="session")
+def llava_folder(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder: a random LLaVA that sees images of 32 × 32."""
+    from visual import save_llava  # PIL and the models that see: not for every test
+
+    folder = tmp_path_factory.mktemp("llava")
+    save_llava(folder, tiny_tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llava_next_folder(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder: a random LLaVA-NeXT, whose images have any size."""
+    from visual import save_llava_next
+
+    folder = tmp_path_factory.mktemp("llava-next")
+    save_llava_next(folder, tiny_tokenizer)
+    return folder

@@ -220,3 +220,15 @@ def test_dispatchers_of_one_strategy_are_told_apart_by_their_variant():
     ]
     balanced = recalls(runs, contrasts=[]).query("category == 'balanced'").set_index("dispatcher")["value"]
     assert balanced.to_dict() == {"prompt": 1.0, "prompt/likelihood": 0.0}
+
+
+def test_an_accuracy_that_is_a_share_counts_as_one():
+    """Of questions about images."""
+    shares = [0.3, 0.9, 0.0, 1.0]
+    items = tuple(Prediction(f"q-{n}", share, flexible=1.0) for n, share in enumerate(shares))
+    run = Measurement("mini", "trained", "signs", "vision", "svf", "own", seed=0, items=items)
+    (found,) = scores([run]).to_dict("records")
+    assert found["correct"] == pytest.approx(2.2) and found["score"] == pytest.approx(0.55)
+    assert found["ci_low"] < 0.55 < found["ci_high"]
+    other = replace(run, method="base", strategy="none", seed=None, items=tuple(replace(i, correct=0.0) for i in items))
+    assert compare([run, other], contrasts=[]).iloc[0].difference == pytest.approx(0.55)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from t2.adaptation.cem import Evaluate, Scores
-from t2.config.rows import Accuracy, Budget
+from t2.config.rows import Accuracy, Budget, Reward
 from t2.engine.base import Engine, Generation, Sampling
 from t2.sandbox import Sandbox
 from t2.svf import mix_population
@@ -27,6 +27,7 @@ def shot_evaluator(
     sampling: Sampling,
     sigma: Mapping[str, Tensor] | None = None,
     sandbox: Sandbox | None = None,
+    reward: Reward | None = None,
 ) -> Evaluate:
     """A function that scores a whole population on the shots in one call of the engine.
 
@@ -41,6 +42,7 @@ def shot_evaluator(
         sampling: How tokens are chosen where replies are graded; its temperature is the objective's.
         sigma: Singular values (r,) by module name, for the free form.
         sandbox: Where generated code runs; the kind ``code`` needs one.
+        reward: The task's; the kind ``vqa`` needs it.
 
     Returns:
         Alphas (P, K) or (P, L, K) to :class:`t2.adaptation.cem.Scores`; the score of a candidate that
@@ -67,7 +69,7 @@ def shot_evaluator(
         own = {member: slice(place * len(asked), (place + 1) * len(asked)) for place, member in enumerate(members)}
         if graded:
             generations = engine.generate(prompts, sampling, experts=tables, rows=rows)
-            right = grade(kind, items, [generation.text for generation in generations], sandbox)
+            right = grade(kind, items, [generation.text for generation in generations], sandbox, reward=reward)
             for member, part in own.items():
                 score[member] = sum(right[part]) / len(asked)
                 loglik[member] = mean_loglik(generations[part], right[part])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from t2.tasks.item import Item
-from t2.tasks.prompt import Message, Prompt, messages, opening, question
+from t2.tasks.prompt import Message, Prompt, asked, messages, opening
 
 
 def with_shots(prompt: Prompt, shots: Sequence[Item]) -> Prompt:
@@ -22,7 +22,7 @@ def with_shots(prompt: Prompt, shots: Sequence[Item]) -> Prompt:
     for shot in shots:
         if not shot.reply:
             raise ValueError(f"{shot.id}: no worked reply to show; in_context needs a source that has them")
-        turns.append(Message("user", question(shot.prompt)))
+        turns.append(asked(shot.prompt))
         turns.append(Message("assistant", opening(shot.prompt) + shot.reply))
     chat = messages(prompt)
     last = max(place for place, message in enumerate(chat) if message.role == "user")

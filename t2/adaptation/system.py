@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from t2.adaptation.first_pass import Ask
 from t2.adaptation.spec import Settings, Spec
 from t2.adaptation.strategies import STRATEGIES, Setting, equal_parts
 from t2.adaptation.two_pass import TwoPass, answer
-from t2.config.rows import Base, Budget
+from t2.config.rows import AnyBase, Budget
 from t2.config.rows import Engine as EngineSettings
 from t2.config.rows import Prompt as Template
 from t2.engine.base import Engine, Sampling
@@ -18,6 +20,7 @@ from t2.engine.select import svf_engine
 from t2.files import read_json
 from t2.svf import BasisCache, load_expert
 from t2.svf.experts import Z
+from t2.svf.language import load_onto
 from t2.svf.mixture import Mixture
 from t2.tasks.prompt import Prompt
 
@@ -38,15 +41,16 @@ class TwoPassSystem:
     def __init__(self, settings: Settings, adapters: Mapping[str, Path], search_results: Mapping[str, Path]) -> None:
         self.settings = settings
         self.systems = {name: Spec(**spec) for name, spec in settings.systems.items()}
-        base = None if settings.basis is None else BasisCache.open(settings.basis).matrices
-        self._adapters: dict[str, Z] = {name: load_expert(folder, base).z for name, folder in adapters.items()}
+        cache = None if settings.basis is None else BasisCache.open(settings.basis)
+        experts = {name: load_onto(path, cache) if cache else load_expert(path) for name, path in adapters.items()}
+        self._adapters: dict[str, Z] = {name: expert.z for name, expert in experts.items()}
         temperatures = {spec.temperature for spec in self.systems.values()}
         self._mixtures = {name: read_mixture(path) for name, path in search_results.items() if name not in temperatures}
         self._temperatures = {
             name: read_temperature(path) for name, path in search_results.items() if name in temperatures
         }
         self._engine: Engine = svf_engine(
-            Base(**settings.base),
+            TypeAdapter[Any](AnyBase).validate_python(settings.base),
             EngineSettings(**settings.engine),
             basis=None if settings.basis is None else Path(settings.basis),
             device=settings.device,

@@ -13,7 +13,7 @@ from torch import Tensor
 from t2.config.rows import Base
 from t2.engine.base import Generation, Progress, Sampling, check_rows
 from t2.engine.hf import HfEngine
-from t2.engine.select import load
+from t2.engine.select import load, vision
 from t2.svf.experts import Z
 from t2.svf.pretrained import load_adapter
 from t2.tasks.prompt import Prompt
@@ -66,7 +66,7 @@ class WeightedAdapters(HfEngine):
             raise ValueError(f"{folders[0]} holds no LoRA adapter; only LoRA's are summed")
         # Active together, each adds its part to what a layer gives.
         adapted.base_model.set_adapter(self._names, inference_mode=True)
-        super().__init__(adapted.eval(), tokenizer, batch_size=batch)
+        super().__init__(adapted.eval(), tokenizer, batch_size=batch, vision=vision(base, adapted))
 
     def generate(
         self,

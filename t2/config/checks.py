@@ -13,6 +13,7 @@ from t2.config.rows import (
     OTHER,
     SVF,
     Adapter,
+    Asking,
     Base,
     Classified,
     Derived,
@@ -22,10 +23,13 @@ from t2.config.rows import (
     Found,
     InContext,
     Recipe,
+    SeeingBase,
     Soft,
     System,
     Task,
+    TextVqa,
     Training,
+    VqaReward,
 )
 
 FIELDS = {
@@ -38,6 +42,8 @@ FIELDS = {
     "mbpp_base": {"question", "tests", "these"},
     "mbpp_plus": {"question", "tests", "these"},
     "arc": {"question", "options"},
+    "textvqa": {"question", "ocr"},
+    "okvqa": {"question"},
     "dispatch": {"question", "categories"},
     "rotated": {"question", "options"},
     "redrawn": {"question", "options"},
@@ -101,6 +107,7 @@ def relations(valid: Mapping[str, Any], taken: frozenset[str] | None = None) -> 
     yield from _searches(valid)
     yield from _temperatures(valid)
     yield from _systems(valid)
+    yield from _unseen_images(valid)
     yield from _published(valid)
     yield from _engines(valid)
 
@@ -169,6 +176,10 @@ def _bases(bases: Mapping[str, Base]) -> Iterator[str]:
         first = labels.setdefault(base.label, name)
         if first != name:
             yield f"bases.{name}.label: {base.label!r} is also that of {first}; scores are told apart by it"
+        if isinstance(base, SeeingBase) and base.prompting != "chat":
+            yield f"bases.{name}.prompting: {base.prompting!r}, and images stand within a chat template; set it to chat"
+        if isinstance(base, SeeingBase) and base.quantisation is not None:
+            yield f"bases.{name}.quantisation: {base.quantisation}, which no base with `vision` has yet; set it to null"
 
 
 def _tasks(tasks: Mapping[str, Task]) -> Iterator[str]:
@@ -190,10 +201,23 @@ def _tasks(tasks: Mapping[str, Task]) -> Iterator[str]:
             yield f"{where}.reward.kind: {task.reward.kind!r} with role {task.role!r}; 'dispatch' goes with 'dispatch'"
         if task.reward is not None and task.reward.right <= task.reward.wrong:
             yield f"{where}.reward: right = {task.reward.right} must be more than wrong = {task.reward.wrong}"
+        yield from _asking_about_images(where, task)
         if isinstance(task.source, Dispatching):
             yield from _dispatching(where, task.source, tasks)
         if isinstance(task.source, Derived):
             yield from _derived(where, task, task.source, tasks)
+
+
+def _asking_about_images(where: str, task: Task) -> Iterator[str]:
+    asking = isinstance(task.source, Asking)
+    if task.reward is not None and isinstance(task.reward, VqaReward) != asking:
+        yield f"{where}.reward.kind: {task.reward.kind!r}; 'vqa' and the layouts textvqa and okvqa go together"
+    for name in ("train", "test") if asking else ():
+        part: Any = getattr(task.source, name)
+        if isinstance(task.source, TextVqa) and part.ocr is None and "{ocr}" in task.prompt.user:
+            yield f"{where}.source.{name}.ocr: null, and prompt.user names {{ocr}}; name the file, or take it out there"
+        if not isinstance(task.source, TextVqa) and part.annotations is None and task.role != OTHER:
+            yield f"{where}.source.{name}.annotations: null with role {task.role!r}; only {OTHER!r} needs no answers"
 
 
 def _derived(where: str, task: Task, source: Derived, tasks: Mapping[str, Task]) -> Iterator[str]:
@@ -548,6 +572,36 @@ def _found(valid: Mapping[str, Any], where: str, row: Found | InContext) -> Iter
         yield f"{where}.tasks: no search of {', '.join(row.searches)} is for {', '.join(unsearched)}; correct `tasks`"
 
 
+def _unseen_images(valid: Mapping[str, Any]) -> Iterator[str]:
+    """Tasks that show images, on bases that see none."""
+    bases, tasks = valid.get("bases", {}), valid.get("tasks", {})
+    showing = {name for name in tasks if _shows(tasks, name)}
+    if bases and showing and not any(isinstance(base, SeeingBase) for base in bases.values()):
+        yield f"bases: none has `vision`, and {', '.join(sorted(showing))} show images; add it to a base that sees"
+        return
+    roles = ("trained", "unseen")
+    for section in ("adapters", "searches", "temperatures", "systems"):
+        for name, row in valid.get(section, {}).items():
+            named = getattr(row, "tasks", None) or [getattr(row, "task", None)]
+            if named == "all":
+                named = [task for task in tasks if tasks[task].role in roles]
+            blind = [task for task in [*named, getattr(row, "dispatch", None)] if task in showing]
+            base = bases.get(row.base)
+            if blind and base is not None and not isinstance(base, SeeingBase) and not isinstance(row, DerivedAdapter):
+                yield (
+                    f"{section}.{name}: {', '.join(blind)} show images, and bases.{row.base} has no `vision`; name a "
+                    "base that sees, or other tasks"
+                )
+
+
+def _shows(tasks: Mapping[str, Task], name: str) -> bool:
+    """Whether a task's prompts show images; one that tells tasks apart shows theirs."""
+    source = tasks[name].source
+    sources = [tasks[of].source for of in source.tasks if of in tasks] if isinstance(source, Dispatching) else [source]
+    parts: list[Any] = [part for of in sources if isinstance(of, Asking) for part in (of.train, of.test)]
+    return any(part.images is not None for part in parts)
+
+
 def _published(valid: Mapping[str, Any]) -> Iterator[str]:
     if "publish" not in valid:
         return
@@ -598,6 +652,8 @@ def _engines(valid: Mapping[str, Any]) -> Iterator[str]:
             "matrices; set it to 1, or engine.vllm.experts to 'folded'"
         )
     for name, base in valid.get("bases", {}).items():
+        if isinstance(base, SeeingBase):
+            yield f"bases.{name}.vision: images are shown with transformers only; set engine.name to hf"
         if base.quantisation is not None:
             yield (
                 f"bases.{name}.quantisation: {base.quantisation} runs with transformers only, since vLLM quantises "

@@ -28,7 +28,7 @@ Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 """Of a row; it becomes a folder, an MLflow model and a part of a stage's name."""
 Text = Annotated[str, Field(min_length=1)]
-Kind = Literal["math", "boxed", "code", "choice"]
+Kind = Literal["math", "boxed", "code", "choice", "vqa"]
 Reading = Literal["generation", "likelihood", "choice"]
 Form = Literal["normalised", "free"]
 
@@ -107,6 +107,41 @@ class Base(Section):
         return re.fullmatch(r"[\w.-]+/[\w.-]+", self.path) is not None and not Path(self.path).is_dir()
 
 
+class Vision(Section):
+    """What an image-text-to-text model is shown; splits that show more are refused.
+
+    Attributes:
+        formats: Of image files, as Pillow calls them.
+        modes: Of pixels, as Pillow calls them, that may become RGB: ``L``, ``P``, ``1``.
+        max_bytes: Of a file.
+        max_pixels: Width times height, read from a file's header before anything is decoded.
+        features_mb: Memory for features of images that are kept, so that each image is looked at once; no result
+            depends on it.
+    """
+
+    formats: list[Literal["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]] = Field(min_length=1)
+    modes: list[Literal["1", "L", "P", "RGB", "CMYK", "YCbCr"]] = Field(min_length=1)
+    max_bytes: PositiveInt
+    max_pixels: PositiveInt
+    features_mb: PositiveInt
+
+
+class SeeingBase(Base):
+    """An image-text-to-text model, whose language layers alone are adapted.
+
+    Attributes:
+        vision: What it is shown.
+    """
+
+    vision: Vision
+
+
+AnyBase = Annotated[
+    Annotated[Base, Tag("<text>")] | Annotated[SeeingBase, Tag("<seeing>")],
+    Discriminator(lambda value: "<text>" if _entry(value, "vision") is None else "<seeing>"),
+]
+
+
 class Example(Section):
     """A worked example of a prompt: what a user asks, and the reply."""
 
@@ -152,6 +187,54 @@ class Hub(Files):
     hub: Text
     subset: str | None
     revision: Text
+
+
+class TextVqaPart(Section):
+    """Part of TextVQA.
+
+    Attributes:
+        questions: ``TextVQA_0.5.1_train.json``, with answers.
+        images: The folder with ``<image_id>.jpg``.
+        ocr: ``TextVQA_Rosetta_OCR_v0.2_train.json``, whose tokens a prompt may then name, ``{ocr}``; null: none.
+    """
+
+    questions: Text
+    images: Text
+    ocr: Text | None
+
+
+class TextVqa(Section):
+    """Local files of TextVQA (https://textvqa.org); ``train`` is for the train, valid and shots splits."""
+
+    layout: Literal["textvqa"]
+    train: TextVqaPart
+    test: TextVqaPart
+
+
+class OkVqaPart(Section):
+    """Part of OK-VQA.
+
+    Attributes:
+        questions: ``OpenEnded_mscoco_train2014_questions.json``.
+        annotations: ``mscoco_train2014_annotations.json``; null: questions alone, for role ``other``.
+        images: COCO's folder, with ``COCO_train2014_<image_id>.jpg``; null: nothing is shown.
+    """
+
+    questions: Text
+    annotations: Text | None
+    images: Text | None
+
+
+class OkVqa(Section):
+    """Local files of OK-VQA (https://okvqa.allenai.org); ``train`` is for the train, valid and shots splits."""
+
+    layout: Literal["okvqa"]
+    train: OkVqaPart
+    test: OkVqaPart
+
+
+Asking = TextVqa | OkVqa
+"""Sources of questions about images."""
 
 
 class Dispatching(Section):
@@ -200,7 +283,7 @@ Derived = Rotated | Redrawn
 
 
 def _source(value: Any) -> str:
-    if (layout := _entry(value, "layout")) in ("miniature", "dispatch", "rotated", "redrawn"):
+    if (layout := _entry(value, "layout")) in ("miniature", "textvqa", "okvqa", "dispatch", "rotated", "redrawn"):
         return f"<{layout}>"
     return "<files>" if _entry(value, "hub") is None else "<hub>"
 
@@ -209,6 +292,8 @@ Source = Annotated[
     Annotated[Generated, Tag("<miniature>")]
     | Annotated[Hub, Tag("<hub>")]
     | Annotated[Files, Tag("<files>")]
+    | Annotated[TextVqa, Tag("<textvqa>")]
+    | Annotated[OkVqa, Tag("<okvqa>")]
     | Annotated[Dispatching, Tag("<dispatch>")]
     | Annotated[Rotated, Tag("<rotated>")]
     | Annotated[Redrawn, Tag("<redrawn>")],
@@ -247,6 +332,24 @@ class Reward(Section):
     max_new_tokens: PositiveInt
 
 
+class VqaReward(Reward):
+    """What an answer to a question about an image is worth; systems are measured by its accuracy, a share.
+
+    Attributes:
+        pass_mark: The least accuracy that is right, for rewards, validation and searches.
+        statement: Whether a reply has to say "The answer is …"; else all of it is the answer, as VQA has it.
+    """
+
+    pass_mark: Share
+    statement: bool
+
+
+AnyReward = Annotated[
+    Annotated[Reward, Tag("<plain>")] | Annotated[VqaReward, Tag("<vqa>")],
+    Discriminator(lambda value: "<vqa>" if _entry(value, "kind") == "vqa" else "<plain>"),
+]
+
+
 class Task(Section):
     """A benchmark task, as a declaration.
 
@@ -265,7 +368,7 @@ class Task(Section):
     prompt: Prompt
     source: Source
     sizes: Sizes
-    reward: Reward | None
+    reward: AnyReward | None
 
 
 class Train(Section):
@@ -809,7 +912,7 @@ class Plan(Section):
 class Params(Section):
     """All of ``params.yaml``; a key of a section of rows is the row's name."""
 
-    bases: dict[Name, Base] = Field(min_length=1)
+    bases: dict[Name, AnyBase] = Field(min_length=1)
     tasks: dict[Name, Task] = Field(min_length=1)
     splits: Splits
     recipes: dict[Name, Recipe]

@@ -23,10 +23,18 @@ _NOT_COMPUTED = ("softcap", "s_aux")
 """What models pass to attention that no scaled dot product computes: a cap on the logits, attention sinks."""
 
 
-def implementation(config: PreTrainedConfig) -> str | None:
-    """The attention that a causal language model is to be loaded with; None: what transformers takes by itself."""
+def implementation(config: PreTrainedConfig) -> str | dict[str, str] | None:
+    """The attention that a language model is to be loaded with; None: what transformers takes by itself.
+
+    Of a model that also sees, that of its language part, by the name of its configuration.
+    """
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if model_class is None or not model_class._supports_sdpa:
+    if model_class is None:
+        text = config.get_text_config()
+        inner = None if text is config else implementation(text)
+        part = next((name for name in config.sub_configs if getattr(config, name) is text), "")
+        return {part: inner} if part and isinstance(inner, str) else None
+    if not model_class._supports_sdpa:
         return None
     if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
         return "eager"

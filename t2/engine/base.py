@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from t2.config.rows import Reward
-from t2.tasks.prompt import Prompt
+from t2.tasks.prompt import Image, Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,6 +87,18 @@ class Engine(Protocol):
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of prompts within the chat template, up to where the reply starts."""
+        ...
+
+    def inputs(self, ids: Tensor, images_of: Sequence[Sequence[Image]]) -> Mapping[str, Tensor]:
+        """What the model is given of encoded prompts and what follows them, for who runs it without the engine.
+
+        Args:
+            ids: (B, T).
+            images_of: What each prompt shows.
+
+        Returns:
+            The model's arguments: the ids; or embeddings (B, T, hidden), where something is shown.
+        """
         ...
 
     def generate(

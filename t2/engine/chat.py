@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from t2.svf import pretrained
-from t2.tasks.prompt import Message, Prompt, messages, opening
+from t2.tasks.prompt import Message, Prompt, messages, opening, shown
 
 _DATE = datetime(2024, 7, 26)
 """What a chat template takes for today, Llama 3.1's own where it has no clock: no prompt changes overnight."""
@@ -32,7 +31,7 @@ _COMPLETION = (
 
 
 def load_tokenizer(
-    path: str | Path, revision: str | None = None, prompting: Prompting = "chat"
+    path: str | Path, revision: str | None = None, prompting: Prompting = "chat", *, sees: bool = False
 ) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a base model.
 
@@ -41,6 +40,7 @@ def load_tokenizer(
         revision: The commit of a Hugging Face id.
         prompting: ``chat``: prompts stand within the tokenizer's chat template. ``completion``: they are plain text
             that the model continues, whatever template it has, behind the token that begins all its texts, if any.
+        sees: Whether the model has a processor, whose chat template serves where the tokenizer has none.
 
     Raises:
         ValueError: It is to chat, and has no chat template.
@@ -50,7 +50,9 @@ def load_tokenizer(
         # A template has to write it: behind one, tokenizers add no special tokens.
         begins = tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
         tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + _COMPLETION
-    elif not tokenizer.chat_template:
+    elif not tokenizer.chat_template and sees:
+        tokenizer.chat_template = pretrained.load_processor(path, revision).chat_template
+    if not tokenizer.chat_template:
         raise ValueError(
             f"the tokenizer of {path} has no chat template; use a model that was tuned to chat, or, with tasks whose "
             "prompts show worked examples (profile prompts-completion), set its row's `prompting` to completion"
@@ -58,19 +60,57 @@ def load_tokenizer(
     return tokenizer
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Token ids of prompts within the chat template, up to where the reply starts, or behind its given opening."""
+def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, sees: bool = False) -> list[list[int]]:
+    """Token ids of prompts within the chat template, up to where the reply starts, or behind its given opening.
+
+    Args:
+        tokenizer: The model's.
+        prompts: Texts as a user types them, or messages.
+        sees: Whether these may show images, each of which the template then writes a placeholder for.
+
+    Raises:
+        ValueError: A prompt shows an image to a model of text; names its item.
+    """
+    if not sees and (images := [image for prompt in prompts for image in shown(prompt)]):
+        raise ValueError(f"{images[0]}: shown to a model that reads text alone; name a base with `vision` in its row")
     encoded: list[list[int]] = [[]] * len(prompts)
+    plain = _reads_text(tokenizer)
     for opened in (False, True):
         own = [index for index, prompt in enumerate(prompts) if bool(opening(prompt)) is opened]
         if own:
-            chats = [[asdict(message) for message in messages(prompts[index])] for index in own]
+            chats = [[_turn(message, plain) for message in messages(prompts[index])] for index in own]
             found: Any = tokenizer.apply_chat_template(
                 chats, add_generation_prompt=not opened, continue_final_message=opened, return_dict=True, **_FIXED
             )
             for index, ids in zip(own, found["input_ids"], strict=True):
                 encoded[index] = list(ids)
     return encoded
+
+
+def written(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+    """A prompt within the chat template, as text, up to where the reply starts."""
+    chat = [_turn(message, _reads_text(tokenizer)) for message in messages(prompt)]
+    text: Any = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, **_FIXED)
+    return str(text)
+
+
+def _turn(message: Message, plain: bool) -> dict[str, Any]:
+    """A message as templates read it: of plain text, or of parts, images first."""
+    if plain and not message.images:
+        return {"role": message.role, "content": message.content}
+    parts = [{"type": "image"}] * len(message.images)
+    return {"role": message.role, "content": [*parts, {"type": "text", "text": message.content}]}
+
+
+def _reads_text(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a chat template writes messages of plain text; those of processors may leave out all but parts."""
+    try:
+        found: Any = tokenizer.apply_chat_template(
+            [{"role": "user", "content": _PROBE}], add_generation_prompt=True, tokenize=False, **_FIXED
+        )
+    except (TemplateError, ValueError, TypeError):  # what it wants instead, the prompts themselves show
+        return True
+    return _PROBE in found
 
 
 def encode_reply(tokenizer: PreTrainedTokenizerBase, reply: str) -> list[int]:
@@ -108,7 +148,7 @@ def tokens_behind(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, texts: Seq
         raise ValueError("the prompt does not open the reply; give its task a prompt.prefix, and make the splits again")
     *asked, opened = messages(prompt)
     longer = [(*asked, Message("assistant", opened.content + text)) for text in texts]
-    start, *whole = encode(tokenizer, [prompt, *longer])
+    start, *whole = encode(tokenizer, [prompt, *longer], sees=True)
     ends = [ids[len(start) :] if ids[: len(start)] == start else [] for ids in whole]
     if odd := [text for text, end in zip(texts, ends, strict=True) if len(end) != 1 or ends.count(end) > 1]:
         raise ValueError(
@@ -148,7 +188,8 @@ def shared_beginning(sequences: Sequence[Sequence[int]]) -> int:
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token that the chat template writes behind a reply; where it writes none, the tokenizer's EOS, if any."""
-    chat = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}]
+    plain = _reads_text(tokenizer)
+    chat = [_turn(Message("user", _PROBE), plain), _turn(Message("assistant", _PROBE), plain)]
     try:
         written: Any = tokenizer.apply_chat_template(chat, tokenize=False, **_FIXED)
     except (TemplateError, ValueError):  # a template that knows no replies, or none at all

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,15 @@ from t2.engine.base import Sampling
 
 DROP_SHARE = 1 / 8
 """Ended samples leave once they are this share of the batch: each time, the whole cache is copied."""
+
+
+Look = Callable[[Tensor], Mapping[str, Tensor]]
+"""Makes what a model is given of the token ids (B, T) of prompts, and of what these show."""
+
+
+def as_ids(ids: Tensor) -> dict[str, Tensor]:
+    """What a model of text is given."""
+    return {"input_ids": ids}
 
 
 def last(model: Any, count: int = 1) -> int | Tensor:
@@ -57,6 +66,7 @@ def decode(
     uniforms: Tensor,
     on_drop: Callable[[Tensor], object] | None = None,
     stopped: Callable[[Sequence[Sequence[int]]], list[bool]] | None = None,
+    look: Look = as_ids,
 ) -> Decoded:
     """Decodes one batch until every sample has ended or has ``max_new_tokens``.
 
@@ -68,6 +78,7 @@ def decode(
         uniforms: The samples' rows of :func:`uniform_numbers`.
         on_drop: Called with the indices in the batch, int64 on the CPU, of those who remain after some left.
         stopped: Tells by their token ids which replies end though their last token is no end token.
+        look: What the model is given of the prompts; of the replies, it is given tokens.
     """
     device = model.device
     width, steps = max(map(len, prompts)), sampling.max_new_tokens
@@ -90,7 +101,7 @@ def decode(
     for step in range(steps):
         now = width + step
         output = model(
-            input_ids=ids,
+            **(as_ids(ids) if step else look(ids)),
             attention_mask=mask[:, :now],
             position_ids=positions[:, past:now],
             past_key_values=cache,

@@ -16,12 +16,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from t2.engine import chat
 from t2.engine.attention import implementation
 from t2.engine.base import Generation, Progress, Sampling, check_rows, fit_to_context
-from t2.engine.decode import Decoded, decode, uniform_numbers
+from t2.engine.decode import Decoded, Look, as_ids, decode, uniform_numbers
 from t2.engine.device import SPREAD, find_device, free_linears, naming_memory
 from t2.engine.likelihood import loglikelihoods, reply_loglikelihoods
-from t2.svf.pretrained import load_config, load_model
+from t2.engine.vision import Vision
+from t2.svf.pretrained import load_config, load_model, sees
 from t2.svf.quantised import Quantisation, loading_options, prepare_quantised_layers
-from t2.tasks.prompt import Prompt
+from t2.tasks.prompt import Image, Prompt, shown
 
 _Result = TypeVar("_Result")
 
@@ -37,14 +38,18 @@ class HfEngine:
         model: A causal language model; running ``experts`` needs SVF attached (``t2.svf.attach``).
         tokenizer: Its tokenizer, with a chat template.
         batch_size: Prompts side by side; a call halves it for itself for as long as memory runs out.
+        vision: What the model sees with; None: prompts are text.
     """
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, *, batch_size: int) -> None:
+    def __init__(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, *, batch_size: int, vision: Vision | None = None
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
+        self.vision = vision
         self._ends = chat.end_tokens(tokenizer, getattr(model, "generation_config", None))
 
     @property
@@ -54,7 +59,14 @@ class HfEngine:
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of prompts within the chat template, up to where the reply starts."""
-        return chat.encode(self.tokenizer, prompts)
+        if self.vision is None:
+            return chat.encode(self.tokenizer, prompts)
+        encoded = chat.encode(self.tokenizer, prompts, sees=True)
+        return [self.vision.expand(ids, prompt) for ids, prompt in zip(encoded, prompts, strict=True)]
+
+    def inputs(self, ids: Tensor, images_of: Sequence[Sequence[Image]]) -> Mapping[str, Tensor]:
+        """What the model is given; see :meth:`t2.engine.base.Engine.inputs`."""
+        return as_ids(ids) if self.vision is None else self.vision.inputs(ids, images_of)
 
     def generate(
         self,
@@ -82,7 +94,8 @@ class HfEngine:
         def run(batch: list[int]) -> Decoded:
             with self._under(experts, rows, batch) as on_drop:
                 ids = [encoded[i] for i in batch]
-                return decode(self.model, ids, self._ends, sampling, uniforms[batch], on_drop, stopped)
+                look = self._look([prompts[i] for i in batch])
+                return decode(self.model, ids, self._ends, sampling, uniforms[batch], on_drop, stopped, look)
 
         for batch, decoded in self._batches(sorted(fitting, key=lambda i: -len(encoded[i])), run):
             for i, generation in zip(batch, self._read(decoded, [encoded[i] for i in batch], sampling), strict=True):
@@ -114,7 +127,10 @@ class HfEngine:
         def run(batch: list[int]) -> list[list[float]]:
             with self._under(experts, rows, batch) as on_batch:
                 own = None if rows is None else [rows[i] for i in batch]
-                found = loglikelihoods(self.model, [encoded[i] for i in batch], ends, own, on_batch)
+                ids = [encoded[i] for i in batch]
+                alike = None if self.vision is None else self.vision.alike(ids)
+                look = self._look([prompts[i] for i in batch])
+                found = loglikelihoods(self.model, ids, ends, own, on_batch, look, alike)
             scores: list[list[float]] = found.tolist()
             return scores
 
@@ -144,13 +160,17 @@ class HfEngine:
         def run(batch: list[int]) -> list[list[float]]:
             with self._under(experts, rows, batch) as on_batch:
                 asked, answered = zip(*(pairs[i] for i in batch), strict=True)
-                return reply_loglikelihoods(self.model, asked, answered, on_batch)
+                look = self._look([prompts[i] for i in batch])
+                return reply_loglikelihoods(self.model, asked, answered, on_batch, look)
 
         order = sorted((i for i, n in enumerate(lengths) if n <= self.context), key=lambda i: -lengths[i])
         for batch, found in self._batches(order, run):
             for i, logprobs in zip(batch, found, strict=True):
                 results[i] = logprobs
         return results
+
+    def _look(self, prompts: Sequence[Prompt]) -> Look:
+        return partial(self.inputs, images_of=[shown(prompt) for prompt in prompts])
 
     def _batches(
         self, order: Sequence[int], run: Callable[[list[int]], _Result]
@@ -235,8 +255,9 @@ def load_base(
         raise FileNotFoundError(
             f"there is no model folder {path}; give a local folder, or a Hugging Face id as owner/name"
         )
-    tokenizer = chat.load_tokenizer(path, revision, prompting)
-    attention = implementation(load_config(path, revision))
+    config = load_config(path, revision)
+    tokenizer = chat.load_tokenizer(path, revision, prompting, sees=sees(config))
+    attention = implementation(config)
     spread, device = device == SPREAD, find_device(device)
     options = {} if quantisation is None else loading_options(quantisation, dtype, device)
     if spread:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from t2.engine.chat import shared_beginning
-from t2.engine.decode import last
+from t2.engine.decode import Look, as_ids, last
 
 
 @torch.inference_mode()
@@ -20,6 +20,8 @@ def loglikelihoods(
     choices: Sequence[Sequence[int]],
     expert_of: Sequence[int] | None = None,
     on_batch: Callable[[Tensor], object] | None = None,
+    look: Look = as_ids,
+    alike: int | None = None,
 ) -> Tensor:
     """What a model gives to the same choices behind each of some prompts.
 
@@ -32,13 +34,15 @@ def loglikelihoods(
         choices: Token ids of C choices, each at least one.
         expert_of: The expert of each prompt, where they run under several.
         on_batch: Called before each pass with the prompts, as indices, int64 on the CPU, whose experts it runs under.
+        look: What the model is given of the prompts, but for what they share.
+        alike: The most tokens that they can share, where behind these equal tokens stand for different images.
 
     Returns:
         Log-probabilities at temperature 1, summed over a choice's tokens: (B, C) float32, in nats.
     """
     told = on_batch or (lambda rows: None)
     everybody = torch.arange(len(prompts))
-    shared = _shared(model, prompts)
+    shared = _shared(model, prompts) if alike is None else min(_shared(model, prompts), alike)
     cache = DynamicCache(config=model.config)
     if shared:
         groups = list(dict.fromkeys(expert_of or [0]))
@@ -51,7 +55,7 @@ def loglikelihoods(
     own, mask = _padded([prompt[shared:] for prompt in prompts], model.device)
     mask = torch.cat([mask.new_ones(len(prompts), shared), mask], 1)
     logits = model(
-        input_ids=own,
+        **look(own),
         attention_mask=mask,
         position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, shared:],
         past_key_values=cache,
@@ -75,6 +79,7 @@ def reply_loglikelihoods(
     prompts: Sequence[Sequence[int]],
     replies: Sequence[Sequence[int]],
     on_batch: Callable[[Tensor], object] | None = None,
+    look: Look = as_ids,
 ) -> list[list[float]]:
     """What a model gives to the tokens of one reply behind each of some prompts.
 
@@ -83,6 +88,7 @@ def reply_loglikelihoods(
         prompts: Token ids of B prompts, each at least one.
         replies: Token ids of B replies, each at least one.
         on_batch: As for :func:`loglikelihoods`.
+        look: What the model is given of prompts and replies.
 
     Returns:
         Log-probabilities at temperature 1 of each reply's tokens, in nats.
@@ -95,7 +101,7 @@ def reply_loglikelihoods(
     # Padding behind a reply changes nothing before it, so it needs no mask.
     mask = torch.cat([mask, torch.ones_like(answered)], 1)
     logits = model(
-        input_ids=torch.cat([asked, answered], 1),
+        **look(torch.cat([asked, answered], 1)),
         attention_mask=mask,
         position_ids=(mask.cumsum(1) - 1).clamp(min=0),
         use_cache=False,

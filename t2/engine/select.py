@@ -8,13 +8,16 @@ from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
-from t2.config.rows import Base
+from t2.config.rows import Base, SeeingBase
 from t2.config.rows import Engine as Settings
 from t2.engine.base import Engine
 from t2.engine.hf import HfEngine, load_base
+from t2.engine.vision import Vision
 from t2.engine.vllm.engine import VllmEngine
 from t2.svf import SvfConfig, attach, layer_indices
 from t2.svf.experts import Z
+from t2.svf.language import outside_language
+from t2.svf.pretrained import load_processor, sees
 
 
 def load(base: Base, device: str) -> tuple[Any, Any]:
@@ -28,6 +31,19 @@ def load(base: Base, device: str) -> tuple[Any, Any]:
         device=device,
         prompting=base.prompting,
     )
+
+
+def vision(base: Base, model: Any) -> Vision | None:
+    """What a base's model, bare or with adapters, sees with; None: its row has no `vision`.
+
+    Raises:
+        ValueError: The model sees nothing, or in another way than is built here.
+    """
+    if not isinstance(base, SeeingBase):
+        return None
+    if not sees(model.config):
+        raise ValueError(f"{base.path} is a model of text; take `vision` out of its row, or name one that sees")
+    return Vision(model, load_processor(base.path, base.revision), base.vision)
 
 
 def svf_engine(base: Base, settings: Settings, *, basis: Path | None, device: str, batch: int) -> Engine:
@@ -46,9 +62,11 @@ def svf_engine(base: Base, settings: Settings, *, basis: Path | None, device: st
     config = SvfConfig(
         target_modules=base.adapt,
         layers_to_transform=layer_indices(base.layers, model.config.get_text_config().num_hidden_layers),
+        exclude_modules=outside_language(model),
         basis=None if basis is None else str(basis),
     )
-    return HfEngine(attach(model, config), tokenizer, batch_size=batch)
+    attached = attach(model, config)
+    return HfEngine(attached, tokenizer, batch_size=batch, vision=vision(base, attached))
 
 
 def vllm_engine(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from t2.config.rows import Base
 from t2.engine.device import find_device
@@ -24,6 +25,7 @@ from t2.stages.progress import Progress
 from t2.stages.stage import open_stage
 from t2.svf import SvfConfig, build_cache, checkpoint_weights, layer_indices
 from t2.svf.base_checkpoint import checkpoint_folder
+from t2.svf.language import name_in_memory, names_alone, outside_language
 from t2.svf.pretrained import empty_model, load_config
 from t2.svf.targets import targeted_modules
 
@@ -37,9 +39,10 @@ def main(name: str) -> None:
         base = stage.params.bases[name]
         device = find_device(stage.params.execution.device)
         weights = adapted_weights(base, device)
+        alone = names_alone(_empty(base), weights)
         progress = Progress(stage.name, len(weights))
         folder = stage.scratch / "basis"
-        cache = build_cache(weights, folder, partial(_advance, progress), device)
+        cache = build_cache(weights, folder, partial(_advance, progress), device, alone)
         replace_file(folder / MANIFEST, manifest(base))
         stage.run.log_dataset(f"basis {name}", cache.fingerprint, len(weights))
         shutil.copytree(folder, paths.basis(name))
@@ -51,13 +54,15 @@ def adapted_weights(base: Base, device: str) -> Mapping[str, Tensor]:
     Raises:
         ValueError: Not every name in ``adapt`` is that of layers which can be adapted.
     """
-    folder = checkpoint_folder(base.path, base.revision)
-    settings = load_config(folder)
-    layers = layer_indices(base.layers, settings.get_text_config().num_hidden_layers)
-    model = empty_model(settings)
-    wanted = targeted_modules(model, SvfConfig(target_modules=base.adapt, layers_to_transform=layers))
+    folder, model = checkpoint_folder(base.path, base.revision), _empty(base)
+    layers = layer_indices(base.layers, model.config.get_text_config().num_hidden_layers)
+    elsewhere = outside_language(model)
+    config = SvfConfig(target_modules=base.adapt, layers_to_transform=layers, exclude_modules=elsewhere)
+    wanted = targeted_modules(model, config)
     dtype = getattr(torch, base.dtype)
-    weights = checkpoint_weights(folder, base.adapt, dtype, layers, base.quantisation, device)
+    weights = checkpoint_weights(
+        folder, base.adapt, dtype, layers, base.quantisation, device, elsewhere, name_in_memory(model)
+    )
     if set(weights) != set(wanted):
         differing = sorted(set(weights) ^ set(wanted))
         raise ValueError(
@@ -65,6 +70,10 @@ def adapted_weights(base: Base, device: str) -> Mapping[str, Tensor]:
             f"{len(differing)}; save the model anew with save_pretrained, and name that folder"
         )
     return weights
+
+
+def _empty(base: Base) -> PreTrainedModel:
+    return empty_model(load_config(checkpoint_folder(base.path, base.revision)))
 
 
 def manifest(base: Base) -> str:

@@ -4,7 +4,8 @@
 present parameters names is dropped.
 
 * ``replies/<key>.jsonl``: a row per prompt of a task's test split, or of some of them, under one mixture or adapter.
-* ``grades/<key>.json``: which of these rows are right; the key holds the grader's code, which that of replies does not.
+* ``grades/<key>.json``: which of these rows are right, of questions about images how much; the key holds the grader's
+  code, which that of replies does not.
 * ``flexible/<key>.json``: which are right by the flexible reading, under the same key.
 * ``categories/<key>.json``: what a first pass called each prompt of a test split, by the item's id.
 * ``logliks/<key>.json``: where it was read by likelihood, how likely each category was, in nats, under the same key.
@@ -57,7 +58,7 @@ class Answered:
     Attributes:
         id: The item's.
         reply: What the system said; None where it was asked for a category only.
-        right: The reply's grade; None without a reply.
+        right: The reply's grade, of questions about images a share; None without a reply.
         flexible: That by the flexible reading.
         category: What a first pass called the item; None without one, or where it named none.
         logliks: How likely each category was, in nats, where that was read.
@@ -65,8 +66,8 @@ class Answered:
 
     id: str
     reply: Reply | None
-    right: bool | None
-    flexible: bool | None
+    right: float | None
+    flexible: float | None
     category: str | None
     logliks: list[float] | None
 

@@ -11,6 +11,7 @@ from t2.stages.stage import open_stage
 from t2.svf import BasisCache, load_expert, save_expert
 from t2.svf.experts import Expert
 from t2.svf.identity import Origin
+from t2.svf.language import named_here
 
 
 def main(name: str) -> None:
@@ -23,7 +24,7 @@ def main(name: str) -> None:
         base, basis = params.bases[row.base], BasisCache.open(paths.basis(row.base))
         before, seeds = members.read(row.of), params.recipes[row.recipe].seeds
         for seed in seeds:
-            z = load_expert(paths.adapter(row.of, seed)).z
+            z = named_here(load_expert(paths.adapter(row.of, seed)).z, basis)
             adapted = [module for module in basis.matrices if row.change.kind == "resampled" or module in z]
             sigma = {module: basis.load(module).sigma for module in adapted}
             own = derived(z, row.change, sigma, seed)

@@ -29,14 +29,16 @@ from t2.config.rows import (
     InContext,
     Oracle,
     Params,
+    Reward,
     Single,
     Soft,
     System,
     Uniform,
+    VqaReward,
 )
 from t2.engine.base import Engine, Generation, Sampling
 from t2.engine.hf import HfEngine
-from t2.engine.select import load, svf_engine
+from t2.engine.select import load, svf_engine, vision
 from t2.sandbox import Sandbox
 from t2.stages import cells, members, paths
 from t2.stages.cells import Cell, Place, Reply
@@ -45,12 +47,13 @@ from t2.stages.members import Member
 from t2.stages.progress import Progress
 from t2.stages.stage import open_stage
 from t2.stages.workers import Report, run_jobs
-from t2.svf import BasisCache, load_expert
+from t2.svf import BasisCache
 from t2.svf.experts import Z
+from t2.svf.language import load_onto
 from t2.svf.mixture import Mixture
 from t2.svf.pretrained import load_adapter
 from t2.tasks.classification import categories_of
-from t2.tasks.grading import GRADERS, grade, limits_of
+from t2.tasks.grading import GRADERS, credit, limits_of
 from t2.tasks.item import Item, read_items
 
 
@@ -315,7 +318,7 @@ class Worker:
 
     def _z(self, name: str, base: str, seed: int | None) -> Z:
         """Z of an adapter; one that was made for other weights than the base's is refused."""
-        return load_expert(paths.adapter(name, seed or 0), self.basis(base).matrices).z
+        return load_onto(paths.adapter(name, seed or 0), self.basis(base)).z
 
     def _experts(self, system: str, seed: int | None) -> dict[str, Z]:
         """Z of a system's members, by name; of LoRA adapters, axes."""
@@ -390,8 +393,10 @@ class Worker:
         key = _key(each.inputs, adapter=_folder_digest(folder), sampling=repr(sampling))
 
         def make() -> None:
-            model, tokenizer = load(self.params.bases[system.base], self.params.execution.device)
-            engine = HfEngine(load_adapter(model, folder), tokenizer, batch_size=self.params.measure.batch)
+            base, batch = self.params.bases[system.base], self.params.measure.batch
+            model, tokenizer = load(base, self.params.execution.device)
+            adapted = load_adapter(model, folder)
+            engine = HfEngine(adapted, tokenizer, batch_size=batch, vision=vision(base, adapted))
             _write(key, items, engine.generate([item.prompt for item in items], sampling))
 
         self.keep(cells.replies_file(key), make)
@@ -418,13 +423,14 @@ class Worker:
         kind = reward.kind if reward else ""
         limits = limits_of(kind, self.params.sandbox)
         own = {name: value for name, value in each.graders.items() if _is_grader(name, kind)}
-        grades = digest({"replies": key, "code": own, "kind": kind, "sandbox": limits})[:32]
+        rules = {"statement": reward.statement} if isinstance(reward, VqaReward) else {}
+        grades = digest({"replies": key, "code": own, "kind": kind, "sandbox": limits, **rules})[:32]
 
         def make() -> None:
             asked, replies = {item.id: item for item in items}, cells.read_replies(key)
-            right = self._right(kind, replies, asked, sandbox)
-            rest = [reply for reply in replies if not right[reply.id]]
-            flexibly = right | self._right(kind, rest, asked, sandbox, flexible=True)
+            right = self._right(reward, replies, asked, sandbox)
+            rest = [reply for reply in replies if right[reply.id] < 1]
+            flexibly = right | self._right(reward, rest, asked, sandbox, flexible=True)
             # Grades last, or a kill in between would leave them without the others.
             if kind == "code":
                 cells.write_values(cells.isolation_file(grades), sandbox.isolation)
@@ -435,12 +441,12 @@ class Worker:
         return grades
 
     def _right(
-        self, kind: str, replies: Sequence[Reply], asked: Mapping[str, Item], sandbox: Sandbox, **how: bool
-    ) -> dict[str, bool]:
-        """Which replies are right, by the item's id."""
+        self, reward: Reward | None, replies: Sequence[Reply], asked: Mapping[str, Item], sandbox: Sandbox, **how: bool
+    ) -> dict[str, bool | float]:
+        """How right replies are, by the item's id."""
         items, texts = [asked[reply.id] for reply in replies], [reply.text for reply in replies]
-        right = grade(kind, items, texts, sandbox, **how)
-        return {reply.id: bool(good) and not reply.too_long for good, reply in zip(right, replies, strict=True)}
+        right = credit(reward.kind if reward else "", items, texts, sandbox, reward=reward, **how)
+        return {reply.id: False if reply.too_long else good for good, reply in zip(right, replies, strict=True)}
 
     def _time(self, each: Plan, system: System, items: Sequence[Item], cell: Cell) -> None:
         """Both passes as a user would run them: replies under different experts share their batches."""

@@ -114,7 +114,7 @@ def _prediction(item: Answered, dispatched: bool) -> Prediction:
         # Only asked for a category: who says `other` to what nobody serves is right.
         return Prediction(item.id, category == OTHER, category)
     cut_off = not (item.reply.finished or item.reply.too_long)
-    return Prediction(item.id, bool(item.right), category, item.reply.too_long, bool(item.flexible), cut_off)
+    return Prediction(item.id, item.right or False, category, item.reply.too_long, item.flexible or False, cut_off)
 
 
 def _categories(params: Params) -> list[str]:

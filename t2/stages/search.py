@@ -26,8 +26,9 @@ from t2.stages.members import Member
 from t2.stages.progress import Progress
 from t2.stages.stage import Stage, open_stage
 from t2.stages.workers import Report, run_jobs
-from t2.svf import BasisCache, base_expert, load_expert
+from t2.svf import BasisCache, base_expert
 from t2.svf.experts import Z, layers
+from t2.svf.language import load_onto
 from t2.svf.mixture import BASE, Mixture
 from t2.tasks.item import Item, read_items
 
@@ -85,7 +86,7 @@ def load_members(params: Params, name: str, seed: int) -> tuple[dict[str, Z], di
     if found[0].method != SVF:
         return coordinates([member.name for member in found]), None
     basis = BasisCache.open(paths.basis(row.base))
-    experts = {member.name: load_expert(paths.member(row.set, member.name, seed), basis.matrices).z for member in found}
+    experts = {member.name: load_onto(paths.member(row.set, member.name, seed), basis).z for member in found}
     modules = next(iter(experts.values()))
     if budget.include_base:
         experts[BASE] = base_expert(modules)
@@ -122,7 +123,13 @@ def _search(stage: Stage, name: str, seed: int, draw: int, report: Report) -> tu
             stage.note_isolation(sandbox.isolation)
         engine = _engine(params, name, members.read_set(row.set), seed)
         evaluator = partial(
-            shot_evaluator, engine, reward.kind, experts=list(experts.values()), sigma=sigma, sandbox=sandbox
+            shot_evaluator,
+            engine,
+            reward.kind,
+            experts=list(experts.values()),
+            sigma=sigma,
+            sandbox=sandbox,
+            reward=reward,
         )
         sampling = Sampling.of(reward, temperature=temperature, seed=derive(budget.seed, f"replies {which}"))
         state = cem.search(state, budget, evaluator(shots=shots, settings=budget, sampling=sampling), on_generation)

@@ -17,6 +17,7 @@ from t2.stages.stage import open_stage
 from t2.svf import checkpoint_weights
 from t2.svf.base_checkpoint import checkpoint_folder
 from t2.svf.experts import layer_of
+from t2.svf.language import name_in_memory, outside_language
 from t2.svf.pretrained import empty_model, load_config
 
 
@@ -36,10 +37,16 @@ def main(name: str) -> None:
 
 
 def linear_weights(base: Base) -> Iterator[tuple[str, Tensor]]:
-    """Names and weights of every linear layer within the numbered ones, adapted or not, in the model's order."""
+    """Names and weights of every linear layer within the numbered ones, adapted or not, in the model's order.
+
+    Of a base that also sees, those of its language part.
+    """
     folder = checkpoint_folder(base.path, base.revision)
     model = empty_model(load_config(folder))
-    weights = checkpoint_weights(folder, r".*\.\d+\..*", None, None, base.quantisation)
+    elsewhere, renamed = outside_language(model), name_in_memory(model)
+    weights = checkpoint_weights(
+        folder, r".*\.\d+\..*", None, None, base.quantisation, exclude=elsewhere, renamed=renamed
+    )
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name in weights]
     return ((name, weights[name]) for name in linear)
 

@@ -8,13 +8,25 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from t2.config.rows import Derived, Dispatching, Files, Generated, Hub, Params, Task
+from t2.config.rows import (
+    Asking,
+    Derived,
+    Dispatching,
+    Files,
+    Generated,
+    Hub,
+    OkVqaPart,
+    Params,
+    SeeingBase,
+    Task,
+    TextVqaPart,
+)
 from t2.miniature.corpus import read_prompts
 from t2.miniature.problems import generate
 from t2.stages import paths
 from t2.stages.stage import open_stage
-from t2.tasks import derived, sources, splits
-from t2.tasks.item import Item
+from t2.tasks import derived, images, sources, splits
+from t2.tasks.item import IMAGES, Item
 from t2.tasks.leaks import Passage
 from t2.tasks.sources import HubSplit
 
@@ -43,12 +55,14 @@ def make_splits(params: Params, folder: Path) -> dict[str, Any]:
     Returns:
         The manifest, as written beside the splits: of each file the number of items and its sha256, of each
         task where its items come from, and the pretraining questions that were checked; of tasks of benchmark files
-        what the files ask twice, and which test questions are nearly learned from. It holds no time.
+        what the files ask twice, and which test questions are nearly learned from; of tasks that show images, the
+        list of these. It holds no time.
 
     Raises:
         SourceError: A benchmark file is missing or odd.
         SplitError: A task has too few problems.
         LeakError: Test prompts stand inside text that is learned from.
+        ImageError: What items show cannot be shown; names all of them.
     """
     seed = params.splits.seed
     own = {name: task for name, task in params.tasks.items() if not isinstance(task.source, Derived | Dispatching)}
@@ -57,6 +71,9 @@ def make_splits(params: Params, folder: Path) -> dict[str, Any]:
     real = [name for name, task in own.items() if isinstance(task.source, Files)]
     files = pretraining_files([base.path for base in params.bases.values()])
     splits.refuse_leaked(drawn, _passages(files))
+    limits = [base.vision for base in params.bases.values() if isinstance(base, SeeingBase)]
+    digests = images.digests(splits.images_of(drawn), limits)
+    splits.refuse_shared_images(drawn, digests)
     made = {
         name: splits.dispatch_splits(name, params.tasks, drawn)
         if isinstance(task.source, Dispatching)
@@ -65,7 +82,7 @@ def make_splits(params: Params, folder: Path) -> dict[str, Any]:
         if isinstance(task.source, Derived | Dispatching)
     }
     manifest = {
-        "files": splits.write(folder, {**drawn, **made}),
+        "files": splits.write(folder, {**drawn, **made}, digests),
         "near_duplicates": [
             asdict(pair) for pair in splits.near_in({name: drawn[name] for name in real}, params.splits.near_duplicates)
         ],
@@ -74,6 +91,8 @@ def make_splits(params: Params, folder: Path) -> dict[str, Any]:
         "seed": seed,
         "sources": {name: _provenance(task) for name, task in own.items()},
     }
+    if digests:
+        manifest["images"] = {path.parent.name: _digest(path) for path in sorted(folder.glob(f"*/{IMAGES}"))}
     splits.write_manifest(folder, manifest)
     return manifest
 
@@ -84,6 +103,9 @@ def _pool(task: Task, seed: int) -> splits.Pool:
         n = sizes.train + sizes.valid + sizes.test + sizes.shots
         items = [problem.item(task.prompt) for problem in generate(source.family, n + _SPARE, seed)]
         return splits.Pool(items, items)
+    if isinstance(source, Asking):
+        parts = [sources.asked(part) for part in (source.train, source.test)]
+        return splits.Pool(*([problem.item(task.prompt) for problem in problems] for problems in parts))
     files = _files(task)
 
     def read(name: str, part: sources.Part) -> list[Item]:
@@ -120,11 +142,19 @@ def _provenance(task: Task) -> dict[str, Any]:
     origin = {"layout": source.layout, "version": sources.VERSIONS[source.layout]}
     if isinstance(source, Generated):
         return {**origin, "family": source.family}
+    if isinstance(source, Asking):
+        return {**origin, "train": _listed(source.train), "test": _listed(source.test)}
     files = _files(task)
     parts = {"train": files.train, "test": files.test}
     if isinstance(source, Hub):
         return {**origin, "hub": source.hub, "subset": source.subset, "revision": source.revision, **parts}
     return {**origin, **{part: {"file": path, "sha256": _digest(Path(path))} for part, path in parts.items()}}
+
+
+def _listed(part: TextVqaPart | OkVqaPart) -> dict[str, Any]:
+    """Each of a part's files with its digest; those of images stand beside the splits."""
+    files = part.model_dump(exclude={"images"}, exclude_none=True)
+    return {name: {"file": path, "sha256": _digest(Path(path))} for name, path in files.items()}
 
 
 def _digest(path: Path) -> str:

@@ -21,7 +21,8 @@ from t2.stages import members, paths
 from t2.stages.progress import Progress
 from t2.stages.stage import Stage, open_stage
 from t2.stages.workers import Report, run_jobs
-from t2.svf import BasisCache, load_expert
+from t2.svf import BasisCache
+from t2.svf.language import load_onto
 from t2.tasks.classification import categories_of
 from t2.tasks.grading import grade
 from t2.tasks.item import read_items
@@ -56,7 +57,7 @@ def _search(stage: Stage, name: str, seed: int, report: Report) -> tuple[dict[st
     saved = stage.scratch / f"seed-{seed}.json"
     found: dict[str, dict[str, float]] = json.loads(saved.read_text()) if saved.exists() else {}
     adapters, basis = members.read_set(row.set), BasisCache.open(paths.basis(row.base))
-    experts = {m.name: load_expert(paths.member(row.set, m.name, seed), basis.matrices).z for m in adapters}
+    experts = {m.name: load_onto(paths.member(row.set, m.name, seed), basis).z for m in adapters}
     families = {member.name: member.family for member in adapters}
     engine = svf_engine(
         params.bases[row.base],
@@ -81,7 +82,8 @@ def _search(stage: Stage, name: str, seed: int, report: Report) -> tuple[dict[st
                 if str(value) not in own:
                     choice = by_belief(families, ask.categories, logliks, value)
                     replies = generate(engine, prompts, Sampling.of(reward), choice, experts)
-                    right = grade(reward.kind, items, [reply.text for reply in replies], sandbox)
+                    texts = [reply.text for reply in replies]
+                    right = grade(reward.kind, items, texts, sandbox, reward=reward)
                     own[str(value)] = sum(right) / len(items)
                     replace_file(saved, json.dumps(found))
                 report({"temperature": value, "accuracy": own[str(value)]})

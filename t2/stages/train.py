@@ -19,7 +19,7 @@ from peft import PeftModel
 from t2.config.rows import Params
 from t2.engine.base import Engine
 from t2.engine.hf import HfEngine
-from t2.engine.select import load, vllm_engine
+from t2.engine.select import load, vision, vllm_engine
 from t2.files import replace_file, write_csv
 from t2.sandbox import Sandbox
 from t2.stages import members, paths
@@ -108,7 +108,7 @@ def _train(stage: Stage, name: str, seed: int, report: Report) -> Result:
             reward=reward,
             train_items=read_items(paths.split(row.task, "train")),
             valid_items=read_items(paths.split(row.task, "valid")),
-            grade=lambda items, replies: grade(reward.kind, items, replies, sandbox),
+            grade=lambda items, replies: grade(reward.kind, items, replies, sandbox, reward=reward),
             seed=seed,
             scratch=folder / "checkpoint",
             fingerprint=stage.fingerprint,
@@ -137,7 +137,8 @@ def _attached(params: Params, name: str, seed: int) -> tuple[PeftModel, Engine]:
     adapted = build_adapter(model, recipe, seed=seed, task=row.task, basis=basis, revision=base.revision)
     if recipe.method == "svf" and params.engine.name == "vllm":
         return adapted, vllm_engine(base, params.engine, basis, policy=adapted.z)
-    return adapted, HfEngine(adapted, tokenizer, batch_size=params.training.generation_batch)
+    batch = params.training.generation_batch
+    return adapted, HfEngine(adapted, tokenizer, batch_size=batch, vision=vision(base, adapted))
 
 
 def _write_means(name: str, results: Mapping[str, Result]) -> None:

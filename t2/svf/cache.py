@@ -36,6 +36,7 @@ def build_cache(
     folder: str | Path,
     progress: Progress | None = None,
     device: torch.device | str | None = None,
+    alone: Mapping[str, str] | None = None,
 ) -> BasisCache:
     """Decomposes every weight into a cache folder; matrices that are already there, whole, are kept.
 
@@ -47,6 +48,8 @@ def build_cache(
         folder: Where the cache goes; made if absent.
         progress: Called as ``progress(done, total, name)`` after each matrix.
         device: Where matrices are decomposed, one at a time; None: where each weight lies.
+        alone: What a base's language model alone calls a weight, where the base also sees; see
+            :mod:`t2.svf.language`.
 
     Returns:
         The finished cache.
@@ -67,6 +70,9 @@ def build_cache(
         if entry.get("weight") != source.exact or not _is_whole(folder, entry):
             entry = {"shape": list(weight.shape), **_write_basis(folder, name, weight.to(device))}
         matrices[name] = entry | {"weight": source.exact, "rounded": source.rounded, "dtype": source.dtype}
+        if alone:
+            named = Matrix.of(weight, alone[name])
+            matrices[name]["alone"] = {"name": alone[name], "weight": named.exact, "rounded": named.rounded}
         _write_index(folder, {**known, **matrices}, complete=False)
         if progress is not None:
             progress(done, len(weights), name)
@@ -134,6 +140,15 @@ class BasisCache:
         entry = self._entry(name)
         return Matrix(self.rank(name), entry["weight"], entry.get("rounded"), entry.get("dtype"))
 
+    @property
+    def alone(self) -> dict[str, tuple[str, Matrix]]:
+        """What the base's language model alone calls each matrix, and what tells it from others there; else nothing."""
+        found = {name: entry["alone"] for name, entry in self._matrices.items() if "alone" in entry}
+        return {
+            name: (alone["name"], self.matrix(name)._replace(exact=alone["weight"], rounded=alone["rounded"]))
+            for name, alone in found.items()
+        }
+
     def load(self, name: str, weight: Tensor | None = None) -> Basis:
         """Reads the basis of one matrix.
 
@@ -193,6 +208,8 @@ def checkpoint_weights(
     layers: Sequence[int] | None = None,
     quantisation: Quantisation | None = None,
     device: str = "cpu",
+    exclude: str | None = None,
+    renamed: Callable[[str], str] | None = None,
 ) -> Mapping[str, Tensor]:
     """The weights of targeted modules in a model folder's safetensors files; each is read when asked for.
 
@@ -203,26 +220,34 @@ def checkpoint_weights(
         layers: Indices of the layers that are wanted, with names in ``target_modules``; None: all.
         quantisation: The weights that a model multiplies by which is loaded so, see :func:`t2.svf.quantised.rounded`.
         device: Where they are quantised.
+        exclude: A regular expression of the module names that are left out.
+        renamed: What the model calls a tensor of its files; None: the same. Names are the model's.
 
     Raises:
         ValueError: The folder holds no safetensors file.
     """
     config = _targets(target_modules)
+    config.exclude_modules = exclude
     config.layers_to_transform = None if layers is None else list(layers)
-    files: dict[str, Path] = {}
+    files: dict[str, tuple[Path, str]] = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
         with open_tensors(path) as shard:
-            names = [key.removesuffix(".weight") for key in shard.keys() if key.endswith(".weight")]  # noqa: SIM118
-        files.update(dict.fromkeys(names, path))
+            keys = [key for key in shard.keys() if key.endswith(".weight")]  # noqa: SIM118
+        names = keys if renamed is None else [renamed(key) for key in keys]
+        files |= {name.removesuffix(".weight"): (path, key) for name, key in zip(names, keys, strict=True)}
     if not files:
         raise ValueError(f"{folder} holds no weights in *.safetensors files; name the folder of a model")
-    chosen = {name: path for name, path in files.items() if check_target_module_exists(config, name)}
+    chosen = {name: place for name, place in files.items() if check_target_module_exists(config, name)}
     return _CheckpointWeights(chosen, dtype, quantisation, device)
 
 
 class _CheckpointWeights(Mapping[str, Tensor]):
     def __init__(
-        self, files: Mapping[str, Path], dtype: torch.dtype | None, quantisation: Quantisation | None, device: str
+        self,
+        files: Mapping[str, tuple[Path, str]],
+        dtype: torch.dtype | None,
+        quantisation: Quantisation | None,
+        device: str,
     ) -> None:
         self._files = files
         self._dtype = dtype
@@ -230,8 +255,9 @@ class _CheckpointWeights(Mapping[str, Tensor]):
         self._device = device
 
     def __getitem__(self, name: str) -> Tensor:
-        with open_tensors(self._files[name]) as shard:
-            weight: Tensor = shard.get_tensor(f"{name}.weight")
+        path, key = self._files[name]
+        with open_tensors(path) as shard:
+            weight: Tensor = shard.get_tensor(key)
         weight = weight if self._dtype is None else weight.to(self._dtype)
         return weight if self._quantisation is None else rounded(weight, self._quantisation, self._device)
 

@@ -14,8 +14,11 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
@@ -64,8 +67,22 @@ def load_tokenizer(model: str | Path, revision: str | None = None) -> PreTrained
     return tokenizer
 
 
+def load_processor(model: str | Path, revision: str | None = None) -> Any:
+    """What makes inputs of texts and images for a model that sees; arguments and errors as :func:`load_config`."""
+    from transformers import AutoProcessor  # brings image processing, which models of text need not wait for
+
+    _check_objects(model, "*processor_config.json", "tokenizer*.json")
+    with _refusing_code(model):
+        return AutoProcessor.from_pretrained(model, revision=revision, **_DATA_ONLY)
+
+
+def sees(config: PreTrainedConfig) -> bool:
+    """Whether a model of a configuration is shown images beside its text."""
+    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+
+
 def load_model(model: str | Path, revision: str | None = None, **options: Any) -> PreTrainedModel:
-    """A causal language model with its weights, from safetensors files only; a pickle is not read.
+    """A language model, which may see, with its weights, from safetensors files only; a pickle is not read.
 
     Args:
         model: A local folder, or a Hugging Face id.
@@ -80,19 +97,21 @@ def load_model(model: str | Path, revision: str | None = None, **options: Any) -
     for path in sorted(Path(model).glob("*.safetensors")):
         with open_tensors(path):
             pass
+    # A GGUF file holds its own configuration, and a model of text.
+    factory = AutoModelForCausalLM if "gguf_file" in options else _factory(load_config(model, revision))
     with _refusing_code(model):
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        loaded: PreTrainedModel = factory.from_pretrained(
             model, revision=revision, use_safetensors=True, **_DATA_ONLY, **options
         )
     return loaded
 
 
 def empty_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """A causal language model of a configuration on the meta device: modules and shapes, no weights."""
+    """A language model, which may see, of a configuration on the meta device: modules and shapes, no weights."""
     # Plain attention: a configuration may name a kernel of the hub, which is code.
     options = {"attn_implementation": "eager"} | ({} if dtype is None else {"dtype": dtype})
     with torch.device("meta"), _refusing_code(config.name_or_path or "the configuration"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **_DATA_ONLY, **options)
+        model: PreTrainedModel = _factory(config).from_config(config, **_DATA_ONLY, **options)
     return model
 
 
@@ -133,6 +152,10 @@ def load_adapted(folder: str | Path, **options: Any) -> PeftModel:
     """
     config: Any = PeftConfig.from_pretrained(str(folder))
     return load_adapter(load_model(config.base_model_name_or_path, config.revision, **options), folder)
+
+
+def _factory(config: PreTrainedConfig) -> Any:
+    return AutoModelForImageTextToText if sees(config) else AutoModelForCausalLM
 
 
 def _check_objects(model: str | Path, *patterns: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from t2.config.rows import OTHER, Dispatching, Task
 from t2.config.rows import Prompt as Template
-from t2.tasks.prompt import Prompt, question, render
+from t2.tasks.prompt import Prompt, asked, render
 
 _BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\[A-Za-z]+\s*\{\s*)*([^{}]*?)\s*\}")
 _AROUND = " .,;:!?*_`'\"$"
@@ -26,10 +26,11 @@ def classification_prompt(template: Template, prompt: Prompt, categories: Sequen
 
     Args:
         template: Of the task that asks; its fields are ``question`` and ``categories``.
-        prompt: The prompt to classify.
+        prompt: The prompt to classify; what it shows is shown here too.
         categories: What may be answered, usually the experts' families and then ``other``.
     """
-    return render(template, {"question": question(prompt), "categories": ", ".join(categories)})
+    last = asked(prompt)
+    return render(template, {"question": last.content, "categories": ", ".join(categories)}, last.images)
 
 
 def classification_reply(category: str) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from t2.config.rows import Prompt as Template
-from t2.files import parse_json, replace_file
-from t2.tasks.prompt import Message, Prompt, canonical, opening, question, render
+from t2.files import parse_json, read_json, replace_file
+from t2.tasks.prompt import Image, Message, Prompt, canonical, opening, question, render
+
+IMAGES = "images.json"
+"""Beside files of items that show images: the SHA-256 of each, by its path from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class Problem:
         reply: As :attr:`Item.reply`, from its beginning.
         options: As :attr:`Item.options`.
         question: What it asks, without what may stand around it. Empty: its fields say it.
+        images: Files that the user's message shows.
     """
 
     id: str
@@ -32,10 +37,11 @@ class Problem:
     reply: str = ""
     options: tuple[str, ...] = ()
     question: str = ""
+    images: tuple[Path, ...] = ()
 
     def item(self, template: Template) -> Item:
         """The problem as an item; of the reply, what comes behind the template's opening of it."""
-        prompt = render(template, self.fields)
+        prompt = render(template, self.fields, [Image(path, item=self.id) for path in self.images])
         reply = _behind(opening(prompt), self.reply)
         return Item(self.id, prompt, self.answer, reply, self.options, canonical(self.question or self._asked()))
 
@@ -62,7 +68,7 @@ class Item:
         id: Unique within its task.
         prompt: The problem as a user types it, or messages.
         answer: What grading compares with: a number, an expression, an option's letter, a category; for code
-            the unit-test program, run after the reply's program.
+            the unit-test program, run after the reply's program; for vqa what several people said, as a JSON list.
         reply: A worked reference reply, which next-token training imitates.
         options: The texts that a choice is between, in the prompt's order; empty where it is no choice, or its
             source does not tell them apart.
@@ -84,19 +90,20 @@ class Item:
 
 
 def read_items(path: str | Path) -> list[Item]:
-    """Reads a file with one JSON object per line.
+    """Reads a file with one JSON object per line. Images are not looked at here, nor need they be there.
 
     Raises:
-        ValueError: A line is no item; names file and line.
+        ValueError: A line is no item, or shows an image that :data:`IMAGES` does not list; names file and line.
     """
     items = []
+    shown = _Shown(Path(path).parent)
     with open(path, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 row = parse_json(line)
                 prompt = row["prompt"]
                 if not isinstance(prompt, str):
-                    prompt = tuple(Message(**message) for message in prompt)
+                    prompt = tuple(shown.message(message, row["id"]) for message in prompt)
                 items.append(Item(**{**row, "prompt": prompt, "options": tuple(row.get("options", ()))}))
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path}, line {number}: not an item ({error})") from None
@@ -104,13 +111,50 @@ def read_items(path: str | Path) -> list[Item]:
 
 
 def write_items(path: str | Path, items: Iterable[Item]) -> None:
-    """Writes items so that equal items give equal bytes, to a temporary name first."""
-    text = "".join(json.dumps(_row(item), sort_keys=True, ensure_ascii=False) + "\n" for item in items)
+    """Writes items so that equal items give equal bytes, to a temporary name first; their images lie in its folder."""
+    folder = Path(path).parent
+    text = "".join(json.dumps(_row(item, folder), sort_keys=True, ensure_ascii=False) + "\n" for item in items)
     replace_file(path, text)
 
 
-def _row(item: Item) -> dict[str, Any]:
+def _row(item: Item, folder: Path) -> dict[str, Any]:
     row = asdict(item)
     if not item.options:
         del row["options"]
+    if not isinstance(item.prompt, str):
+        row["prompt"] = [_turn(message, folder) for message in item.prompt]
     return row
+
+
+def _turn(message: Message, folder: Path) -> dict[str, Any]:
+    shown = [image.path.relative_to(folder).as_posix() for image in message.images]
+    return {"role": message.role, "content": message.content, **({"images": shown} if shown else {})}
+
+
+class _Shown:
+    """The images of a folder's items."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @cached_property
+    def _digests(self) -> dict[str, Any]:
+        return read_json(self._folder / IMAGES)
+
+    def message(self, turn: Mapping[str, Any], item: str) -> Message:
+        """A turn of an item's prompt.
+
+        Raises:
+            ValueError: It shows what is not listed, or lies elsewhere.
+        """
+        names = turn.get("images", [])
+        return Message(**{**turn, "images": tuple(self._image(name, item) for name in names)})
+
+    def _image(self, name: str, item: str) -> Image:
+        place = PurePosixPath(name)
+        if place.is_absolute() or ".." in place.parts:
+            raise ValueError(f"item {item} shows {name!r}, which lies outside of {self._folder}; make the splits again")
+        digest = self._digests.get(name) if (self._folder / IMAGES).is_file() else None
+        if not isinstance(digest, str):
+            raise ValueError(f"item {item} shows {name!r}, which {IMAGES} does not list; make the splits again")
+        return Image(self._folder / name, digest, item)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from t2.tasks.choice import LETTERS, options
 from t2.tasks.item import Item
-from t2.tasks.prompt import Message, messages
+from t2.tasks.prompt import messages
 
 
 def letters(item: Item) -> str:
@@ -37,7 +37,7 @@ def reordered(item: Item, order: Sequence[int]) -> Item:
             "once in the task's prompt.user, of a layout that has them, and make the splits again"
         )
     texts = [item.options[place] for place in order]
-    chat[last] = Message("user", chat[last].content.replace(shown, options(texts)))
+    chat[last] = replace(chat[last], content=chat[last].content.replace(shown, options(texts)))
     prompt = chat[0].content if isinstance(item.prompt, str) else tuple(chat)
     answer = LETTERS[list(order).index(LETTERS.index(item.answer))]
     return replace(item, prompt=prompt, answer=answer, reply="", options=tuple(texts))

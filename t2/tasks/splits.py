@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -13,11 +13,12 @@ from random import Random
 from typing import Any
 
 from t2.config.rows import OTHER, NearDuplicates, Sizes, Task
+from t2.files import replace_file
 from t2.tasks.classification import categories_of, classification_prompt, classification_reply
-from t2.tasks.item import Item, write_items
+from t2.tasks.item import IMAGES, Item, write_items
 from t2.tasks.leaks import Passage, refuse_leaks
 from t2.tasks.near_duplicates import Pair, near_duplicates
-from t2.tasks.prompt import question
+from t2.tasks.prompt import Image, question, shown, with_images
 
 NAMES = ("test", "shots", "valid", "train")
 """The splits in the order in which they are drawn: training takes what the others leave."""
@@ -47,8 +48,9 @@ def draw(sizes: Mapping[str, Sizes], pools: Mapping[str, Pool], seed: int) -> Dr
     """Draws every split of every task without replacement.
 
     No two items of the result share their canonical question (whatever stands around it) or their id, within a task
-    or across tasks: what an earlier task has taken, a later one leaves out. Each task has random generators of its
-    own and tasks are drawn one after the other, so that a further one changes none before it.
+    or across tasks: what an earlier task has taken, a later one leaves out; and no two splits show the same image. Each
+    task has random generators of its own and tasks are drawn one after the other, so that a further one changes none
+    before it.
 
     Args:
         sizes: Items asked for, by task.
@@ -59,6 +61,7 @@ def draw(sizes: Mapping[str, Sizes], pools: Mapping[str, Pool], seed: int) -> Dr
         SplitError: Lists every split that asks for more items than are left.
     """
     taken: set[str] = set()
+    places: dict[Path, str] = {}
     drawn: Drawn = {}
     problems = []
     for task, pool in pools.items():
@@ -70,7 +73,7 @@ def draw(sizes: Mapping[str, Sizes], pools: Mapping[str, Pool], seed: int) -> Dr
         for split in NAMES:
             asked = getattr(sizes[task], split)
             available = waiting["test" if split == "test" else "train"]
-            drawn[task][split] = items = list(_take(available, asked, taken))
+            drawn[task][split] = items = list(_take(available, asked, taken, places, f"{task}/{split}"))
             if len(items) < asked:
                 problems.append(f"{task}: {split} asks for {asked} items, {len(items)} are left")
     if problems:
@@ -86,12 +89,13 @@ def _shuffled(items: Sequence[Item], name: str) -> Iterator[Item]:
     return iter(Random(name).sample(items, len(items)))
 
 
-def _take(items: Iterator[Item], n: int, taken: set[str]) -> Iterator[Item]:
-    """Yields up to ``n`` items that are not taken yet, and takes them."""
+def _take(items: Iterator[Item], n: int, taken: set[str], places: dict[Path, str], split: str) -> Iterator[Item]:
+    """Yields up to ``n`` items that are not taken yet, and takes them; what they show, for this split alone."""
     while n > 0 and (item := next(items, None)) is not None:
-        keys = {item.id, item.question}
-        if taken.isdisjoint(keys):
+        keys, files = {item.id, item.question}, [image.path for image in shown(item.prompt)]
+        if taken.isdisjoint(keys) and all(places.get(file, split) == split for file in files):
             taken |= keys
+            places |= dict.fromkeys(files, split)
             n -= 1
             yield item
 
@@ -165,8 +169,39 @@ def refuse_leaked(drawn: Drawn, pretraining: Iterable[Passage] = ()) -> None:
     refuse_leaks(tests, chain(texts, pretraining))
 
 
+def images_of(drawn: Drawn) -> list[Image]:
+    """All images of all splits."""
+    return [image for _, item in _named(drawn, NAMES) for image in shown(item.prompt)]
+
+
+def refuse_shared_images(drawn: Drawn, digests: Mapping[Image, str]) -> None:
+    """Checks that no image of a test split is in another split under another name.
+
+    Args:
+        drawn: All splits.
+        digests: Of their images.
+
+    Raises:
+        SplitError: Names every item that shows such an image.
+    """
+    tested = {digests[image]: name for name, item in _named(drawn, ["test"]) for image in shown(item.prompt)}
+    shared = [
+        f"{name} shows the image of {tested[digests[image]]}"
+        for name, item in _named(drawn, ["train", "valid", "shots"])
+        for image in shown(item.prompt)
+        if digests[image] in tested
+    ]
+    if shared:
+        raise SplitError(
+            "images of test questions are learned from:\n"
+            + "\n".join(f"  - {problem}" for problem in shared)
+            + "\ntake these questions out of one of the files"
+        )
+
+
 def _asked(item: Item) -> set[str]:
-    return {item.question, question(item.prompt)}
+    # "What is this?" about another image asks something else; the canonical question names the image.
+    return {item.question} if shown(item.prompt) else {item.question, question(item.prompt)}
 
 
 def _named(drawn: Drawn, splits: Sequence[str]) -> Iterator[tuple[str, Item]]:
@@ -176,8 +211,13 @@ def _named(drawn: Drawn, splits: Sequence[str]) -> Iterator[tuple[str, Item]]:
                 yield f"{task}/{split}.jsonl {item.id}", item
 
 
-def write(folder: Path, drawn: Drawn) -> dict[str, dict[str, Any]]:
-    """Writes ``<task>/<split>.jsonl`` files into a folder that is made anew.
+def write(folder: Path, drawn: Drawn, digests: Mapping[Image, str] | None = None) -> dict[str, dict[str, Any]]:
+    """Writes ``<task>/<split>.jsonl`` files into a folder that is made anew, and what their items show beside them.
+
+    Args:
+        folder: Whose files are lost.
+        drawn: All splits.
+        digests: Of their images, which are copied to ``<task>/images`` and listed in :data:`t2.tasks.item.IMAGES`.
 
     Returns:
         Number of items and sha256 of each file, by its name.
@@ -185,12 +225,34 @@ def write(folder: Path, drawn: Drawn) -> dict[str, dict[str, Any]]:
     shutil.rmtree(folder, ignore_errors=True)
     files = {}
     for task, splits in drawn.items():
+        copies = _Images(folder / task, digests or {})
         for split, items in splits.items():
             path = folder / task / f"{split}.jsonl"
-            write_items(path, items)
+            write_items(path, [replace(item, prompt=with_images(item.prompt, copies.copied)) for item in items])
             digest = sha256(path.read_bytes()).hexdigest()
             files[f"{task}/{split}.jsonl"] = {"n": len(items), "sha256": digest}
+        copies.write()
     return files
+
+
+class _Images:
+    """What a task's items show, in its folder, each file once, under the name of its digest."""
+
+    def __init__(self, folder: Path, digests: Mapping[Image, str]) -> None:
+        self._folder, self._digests = folder, digests
+        self._listed: dict[str, str] = {}
+
+    def copied(self, image: Image) -> Image:
+        digest = self._digests[image]
+        name = f"images/{digest[:16]}{image.path.suffix.lower()}"
+        if name not in self._listed:
+            self._listed[name] = digest
+            replace_file(self._folder / name, image.path.read_bytes())
+        return replace(image, path=self._folder / name, sha256=digest)
+
+    def write(self) -> None:
+        if self._listed:
+            replace_file(self._folder / IMAGES, json.dumps(self._listed, indent=1, sort_keys=True) + "\n")
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from t2.config.rows import Recipe
 from t2.seeds import derive
 from t2.svf import SvfConfig, layer_indices
+from t2.svf.language import language_part, outside_language
 from t2.svf.targets import check_targets
 
 
@@ -24,7 +25,7 @@ def build_adapter(
     basis: Path | None = None,
     revision: str | None = None,
 ) -> PeftModel:
-    """Attaches a trainable adapter of any PEFT method.
+    """Attaches a trainable adapter of any PEFT method; of a model that also sees, to its language part alone.
 
     Args:
         model: The base model; its targeted layers are wrapped in place.
@@ -36,12 +37,15 @@ def build_adapter(
             would get the newest.
 
     Raises:
-        ValueError: A layer index is not the model's, a targeted name is that of none of its modules, or the basis
-            cache does not fit the model.
+        ValueError: A layer index is not the model's, a targeted name is that of none of its modules, the basis
+            cache does not fit the model, or a part of it that sees would be trained.
     """
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, "adapter"))
-        config = peft_config(recipe, model.config.get_text_config().num_hidden_layers)
+        config: Any = peft_config(recipe, model.config.get_text_config().num_hidden_layers)
+        part = language_part(model)
+        if part is not None and hasattr(config, "exclude_modules"):
+            config.exclude_modules = outside_language(model, config.exclude_modules)
         if isinstance(config, SvfConfig):
             config.init_seed = derive(seed, "svf")
             config.basis = None if basis is None else str(basis)
@@ -49,11 +53,23 @@ def build_adapter(
             config.resumable = False  # checkpoints of the training hold its parameters
         check_targets(model, config)
         adapted = get_peft_model(model, config, revision=revision)
+    if part is not None:
+        _check_frozen(adapted, part)
     attached: Any = adapted.peft_config["default"]
     # PEFT keeps the names in a set, whose order differs from one process to the next, also in saved files.
     if not isinstance(attached.target_modules, str):
         attached.target_modules = sorted(attached.target_modules)
     return adapted
+
+
+def _check_frozen(adapted: PeftModel, part: str) -> None:
+    """Whether all that is trained lies in the language part: what is seen of an image is computed once."""
+    trained = [name for name, value in adapted.named_parameters() if value.requires_grad and f".{part}." not in name]
+    if trained:
+        raise ValueError(
+            f"{trained[0]} would be trained ({len(trained)} such), outside of {part}; what sees stays as it is: name "
+            "modules of the language model only, and none in modules_to_save"
+        )
 
 
 def peft_config(recipe: Recipe, depth: int) -> PeftConfig:

@@ -26,7 +26,7 @@ def answer_logits(model: nn.Module, batch: Batch) -> Tensor:
     The output layer, whose work grows with the vocabulary, sees those N positions alone.
     """
     with _output_layer_gets(model, lambda states: _at(states, batch)):
-        logits: Tensor = model(input_ids=batch.ids, use_cache=False).logits
+        logits: Tensor = model(**batch.inputs, use_cache=False).logits
     return logits
 
 
@@ -108,7 +108,7 @@ def _answer_states(model: nn.Module, batch: Batch) -> Tensor:
     handle = _output_layer(model).register_forward_hook(lambda _, __, logits: made.append(logits.detach().clone()))
     try:
         with _output_layer_gets(model, take):
-            returned = model(input_ids=batch.ids, use_cache=False).logits
+            returned = model(**batch.inputs, use_cache=False).logits
     finally:
         handle.remove()
     if not torch.allclose(made[0].to(returned.device), returned, rtol=0, atol=0, equal_nan=True):

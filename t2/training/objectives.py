@@ -15,11 +15,11 @@ from t2.engine.base import Engine, Sampling
 from t2.engine.device import naming_memory
 from t2.tasks.item import Item
 from t2.tasks.options import letters, reordered
-from t2.tasks.prompt import question
+from t2.tasks.prompt import question, shown
 from t2.training import expected_reward, next_token, reinforce
 from t2.training.logits import accumulate_gradient, base_logits
 from t2.training.reinforce import Terms
-from t2.training.sequences import Batch, Pair, micro_batches, pad
+from t2.training.sequences import Batch, Inputs, Pair, micro_batches, pad
 from t2.training.state import Row
 
 Grade = Callable[[Sequence[Item], Sequence[str]], list[bool]]
@@ -127,8 +127,10 @@ class Reinforce:
         with_kl = self.recipe.kl > 0 or measure_kl
         # An advantage of 0 has no gradient, so that there is no pass to make.
         pairs = [
-            Pair(prompt, answer.tokens if with_kl or advantage else ())
-            for prompt, answer, advantage in zip(self.engine.encode(prompts), answers, advantages.tolist(), strict=True)
+            Pair(ids, answer.tokens if with_kl or advantage else (), shown(prompt))
+            for ids, prompt, answer, advantage in zip(
+                self.engine.encode(prompts), prompts, answers, advantages.tolist(), strict=True
+            )
         ]
 
         def terms(logits: torch.Tensor, tokens: torch.Tensor, sample: torch.Tensor, base: torch.Tensor | None) -> Terms:
@@ -142,7 +144,9 @@ class Reinforce:
                 direction=self.training.kl_direction,
             )
 
-        measured = _accumulate_batch(self.model, self.recipe, self.training, pairs, terms, with_kl=with_kl)
+        measured = _accumulate_batch(
+            self.model, self.recipe, self.training, pairs, terms, self.engine.inputs, with_kl=with_kl
+        )
         return {
             "reward": float(rewards.mean()),
             "correct": float(correct.float().mean()),
@@ -178,9 +182,9 @@ class ExpectedReward:
 
     def accumulate(self, items: Sequence[Item], *, measure_kl: bool = False) -> Row:
         """See :meth:`Objective.accumulate`."""
-        shown = [reordered(item, torch.randperm(len(item.options), generator=self.seeds).tolist()) for item in items]
-        prompts = self.engine.encode([item.prompt for item in shown])
-        pairs = [self._pair(prompt, item) for prompt, item in zip(prompts, shown, strict=True)]
+        turned = [reordered(item, torch.randperm(len(item.options), generator=self.seeds).tolist()) for item in items]
+        prompts = self.engine.encode([item.prompt for item in turned])
+        pairs = [self._pair(prompt, item) for prompt, item in zip(prompts, turned, strict=True)]
         right, wrong, temperature = self.reward.right, self.reward.wrong, self.training.temperature
         chances = 0.0
 
@@ -198,7 +202,9 @@ class ExpectedReward:
             )
 
         with_kl = self.recipe.kl > 0 or measure_kl
-        measured = _accumulate_batch(self.model, self.recipe, self.training, pairs, terms, with_kl=with_kl)
+        measured = _accumulate_batch(
+            self.model, self.recipe, self.training, pairs, terms, self.engine.inputs, with_kl=with_kl
+        )
         correct = chances / len(items)
         return {
             "reward": wrong + (right - wrong) * correct,
@@ -213,7 +219,7 @@ class ExpectedReward:
         among = letters(item)
         tokens = chat.tokens_behind(self.engine.tokenizer, item.prompt, list(among))
         fits = len(prompt) + 1 <= self.engine.context
-        return Pair(prompt, (tokens[among.index(item.answer)],) if fits else ())
+        return Pair(prompt, (tokens[among.index(item.answer)],) if fits else (), shown(item.prompt))
 
 
 @dataclass(frozen=True)
@@ -252,7 +258,7 @@ class NextToken:
 
     def _accumulate_micro_batch(self, pairs: Sequence[Pair], batch_tokens: int) -> float:
         """Adds a micro-batch's gradient; returns its part of the loss."""
-        batch = pad(pairs, self.model.device)
+        batch = pad(pairs, self.model.device, self.engine.inputs)
 
         def loss(logits: torch.Tensor, tokens: slice) -> torch.Tensor:
             return next_token.loss(logits, batch.tokens[tokens], batch_tokens)
@@ -266,11 +272,18 @@ class NextToken:
             )
         answer = chat.encode_reply(self.engine.tokenizer, item.reply)
         fits = len(prompt) + len(answer) <= self.engine.context
-        return Pair(prompt, answer if fits else ())
+        return Pair(prompt, answer if fits else (), shown(item.prompt))
 
 
 def _accumulate_batch(
-    model: PeftModel, recipe: Train, training: Training, pairs: Sequence[Pair], terms_of: TermsOf, *, with_kl: bool
+    model: PeftModel,
+    recipe: Train,
+    training: Training,
+    pairs: Sequence[Pair],
+    terms_of: TermsOf,
+    inputs: Inputs,
+    *,
+    with_kl: bool,
 ) -> Row:
     """Adds the gradient of −J over a batch, micro-batch by micro-batch.
 
@@ -280,6 +293,7 @@ def _accumulate_batch(
         training: How the batch is cut.
         pairs: Of the whole batch; those without an answer have no part in the sums, and count as samples.
         terms_of: The sums.
+        inputs: What the model is given of them.
         with_kl: Whether the base model runs too.
 
     Returns:
@@ -289,7 +303,7 @@ def _accumulate_batch(
     model.train()
     for rows in micro_batches(pairs, training.micro_batch, training.micro_tokens):
         with naming_memory(_LESS_MEMORY):
-            batch = pad([pairs[row] for row in rows], model.device)
+            batch = pad([pairs[row] for row in rows], model.device, inputs)
             sample = torch.tensor(rows, device=model.device)[batch.sample]
             base = base_logits(model, batch, training.logit_chunk) if with_kl else None
             loss, kl = _accumulate_micro_batch(

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from t2.engine.decode import as_ids
+from t2.tasks.prompt import Image
+
 Tokens = Sequence[int]
+Inputs = Callable[[Tensor, Sequence[Sequence[Image]]], Mapping[str, Tensor]]
+"""What a model is given of token ids (B, S) and of what each row shows, as :meth:`t2.engine.base.Engine.inputs`."""
 
 
 class Pair(NamedTuple):
-    """The token ids of a prompt, and of an answer with its end-of-sequence token; either may be sampled."""
+    """The token ids of a prompt, and of an answer with its end-of-sequence token; either may be sampled.
+
+    Attributes:
+        prompt: Expanded, where it shows images.
+        answer: Empty where nothing is learned from it.
+        images: What the prompt shows.
+    """
 
     prompt: Tokens
     answer: Tokens
+    images: tuple[Image, ...] = ()
 
 
 class Batch(NamedTuple):
@@ -26,12 +38,14 @@ class Batch(NamedTuple):
         positions: (N,), where in the flattened ``ids`` an answer's token is predicted.
         tokens: (N,), the answers' tokens.
         sample: (N,), the row that each token belongs to.
+        inputs: What the model is given: ``ids``, or where images are shown, embeddings (B, S, hidden).
     """
 
     ids: Tensor
     positions: Tensor
     tokens: Tensor
     sample: Tensor
+    inputs: Mapping[str, Tensor]
 
 
 def micro_batches(pairs: Sequence[Pair], size: int, tokens: int | None = None) -> list[list[int]]:
@@ -59,8 +73,8 @@ def micro_batches(pairs: Sequence[Pair], size: int, tokens: int | None = None) -
     return groups
 
 
-def pad(pairs: Sequence[Pair], device: torch.device | str = "cpu") -> Batch:
-    """Makes tensors of pairs."""
+def pad(pairs: Sequence[Pair], device: torch.device | str = "cpu", given: Inputs | None = None) -> Batch:
+    """Makes tensors of pairs, and by ``given`` what the model gets of them; None: their ids."""
     # The answer's last token predicts nothing that counts, so it is not fed in.
     inputs = [torch.tensor([*pair.prompt, *pair.answer][:-1]) for pair in pairs]
     ids = nn.utils.rnn.pad_sequence(inputs, batch_first=True)
@@ -70,4 +84,6 @@ def pad(pairs: Sequence[Pair], device: torch.device | str = "cpu") -> Batch:
     ]
     tokens = torch.tensor([token for pair in pairs for token in pair.answer])
     sample = torch.arange(len(pairs)).repeat_interleave(lengths)
-    return Batch(ids.to(device), torch.cat(positions).to(device), tokens.to(device), sample.to(device))
+    ids = ids.to(device)
+    got = as_ids(ids) if given is None else given(ids, [pair.images for pair in pairs])
+    return Batch(ids, torch.cat(positions).to(device), tokens.to(device), sample.to(device), got)

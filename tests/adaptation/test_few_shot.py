@@ -19,7 +19,7 @@ from t2.tasks.item import Item
 SHOTS = [Item(f"shot-{n}", f"Tom has {n} apples and buys {n * n} more. How many?", str(n)) for n in range(5)]
 
 
-def grade_by_letters(kind, items, replies, sandbox=None) -> list[bool]:
+def grade_by_letters(kind, items, replies, sandbox=None, *, reward=None) -> list[bool]:
     """Stands in for a task that the random model can solve: about a third of its replies."""
     return [(sum(map(ord, reply)) + int(item.answer)) % 3 == 0 for item, reply in zip(items, replies, strict=True)]
 

@@ -27,6 +27,15 @@ def test_a_program_with_a_model_does() -> None:
     assert "torch" in loaded("import t2.stages.basis").split()
 
 
+@pytest.mark.parametrize(
+    ("stage", "unwanted"), [("split", "PIL"), ("train", "transformers.models.auto.processing_auto")]
+)
+def test_text_waits_for_nothing_that_images_need(stage: str, unwanted: str) -> None:
+    """Pillow itself comes with transformers, wherever that is."""
+    program = f"import sys, t2.stages.{stage}; sys.exit({unwanted!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
 def test_systems_are_registered_without_torch(tiny_folder: Path, tmp_path: Path) -> None:
     """MLflow executes the model's code when it logs it, and with an input example would load the model."""
     project = finish_project(tmp_path, tiny_folder)

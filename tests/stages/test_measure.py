@@ -12,11 +12,15 @@ from finished_project import MEMBERS, finish_project
 from t2 import config
 from t2.adaptation.system import read_mixture
 from t2.adaptation.weighted import coordinates
-from t2.stages import measure, paths
+from t2.config.rows import VqaReward
+from t2.sandbox import Sandbox
+from t2.stages import cells, measure, paths
 from t2.stages.measure import plan
 from t2.stages.search import _shape
 from t2.svf import Expert, load_expert, mix, mix_population, save_expert
+from t2.tasks import vqa
 from t2.tasks.grading import GRADERS
+from t2.tasks.item import Item
 
 INPUTS = {"cmd": "measure", "t2/engine": "a", "t2/tasks/grading.py": "b", "t2/tasks/math.py": "c"}
 
@@ -96,3 +100,29 @@ def test_an_adapter_of_another_base_is_refused_by_its_folder(params: config.Para
     save_expert(Expert(expert.z, expert.provenance | {"basis_fingerprint": "0" * 64}), folder)
     with pytest.raises(ValueError, match=rf"^{folder}: .* was made for other base weights"):
         measure.Worker(params).experts("svf", 0)
+
+
+def test_questions_about_images_are_graded_by_shares_and_the_better_reading_is_the_flexible_one(
+    params: config.Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = ["84"] * 2 + ["41"] * 8
+    rules = VqaReward(kind="vqa", right=1.0, wrong=-0.1, stop=[], max_new_tokens=8, pass_mark=0.9, statement=False)
+    task = params.tasks["math"].model_copy(update={"reward": rules})
+    asked = params.model_copy(update={"tasks": {**params.tasks, "math": task}})
+    items = [Item(f"q-{n}", "What does it say?", vqa.written(people)) for n in range(4)]
+    texts = ["84", "41", "Signs. The answer is 84.", "41"]
+    replies = [
+        cells.Reply(item.id, item.question, text, 1, True, item.id == "q-3", 1)
+        for item, text in zip(items, texts, strict=True)
+    ]
+    monkeypatch.chdir(tmp_path)
+    cells.write_replies("key", replies)
+    each = measure.Plan("base", "math", None, None, False, {}, {})
+    with Sandbox(params.sandbox) as sandbox:
+        key = measure.Worker(asked)._grades(each, "key", items, sandbox)
+        stated = rules.model_copy(update={"statement": True})
+        task = task.model_copy(update={"reward": stated})
+        other = measure.Worker(asked.model_copy(update={"tasks": {"math": task}}))._grades(each, "key", items, sandbox)
+    assert cells.read_values(cells.grades_file(key)) == pytest.approx([0.6, 1.0, 0.0, 0.0])
+    assert cells.read_values(cells.flexible_file(key)) == pytest.approx([0.6, 1.0, 0.6, 0.0])
+    assert cells.read_values(cells.grades_file(other)) == pytest.approx([0.0, 0.0, 0.6, 0.0])

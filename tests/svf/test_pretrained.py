@@ -48,13 +48,14 @@ from t2.engine.chat import load_tokenizer
 from t2.engine.hf import load_base
 from t2.plan.shapes import architecture
 from t2.stages.basis import adapted_weights
-from t2.svf.pretrained import load_config, load_model
+from t2.svf.pretrained import load_config, load_model, load_processor
 
 base = config.load().bases["main"].model_copy(update={"path": sys.argv[1]})
 for load in (
     lambda: load_config(base.path),
     lambda: load_tokenizer(base.path),
     lambda: load_model(base.path),
+    lambda: load_processor(base.path),
     lambda: load_base(base.path, "float32"),
     lambda: architecture(base),
     lambda: adapted_weights(base, "cpu"),
@@ -82,8 +83,9 @@ def hostile(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
             "tokenizer_class": "Tokenizer",
             "auto_map": {"AutoTokenizer": [None, "code.Tokenizer"]},
         },
+        "processor_config.json": {"processor_class": "Seeing", "auto_map": {"AutoProcessor": "code.Seeing"}},
     }.items():
-        held = json.loads((folder / file).read_text())
+        held = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
         (folder / file).write_text(json.dumps(held | entries))
     return folder
 
@@ -100,7 +102,7 @@ def test_yes_on_standard_input_runs_no_code_of_a_model_folder(hostile: Path) -> 
     )
     assert not (hostile.parent / "ran").exists()
     said = done.stdout.splitlines()
-    assert len(said) == 6
+    assert len(said) == 7
     assert all(line.startswith(f"{hostile} needs code of its own") for line in said)
 
 

@@ -319,7 +319,7 @@ def test_gsm8ks_small_and_long_numbers_are_graded_as_they_stand(tmp_path: Path) 
 
 
 def test_every_layout_has_a_version() -> None:
-    assert set(sources.VERSIONS) == {*LAYOUTS, "miniature"}
+    assert set(sources.VERSIONS) == {*LAYOUTS, "miniature", "textvqa", "okvqa"}
 
 
 HUB = HubSplit("openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866", "train", "main")

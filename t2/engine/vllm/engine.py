@@ -22,7 +22,7 @@ from t2.engine.vllm.per_request import PerRequest
 from t2.svf import BasisCache
 from t2.svf.base_checkpoint import checkpoint_folder
 from t2.svf.pretrained import load_generation_config
-from t2.tasks.prompt import Prompt
+from t2.tasks.prompt import Image, Prompt
 
 
 class _ExpertBackend(Protocol):
@@ -110,6 +110,10 @@ class VllmEngine:
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of prompts within the chat template, up to where the reply starts."""
         return chat.encode(self.tokenizer, prompts)
+
+    def inputs(self, ids: Tensor, images_of: Sequence[Sequence[Image]]) -> Mapping[str, Tensor]:
+        """What the model that learns is given; prompts are text. See :meth:`t2.engine.base.Engine.inputs`."""
+        return {"input_ids": ids}
 
     def generate(
         self,

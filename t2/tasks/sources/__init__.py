@@ -13,8 +13,9 @@ from typing import Literal
 from t2.tasks.item import Problem
 from t2.tasks.sources import arc, mathematics, programs
 from t2.tasks.sources.rows import HubSplit, Row, SourceError, read
+from t2.tasks.sources.vqa import asked
 
-__all__ = ["LAYOUTS", "VERSIONS", "HubSplit", "Layout", "Part", "SourceError", "load"]
+__all__ = ["LAYOUTS", "VERSIONS", "HubSplit", "Layout", "Part", "SourceError", "asked", "load"]
 
 Part = Literal["train", "test"]
 
@@ -46,8 +47,13 @@ LAYOUTS = {
 }
 """The layouts by name. Each is read in every form in which its benchmark is published."""
 
-VERSIONS = {"miniature": 3, **{name: layout.version for name, layout in LAYOUTS.items()}}
-"""The versions of all layouts, and of the miniature's generators."""
+VERSIONS = {
+    "miniature": 3,
+    **{name: layout.version for name, layout in LAYOUTS.items()},
+    "textvqa": 1,
+    "okvqa": 1,
+}
+"""The versions of all layouts, of the miniature's generators, and of questions about images."""
 
 
 def load(layout: str, origin: str | Path | HubSplit, part: Part | None = None) -> list[Problem]:

@@ -78,6 +78,16 @@ class Row:
         )
 
 
+def read_within(path: Path, key: str) -> Iterator[Row]:
+    """The rows that a file's one JSON object holds under a key, in their order; it may be packed by gzip.
+
+    Raises:
+        SourceError: It cannot be read, or holds something else.
+    """
+    holder = Row(path, 1, _parse(_text(path), path), unit="object")
+    yield from (Row(path, number, fields) for number, fields in enumerate(holder.get(key, list), start=1))
+
+
 def read(origin: Origin) -> Iterator[Row]:
     """The rows of an origin, in its order; of a folder's files, in the order of their paths.
 
