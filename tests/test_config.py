@@ -285,6 +285,16 @@ def test_svf_moves_to_another_base(raw: dict[str, Any]) -> None:
     assert config.parse(raw).systems["moved"].base == "control"
 
 
+def test_bases_alone_are_measured_where_nothing_is_trained(raw: dict[str, Any]) -> None:
+    folder = roundtrip.values((ROOT / "reports/yardstick/params.yaml").read_text())
+    assert config.parse(folder, main=config.parse(raw)).adapters == {}
+    folder["tasks"]["math"] = raw["tasks"]["math"]
+    with pytest.raises(
+        config.ConfigError, match=r"tasks\.humaneval\.family: 'code' is no trained task's; they have math"
+    ):
+        config.parse(folder, main=config.parse(raw))
+
+
 def test_lora_is_mixed_beside_svf_and_shots_are_shown(raw: dict[str, Any]) -> None:
     put(raw, "searches", added={**raw["searches"]["math_hard"], "set": "lora"})
     mixed = {"base": "main", "set": "lora", "tasks": ["math_hard"]}
