@@ -104,9 +104,14 @@ class _Renaming(Worker):
         return new
 
     def keep(self, path: Path, make: Callable[[], None]) -> None:
-        """Copies the file that stands in the old cell where this one does."""
-        if path == cells.categories_file(path.stem):
-            _copy(self._old.pop(0), cells.logliks_file(path.stem))
+        """Copies the file that stands in the old cell where this one does, and the one that stands with it."""
+        key = path.stem
+        with_it = {
+            cells.categories_file(key): cells.logliks_file(key),
+            cells.grades_file(key): cells.flexible_file(key),
+        }
+        if path in with_it:
+            _copy(self._old.pop(0), with_it[path])
         _copy(self._old.pop(0), path)
 
 
