@@ -50,7 +50,7 @@ def test_a_divided_model_answers_scores_and_learns_as_a_whole_one(tiny_model, di
         scores, theirs = (engine.score(PROMPTS, ["a long way", "a long walk", "away"], **how) for engine in engines)
         torch.testing.assert_close(torch.tensor(scores), torch.tensor(theirs), rtol=1e-5, atol=0.0)
     assert any("forward" in vars(module) for module in parts.modules()), "accelerate's hooks are gone"
-    assert all(layer._folded.weight is not None for layer in parts.svf_layers().values())
+    assert all(layer._folded.fold is not None for layer in parts.svf_layers().values())
     batch = pad([Pair(ids, (5, 6, 7)) for ids in engines[0].encode(PROMPTS)])
     for chunk in (None, 4):
         for model in (whole, parts):

@@ -18,7 +18,7 @@ def make_layer(shape: tuple[int, int], dtype: torch.dtype, bias: bool = True) ->
     linear = nn.Linear(shape[1], shape[0], bias=bias).requires_grad_(False)
     linear.weight.copy_(torch.randn(shape, generator=generator) / shape[1] ** 0.5)
     if bias:
-        linear.bias.copy_(4 * torch.randn(shape[0], generator=generator))
+        linear.bias.copy_(torch.randn(shape[0], generator=generator))
     linear.to(dtype)
     layer = SvfLinear(linear, "w", lambda: narrow_basis(linear.weight))
     layer.update_layer("default", SvfConfig(task_type="CAUSAL_LM", target_modules=["w"]))
@@ -32,7 +32,7 @@ def changes(kind: str, rank: int) -> Tensor:
 
 
 def inputs(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    return torch.randn(2048, shape[1], generator=torch.Generator().manual_seed(1)).to(dtype)
+    return torch.randn(8192, shape[1], generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
 def gain(layer: SvfLinear, x: Tensor, y: Tensor, y0: Tensor, change: Tensor) -> float:

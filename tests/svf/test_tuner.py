@@ -356,11 +356,11 @@ def test_a_pass_of_the_base_between_two_does_not_build_the_weights_anew(
     peft_model = get_peft_model(model, config)
     randomise(peft_model)
     expected = peft_model(tokens).logits
-    built = {name: layer._folded.weight for name, layer in peft_model.svf_layers().items()}
+    built = {name: layer._folded.fold for name, layer in peft_model.svf_layers().items()}
     with peft_model.disable_adapter():
         peft_model(tokens)
     assert torch.equal(peft_model(tokens).logits, expected)
-    assert all(layer._folded.weight is built[name] for name, layer in peft_model.svf_layers().items())
+    assert all(layer._folded.fold is built[name] for name, layer in peft_model.svf_layers().items())
 
 
 def test_merging_returns_a_plain_copy_and_leaves_the_model_as_it_is(
