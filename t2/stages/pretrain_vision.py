@@ -8,19 +8,14 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from t2.miniature import settings as text_settings
 from t2.miniature.corpus import read_prompts, write_prompts
 from t2.miniature.vision import settings
 from t2.stages.progress import Progress
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from t2.miniature.vision.corpus import Shown
 
 TEXT = Path("data/miniature")
 FOLDER = TEXT / "vision"
@@ -37,6 +32,7 @@ def make_base(name: str, params: settings.VisionParams, folder: Path) -> None:
     from t2.miniature.vision.model import (
         build_model,
         build_processor,
+        features_of,
         load_language,
         round_weights,
         save,
@@ -55,34 +51,19 @@ def make_base(name: str, params: settings.VisionParams, folder: Path) -> None:
     pictures = corpus.tower_pictures(params)
     train_tower(model, processor, pictures, params.tower, lambda loss: progress.advance("vision tower", loss=loss))
     shown = corpus.samples(params, text_settings.load(), name)
+    images = [one.picture.image if one.picture else None for one in shown]
     pretrain(
         language,
         tokenizer,
         [one.sample for one in shown],
         params.optimiser,
         lambda loss: progress.advance("language model", loss=loss),
-        features_of(model, processor, shown, params.tower.optimiser.batch),
+        features_of(model, processor, images, params.tower.optimiser.batch),
         image_token,
     )
     set_language(model, language)
     round_weights(model)
     _replace(folder, lambda scratch: save(model, processor, scratch))
-
-
-def features_of(model: Any, processor: Any, shown: Sequence[Shown], batch: int) -> list[Tensor | None]:
-    """What the language model sees of each sample's picture, (tokens of a picture, hidden); None: it has none."""
-    import torch
-
-    from t2.miniature.vision.model import image_features, pixels_of
-
-    features: list[Tensor | None] = [None] * len(shown)
-    seeing = [(index, one.picture.image) for index, one in enumerate(shown) if one.picture is not None]
-    with torch.no_grad():
-        for start in range(0, len(seeing), batch):
-            indices, images = zip(*seeing[start : start + batch], strict=True)
-            for index, found in zip(indices, image_features(model, pixels_of(processor, images)), strict=True):
-                features[index] = found
-    return features
 
 
 def make_language(name: str, folder: Path) -> None:

@@ -112,15 +112,15 @@ def _plans(params: VisionParams) -> list[_Plan]:
 
 
 def _read_again(params: VisionParams, text: MiniatureParams, language: str, *, careless: bool) -> Iterator[Sample]:
-    """Of the text base's own corpus its first problems of each family, careful and mixed in their turn."""
-    kinds = [kind for kind, _ in _kinds(params)]
-    n, careful = kinds.count(_TEXT), kinds[: _careful(params)].count(_TEXT)
+    """Of the text base's own corpus its first problems of each family, all as in its later phase: what it is by now.
+
+    A careful phase here, too, would make it forget which registers are careless, and the rest with it.
+    """
+    n = sum(kind == _TEXT for kind, _ in _kinds(params))
     shorter = text.model_copy(
         update={
             "optimiser": text.optimiser.model_copy(update={"steps": n, "batch": 1}),
-            "corpus": text.corpus.model_copy(
-                update={"careful": (careful + 0.5) / n, "drills_careful": text.corpus.drills_mixed}
-            ),
+            "corpus": text.corpus.model_copy(update={"careful": 0.0}),
         }
     )
     return iter(corpus.pretraining_samples(shorter, text.seed_of(language), careless=careless))

@@ -26,9 +26,6 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from t2.miniature.vision.pictures import IMAGE, PLACES
 from t2.miniature.vision.settings import VisionParams
 
-_LANGUAGE = {r"^language_model\.model\.": "model."}
-"""From the names in a LLaVA's file to those of its language model; the tied output matrix is in no file."""
-
 CHAT_TEMPLATE = (
     "{% macro said(content) %}{% if content is string %}{{ content }}{% else %}{% for part in content %}"
     "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
@@ -49,7 +46,9 @@ def load_language(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBa
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]}, replace_extra_special_tokens=False)
     tokenizer.chat_template = CHAT_TEMPLATE
     language = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    language.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    embeddings = language.resize_token_embeddings(len(tokenizer), mean_resizing=False).weight
+    with torch.no_grad():
+        embeddings[-1] = embeddings[:-1].mean(0)  # not at random: nothing has been seeded yet
     return language, tokenizer
 
 
@@ -116,6 +115,23 @@ def image_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tens
     return torch.stack(list(model.model.get_image_features(pixel_values=pixels).pooler_output))
 
 
+def features_of(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    images: Sequence[Image.Image | None],
+    batch: int,
+) -> list[Tensor | None]:
+    """What the language model sees of each picture, (PLACES, hidden); None where there is none."""
+    features: list[Tensor | None] = [None] * len(images)
+    seen = [(index, image) for index, image in enumerate(images) if image is not None]
+    with torch.no_grad():
+        for start in range(0, len(seen), batch):
+            indices, some = zip(*seen[start : start + batch], strict=True)
+            for index, found in zip(indices, image_features(model, pixels_of(processor, some)), strict=True):
+                features[index] = found
+    return features
+
+
 def pixels_of(processor: LlavaProcessor, images: Sequence[Image.Image]) -> Tensor:
     """Pixels as the tower takes them, (B, 3, size, size) float32."""
     return torch.as_tensor(processor.image_processor(list(images), return_tensors="pt")["pixel_values"])
@@ -124,6 +140,7 @@ def pixels_of(processor: LlavaProcessor, images: Sequence[Image.Image]) -> Tenso
 def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> None:
     """Writes model and processor: weights in two bytes, by which those of :func:`round_weights` lose nothing."""
     state = {name: weight.half() for name, weight in model.state_dict().items()}
+    del state["lm_head.weight"]  # the embeddings, by another name
     model.save_pretrained(folder, state_dict=state)  # the configuration names the type of the model in memory
     processor.save_pretrained(folder)
 
@@ -137,5 +154,8 @@ def round_weights(model: LlavaForConditionalGeneration) -> None:
 
 def load_language_part(folder: str | Path) -> LlamaForCausalLM:
     """The language model of a LLaVA in a folder, as a text model of its own: float32, in evaluation mode."""
-    config: Any = LlavaConfig.from_pretrained(folder).text_config
-    return LlamaForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32, key_mapping=_LANGUAGE).eval()
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    language = LlamaForCausalLM(model.config.text_config)
+    language.model = model.model.language_model
+    language.tie_weights()
+    return language.eval()
