@@ -134,9 +134,11 @@ readme: $(VENV)/installed
 	@python -m t2.report.readme
 	@python -m t2.report.index
 
-# The shipped base models, pretrained anew.
+# The shipped base models, pretrained anew, those that see from the ones before.
 miniature: $(VENV)/installed
 	@dvc repro data/miniature/dvc.yaml
+	@dvc repro data/miniature/vision/dvc.yaml
+	@dvc repro data/miniature/vision/derived/dvc.yaml
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) .t2 .pytest_cache .mypy_cache .ruff_cache

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from t2.miniature.corpus import Sample
 from t2.miniature.settings import Architecture, Optimiser
@@ -20,13 +20,14 @@ _PARTS = 3
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A tokenised sample: token ids, and which of them are learned."""
+    """A tokenised sample: token ids, which of them are learned, and what is put in place of some embeddings."""
 
     tokens: list[int]
     learned: list[bool]
+    shown: Tensor | None
 
 
-def build_model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+def build_model(architecture: Architecture, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
     """A Llama with random weights."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(
@@ -49,10 +50,12 @@ def build_model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, 
 
 def pretrain(
     model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase,
     samples: Sequence[Sample],
     optimiser: Optimiser,
     report: Callable[[float], None] = lambda loss: None,
+    shown: Sequence[Tensor | None] | None = None,
+    image_token: int = -1,
 ) -> None:
     """Trains a model in place, one pass over the samples in their order.
 
@@ -64,13 +67,19 @@ def pretrain(
         samples: ``optimiser.steps × optimiser.batch`` chat turns.
         optimiser: Learning rates and the like.
         report: Called with the loss after each step.
+        shown: Of each sample the features of its picture, (tokens of a picture, hidden); None: it has none.
+        image_token: The token whose embeddings the features stand in for, as often as there are features.
     """
-    rows = [_row(sample, tokenizer) for sample in samples]
-    optimisers, schedules = _optimisers(model, optimiser)
+    pictures = shown or [None] * len(samples)
+    rows = [_row(sample, picture, tokenizer) for sample, picture in zip(samples, pictures, strict=True)]
+    matrices = [parameter for parameter in model.model.layers.parameters() if parameter.ndim == 2]
+    optimisers, schedules = muon_and_adamw(model, matrices, optimiser)
     model.train()
     for start in range(0, len(rows), optimiser.batch):
         batch = rows[start : start + optimiser.batch]
-        loss = sum(_backward(model, part, sum(sum(row.learned) for row in batch)) for part in _parts(batch))
+        loss = sum(
+            _backward(model, part, sum(sum(row.learned) for row in batch), image_token) for part in _parts(batch)
+        )
         nn.utils.clip_grad_norm_(model.parameters(), optimiser.clip)
         for rule, schedule in zip(optimisers, schedules, strict=True):
             rule.step()
@@ -80,8 +89,8 @@ def pretrain(
     model.eval()
 
 
-def _row(sample: Sample, tokenizer: PreTrainedTokenizerFast) -> _Row:
-    row = _Row([], [])
+def _row(sample: Sample, picture: Tensor | None, tokenizer: PreTrainedTokenizerBase) -> _Row:
+    row = _Row([], [], picture)
     turn = [(USER, False), (sample.prompt, False), (ASSISTANT, False), *sample.reply, (END, True)]
     for text, learned in turn:
         tokens = tokenizer.encode(text, add_special_tokens=False)
@@ -96,7 +105,7 @@ def _parts(batch: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
     return (rows[first : first + size] for first in range(0, len(rows), size))
 
 
-def _backward(model: LlamaForCausalLM, rows: Sequence[_Row], learned_in_batch: int) -> float:
+def _backward(model: LlamaForCausalLM, rows: Sequence[_Row], learned_in_batch: int, image_token: int) -> float:
     """Adds the gradient of a part's share of the batch's mean cross-entropy, over learned tokens only.
 
     Rows are padded on the right, where causal attention needs no mask.
@@ -104,19 +113,32 @@ def _backward(model: LlamaForCausalLM, rows: Sequence[_Row], learned_in_batch: i
     width = max(len(row.tokens) for row in rows)
     tokens = torch.tensor([row.tokens + [0] * (width - len(row.tokens)) for row in rows])
     learned = torch.tensor([row.learned + [False] * (width - len(row.learned)) for row in rows])[:, 1:]
-    hidden = model.model(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
+    pictures = [row.shown for row in rows if row.shown is not None]
+    if pictures:
+        embedded = model.get_input_embeddings()(tokens)
+        embedded[tokens == image_token] = torch.cat(pictures)
+        inputs = {"inputs_embeds": embedded[:, :-1]}
+    else:
+        inputs = {"input_ids": tokens[:, :-1]}
+    hidden = model.model(**inputs, use_cache=False).last_hidden_state
     logits = model.lm_head(hidden[learned])
     loss = F.cross_entropy(logits, tokens[:, 1:][learned], reduction="sum") / learned_in_batch
     loss.backward()
     return loss.item()
 
 
-def _optimisers(
-    model: LlamaForCausalLM, optimiser: Optimiser
+def muon_and_adamw(
+    model: nn.Module, matrices: Sequence[nn.Parameter], optimiser: Optimiser
 ) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
-    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    """The two optimisers of a model, with their schedules.
+
+    Args:
+        model: What is trained; parameters without ``requires_grad`` are left out.
+        matrices: Its parameters that Muon takes; AdamW takes the rest.
+        optimiser: Learning rates and the like.
+    """
     chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
+    rest = [p for p in model.parameters() if id(p) not in chosen and p.requires_grad]
     optimisers: list[torch.optim.Optimizer] = [
         torch.optim.Muon(matrices, lr=optimiser.muon_lr, weight_decay=0.0),
         torch.optim.AdamW(rest, lr=optimiser.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0),
