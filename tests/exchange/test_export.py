@@ -122,8 +122,10 @@ def test_bfloat16_weights_are_rounded_once(
         assert ((merged[name].double() - exact).abs() <= 0.5 * ulp + 1e-5 * exact.abs().max()).all()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     assert model.dtype == torch.bfloat16
+    # Where the expert runs as it is, not even that rounding happens.
     with torch.no_grad():
-        assert torch.equal(model(tokens).logits, svf_logits(base, expert, tokens, torch.bfloat16))
+        merged_logits, own = model(tokens).logits.float(), svf_logits(base, expert, tokens, torch.bfloat16).float()
+    assert 0 < (merged_logits - own).norm() < 0.05 * own.norm()
 
 
 def test_a_basis_cache_and_a_computed_basis_give_the_same_files(base: Path, tmp_path: Path) -> None:
