@@ -54,10 +54,10 @@ def kept_by_layers(shapes: Shapes, first: int) -> float:
 def kept_by_svf(shapes: Shapes) -> float:
     """What it needs besides for z: a tall matrix's input (one block's share it), a wide one's output.
 
-    Of a quantised base: each matrix's coordinates along Q in float32 and, in int8, each layer's input.
+    Of a quantised base: each matrix's coordinates along Q and, in int8, each layer's input.
     """
     if shapes.quantisation is not None:
-        inner = sum(4 * m.rank for m in shapes.adapted)
+        inner = shapes.width * sum(m.rank for m in shapes.adapted)
         rounded = [m.columns for m in shapes.linears if m.layer >= shapes.first_adapted]
         return inner + (shapes.width * sum(rounded) if shapes.quantisation == "int8" else 0)
     inputs = {(m.name.rpartition(".")[0], m.columns) for m in shapes.adapted if m.rows >= m.columns}

@@ -284,7 +284,8 @@ def test_peak_memory_with_chunks_of_logits_and_recomputed_layers(
         chunk=chunk,
     )
     # The backward pass stops within the recomputed layer, some of which is gone by then: no exact account.
-    assert live.peak == pytest.approx(planned, rel=0.12 if recompute else 0.03)
+    bound = 0.08 if dtype == "float32" else 0.12
+    assert live.peak == pytest.approx(planned, rel=bound if recompute else 0.03)
 
 
 def test_operations_are_those_that_torch_counts_of_a_real_pass(tmp_path: Path) -> None:
@@ -426,5 +427,4 @@ def test_peak_memory_of_a_factored_gradient_is_what_its_tensors_take(
     shapes = replace(case.shapes, quantisation="nf4")
     kept = memory.kept_by_layers(shapes, 0) + memory.kept_by_svf(shapes)
     planned = memory.learning(shapes, kept, samples=samples, prompt=10, reply=10, divergence=divergence)
-    # Not told apart: in bfloat16 no float32 copies are made of what one layer hands on; the plan is above.
-    assert live.peak == pytest.approx(planned, rel=0.15)
+    assert live.peak == pytest.approx(planned, rel=0.05)
