@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import (
-    AutoTokenizer,
     CLIPVisionConfig,
     LlamaForCausalLM,
     LlavaConfig,
@@ -25,6 +24,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from t2.miniature.vision.pictures import IMAGE, PLACES
 from t2.miniature.vision.settings import VisionParams
+from t2.svf.pretrained import load_model, load_tokenizer
 
 CHAT_TEMPLATE = (
     "{% macro said(content) %}{% if content is string %}{{ content }}{% else %}{% for part in content %}"
@@ -42,10 +42,10 @@ CHAT_TEMPLATE = (
 
 def load_language(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """A text base with its tokenizer, both with one more token: :data:`IMAGE`."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]}, replace_extra_special_tokens=False)
     tokenizer.chat_template = CHAT_TEMPLATE
-    language = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    language = cast(LlamaForCausalLM, load_model(folder, dtype=torch.float32))
     embeddings = language.resize_token_embeddings(len(tokenizer), mean_resizing=False).weight
     with torch.no_grad():
         embeddings[-1] = embeddings[:-1].mean(0)  # not at random: nothing has been seeded yet
@@ -154,7 +154,7 @@ def round_weights(model: LlavaForConditionalGeneration) -> None:
 
 def load_language_part(folder: str | Path) -> LlamaForCausalLM:
     """The language model of a LLaVA in a folder, as a text model of its own: float32, in evaluation mode."""
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    model = load_model(folder, dtype=torch.float32)
     language = LlamaForCausalLM(model.config.text_config)
     language.model = model.model.language_model
     language.tie_weights()
