@@ -40,6 +40,7 @@ class ReportInputs:
         changes: base, adapter, layer, module, change; the mean of |z − 1| over components and seeds.
         similarities: base, left, left_seed, right, right_seed, module, cosine; of z − 1, ``all`` modules together too.
         replies: task, label, question, before, after, gained; see :func:`t2.report.tables.replies_table`.
+        images: task, and see :func:`t2.report.tables.image_table`.
         trained: See :func:`t2.report.tables.adapter_table`.
         shown: See :func:`t2.report.tables.shots_table`.
         runs: stage, run_id, seconds.
@@ -59,6 +60,7 @@ class ReportInputs:
     changes: pd.DataFrame = field(default_factory=pd.DataFrame)
     similarities: pd.DataFrame = field(default_factory=pd.DataFrame)
     replies: pd.DataFrame = field(default_factory=pd.DataFrame)
+    images: pd.DataFrame = field(default_factory=pd.DataFrame)
     trained: pd.DataFrame = field(default_factory=pd.DataFrame)
     shown: pd.DataFrame = field(default_factory=pd.DataFrame)
     runs: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -90,9 +92,9 @@ class Section:
 
 
 def write_report(inputs: ReportInputs, folder: str | Path) -> None:
-    """Writes ``report.md``, ``report.html`` and ``figures/*.svg``, always with the same bytes.
+    """Writes ``report.md``, ``report.html`` and ``figures``, always with the same bytes.
 
-    The HTML page holds its figures; the Markdown page links to them.
+    The HTML page holds its figures and images; the Markdown page links to them.
 
     Args:
         inputs: What to show.
@@ -105,6 +107,8 @@ def write_report(inputs: ReportInputs, folder: str | Path) -> None:
         for block in section.blocks:
             if isinstance(block, Picture):
                 replace_file(folder / "figures" / f"{block.name}.svg", block.svg)
+            for image in block.images if isinstance(block, Table) else ():
+                replace_file(folder / "figures" / image.name, image.content)
     replace_file(folder / "report.md", render.page(inputs.title, sections, html=False))
     replace_file(folder / "report.html", render.page(inputs.title, sections, html=True))
 
@@ -144,6 +148,7 @@ def outline(inputs: ReportInputs) -> list[Section]:
             [
                 tables.readings_table(_rows(inputs.readings), systems, "How replies are read."),
                 tables.replies_table(_rows(inputs.replies), "Replies that changed."),
+                *_image_tables(_rows(inputs.images)),
             ],
         ),
         (
@@ -182,6 +187,14 @@ def outline(inputs: ReportInputs) -> list[Section]:
 def _rows(frame: pd.DataFrame) -> list[dict[Any, Any]]:
     """A frame's rows with None where nothing stands."""
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def _image_tables(answers: list[dict[Any, Any]]) -> list[Table | None]:
+    tasks = dict.fromkeys(row["task"] for row in answers)
+    return [
+        tables.image_table([row for row in answers if row["task"] == task], f"What was asked on {task}.")
+        for task in tasks
+    ]
 
 
 def _draw(figure: Any, frame: pd.DataFrame, *arguments: Any) -> str | None:

@@ -6,6 +6,8 @@ column to value, as ``csv.DictReader`` gives them.
 
 from __future__ import annotations
 
+import base64
+import mimetypes
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -22,6 +24,8 @@ WHOLE = "all"
 NO_CATEGORY = "none"
 """In confusions: the column of prompts that were called by no category."""
 
+RIGHT, WRONG = "✓", "✗"
+
 _EXCERPT = 240
 """Characters of a reply that a table shows."""
 
@@ -33,13 +37,27 @@ def _bold(what: str) -> str:
 
 
 @dataclass(frozen=True)
+class Image:
+    """An image that a question is about: its file's name, and what the file holds."""
+
+    name: str
+    content: bytes
+
+    @property
+    def address(self) -> str:
+        """The image itself, as an address."""
+        return f"data:{mimetypes.guess_type(self.name)[0]};base64,{base64.b64encode(self.content).decode()}"
+
+
+@dataclass(frozen=True)
 class Cell:
-    """A value and, smaller, what qualifies it; or, ``verbatim``, what somebody wrote, as it is."""
+    """A value and, smaller, what qualifies it; or, ``verbatim``, what somebody wrote, as it is; above it an image."""
 
     text: str
     asides: tuple[str, ...] = ()
     strong: bool = False
     verbatim: bool = False
+    image: Image | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,11 @@ class Table:
     header: tuple[Cell, ...]
     groups: tuple[tuple[tuple[Cell, ...], ...], ...]
     worded: bool = False
+
+    @property
+    def images(self) -> list[Image]:
+        """What its header shows."""
+        return [cell.image for cell in self.header if cell.image]
 
 
 def score_table(
@@ -609,6 +632,34 @@ def replies_table(replies: Iterable[Row], title: str) -> Table | None:
         "has turned wrong; of several seeds, the first. How often either happens is not seen here.",
         tuple(map(Cell, header)),
         tuple(tuple(map(line, group)) for group in groups),
+        worded=True,
+    )
+
+
+def image_table(answers: Iterable[Row], title: str) -> Table | None:
+    """Questions about images, and what each system answers.
+
+    Args:
+        answers: Columns id, question, image (an :class:`Image`), expected, label, reply, right (a share); of one task.
+        title: Of the table.
+    """
+    rows = list(answers)
+    if not rows:
+        return None
+    asked, labels = (list(dict.fromkeys(row[name] for row in rows)) for name in ("id", "label"))
+    by_place = {(row["id"], row["label"]): row for row in rows}
+    first = [by_place[id, labels[0]] for id in asked]
+
+    def line(label: str) -> tuple[Cell, ...]:
+        said = (by_place[id, label] for id in asked)
+        return Cell(label), *(Cell(f"{RIGHT if row['right'] else WRONG} {_excerpt(row['reply'])}") for row in said)
+
+    return Table(
+        title,
+        f"The first test questions about images, whatever came of them, and what each system answers; of several seeds "
+        f"and draws, the first. {RIGHT}: right, if only for some of those who were asked; {WRONG}: wrong.",
+        (Cell("Method"), *(Cell(row["question"], (row["expected"],), image=row["image"]) for row in first)),
+        (tuple(map(line, labels)),),
         worded=True,
     )
 

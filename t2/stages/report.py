@@ -20,17 +20,20 @@ from t2.config.rows import SVF, Accuracy, Adapter, Bare, Budget, DerivedAdapter,
 from t2.files import read_csv, read_json, write_csv
 from t2.report.page import ReportInputs, write_report
 from t2.report.systems import label_of, systems_of
-from t2.report.tables import WHOLE
+from t2.report.tables import WHOLE, Image
 from t2.stages import cells, paths
 from t2.stages.stage import open_stage
-from t2.tasks.item import read_items
-from t2.tasks.prompt import question
+from t2.tasks.item import IMAGES, read_items
+from t2.tasks.prompt import question, shown
+from t2.tasks.vqa import references, usual
 
 CARD = Path("data/miniature/README.md")
 """What a reader must know about the embedded base models before the figures."""
 
 EACH_WAY = 3
 """Replies of each task that are shown: of those that an expert has got right, and of those that it has lost."""
+ASKED = 4
+"""Questions about images of each task that are shown with what every system answers."""
 _MATRIX = re.compile(r"\.(?P<layer>\d+)\.(?:[^.]+\.)*(?P<module>[^.]+)\.svf_z$")
 
 SEARCH_COLUMNS = [
@@ -75,6 +78,7 @@ def report_inputs(params: Params) -> ReportInputs:
         changes=_changes(params),
         similarities=_similarities(params),
         replies=_replies(params),
+        images=_images(params),
         trained=_trained(params, records),
         shown=_shown(params),
         runs=_runs(records),
@@ -316,6 +320,37 @@ def _replies(params: Params) -> pd.DataFrame:
                 replies = (answer.reply.text if answer.reply else "" for answer in (before[id], after[id]))
                 rows.append([task, system.label, asked[id], *replies, gained])
     return pd.DataFrame(rows, columns=columns)
+
+
+def _images(params: Params) -> pd.DataFrame:
+    """The first test questions of each task that show an image, with what every system of the main base answers."""
+    rows = []
+    main = next(iter(params.bases))
+    # Cells stand in the order of seeds and draws: of each system and task the first.
+    first = {(cell.task, cell.system): cell for cell in reversed(cells.read_index()) if cell.replies}
+    for task in params.tasks:
+        if not paths.split(task, "test").with_name(IMAGES).exists():
+            continue
+        items = [item for item in read_items(paths.split(task, "test")) if shown(item.prompt)][:ASKED]
+        for name, system in params.systems.items():
+            if system.base != main or (task, name) not in first:
+                continue
+            said = {answer.id: answer for answer in cells.answers(first[task, name])}
+            for item in items:
+                image = shown(item.prompt)[0].path
+                rows.append(
+                    {
+                        "task": task,
+                        "id": item.id,
+                        "question": question(item.prompt),
+                        "image": Image(image.name, image.read_bytes()),
+                        "expected": usual(references(item.answer)),
+                        "label": system.label,
+                        "reply": reply.text if (reply := said[item.id].reply) else "",
+                        "right": said[item.id].right,
+                    }
+                )
+    return pd.DataFrame(rows, columns=["task", "id", "question", "image", "expected", "label", "reply", "right"])
 
 
 def _alphas(params: Params) -> pd.DataFrame:

@@ -26,12 +26,14 @@ from t2.report.render import to_html, to_markdown
 from t2.report.systems import System, label_of, systems_of
 from t2.report.tables import (
     Cell,
+    Image,
     Table,
     adapter_table,
     checkpoint_table,
     difference_table,
     dispatch_table,
     holm,
+    image_table,
     readings_table,
     replies_table,
     runs_table,
@@ -613,6 +615,45 @@ def test_replies_stand_as_they_were_written_on_one_line_and_cut(inputs):
     assert "<code>What is 1|2 &lt; 3?</code>" in page
     assert "<code>`five` ⏎ or &lt;b&gt;six&lt;/b&gt;</code>" in page
     assert "<code>(nothing)</code>" in page
+
+
+PNG = b"\x89PNG of a sign"
+
+
+@pytest.fixture
+def asked() -> pd.DataFrame:
+    sign, tree = Image("0a1b.png", PNG), Image("2c3d.jpg", b"JPEG of a tree")
+    return pd.DataFrame(
+        [
+            ("signs", "one", "What does it | say?", sign, "stop", "miniature", "go\nthere", 0.0),
+            ("signs", "two", "What is it?", tree, "oak", "miniature", "", 0.0),
+            ("signs", "one", "What does it | say?", sign, "stop", "SVF", "stop", 1.0),
+            ("signs", "two", "What is it?", tree, "oak", "SVF", "tree", 0.3),
+        ],
+        columns=["task", "id", "question", "image", "expected", "label", "reply", "right"],
+    )
+
+
+def test_questions_about_images_stand_with_the_image_and_what_each_system_answers(asked):
+    table = image_table(asked.to_dict("records"), "What was asked.")
+    markdown, page = to_markdown(table), to_html(table)
+    assert "| ![](figures/0a1b.png) What does it \\| say? stop | ![](figures/2c3d.jpg) What is it? oak |" in markdown
+    assert "| miniature | ✗ go ⏎ there | ✗ (nothing) |" in markdown
+    assert "| SVF | ✓ stop | ✓ tree |" in markdown
+    assert (
+        f'src="data:image/png;base64,{base64.b64encode(PNG).decode()}">What does it | say?<small>stop</small>' in page
+    )
+    assert 'src="data:image/jpeg;base64,' in page
+    assert image_table([], "What was asked.") is None
+
+
+def test_images_of_questions_lie_beside_the_figures(inputs, asked, tmp_path):
+    write_report(replace(inputs, images=asked), tmp_path)
+    assert (tmp_path / "figures" / "0a1b.png").read_bytes() == PNG
+    checker = Checker()
+    checker.feed((tmp_path / "report.html").read_text())
+    assert checker.open == []
+    assert "What was asked on signs." in (tmp_path / "report.md").read_text()
 
 
 def test_each_experts_panel_says_what_its_lightest_matrix_is(inputs):

@@ -199,3 +199,9 @@ def test_a_folder_of_questions_about_images_runs_whole(
         replies[cell["system"], cell["task"]] = [json.loads(line) for line in text.splitlines()]
     longer = zip(replies["shown", "facts"], replies["base", "facts"], strict=True)
     assert all(with_shots["prompt_tokens"] > bare["prompt_tokens"] for with_shots, bare in longer)
+    report = (folder / "report.md").read_text()
+    for name in ("signs", "facts"):
+        first = read_items(folder / "data" / "splits" / name / "test.jsonl")[0]
+        image = shown(first.prompt)[0].path
+        assert f"What was asked on {name}." in report and f"![](figures/{image.name})" in report
+        assert (folder / "figures" / image.name).read_bytes() == image.read_bytes()
