@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from t2.config import ConfigError, load
@@ -52,7 +53,7 @@ def updated(readme: str) -> str:
 
 
 def results(params: Params, folder: Path) -> str:
-    """The tables, as Markdown.
+    """The tables, as Markdown; a caption that the next one has too is left out.
 
     Args:
         params: They say what systems are called.
@@ -63,11 +64,12 @@ def results(params: Params, folder: Path) -> str:
     """
     scores, comparisons = (read_rows(folder / f"{name}.csv") for name in ("scores", "comparisons"))
     systems = systems_of(params)
-    tables = [
-        score_table(scores, comparisons, systems, "trained", "Trained tasks."),
-        score_table(scores, comparisons, systems, "unseen", "Unseen tasks."),
-    ]
-    return "\n\n".join(to_markdown(table).strip() for table in tables if table)
+    suites = {"trained": "Trained tasks.", "unseen": "Unseen tasks."}
+    found = [score_table(scores, comparisons, systems, suite, title) for suite, title in suites.items()]
+    tables = [table for table in found if table]
+    last = {table.caption: table for table in tables}
+    tables = [table if last[table.caption] is table else replace(table, caption="") for table in tables]
+    return "\n\n".join(to_markdown(table).strip() for table in tables)
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ def test_each_folders_tables_stand_between_its_marks() -> None:
     assert "+ Transformer² (Few-shot)" not in new[first:second]
     assert "+ Transformer² (Few-shot)" in new[second:]
     assert "**Trained tasks.**" in new[first:second]
+    assert new[second:].count("Accuracy in per cent") == 1, "what both tables say of themselves stands once"
     assert updated(new) == new
 
 
