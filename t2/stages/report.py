@@ -27,8 +27,8 @@ from t2.tasks.item import IMAGES, read_items
 from t2.tasks.prompt import question, shown
 from t2.tasks.vqa import references, usual
 
-CARD = Path("data/miniature/README.md")
-"""What a reader must know about the embedded base models before the figures."""
+MINIATURES = Path("data/miniature")
+"""Where the embedded base models lie; a page beside each says what a reader must know about it before the figures."""
 
 EACH_WAY = 3
 """Replies of each task that are shown: of those that an expert has got right, and of those that it has lost."""
@@ -93,9 +93,11 @@ def report_inputs(params: Params) -> ReportInputs:
 
 
 def notes(params: Params) -> list[str]:
-    """The paragraphs of :data:`CARD`, where the main base model is one of those that it is about."""
-    main = next(iter(params.bases.values()))
-    return CARD.read_text(encoding="utf-8").strip().split("\n\n") if CARD.parent in Path(main.path).parents else []
+    """The paragraphs of the page on the main base model, where that is one of :data:`MINIATURES`."""
+    path = Path(next(iter(params.bases.values())).path)
+    if MINIATURES not in path.parents:
+        return []
+    return path.with_name("README.md").read_text(encoding="utf-8").strip().split("\n\n")
 
 
 def too_long(params: Params, metrics: dict[str, Any]) -> str:
