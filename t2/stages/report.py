@@ -347,7 +347,7 @@ def _images(params: Params) -> pd.DataFrame:
                         "question": question(item.prompt),
                         "image": Image(image.name, image.read_bytes()),
                         "expected": usual(references(item.answer)),
-                        "label": system.label,
+                        "label": params.bases[main].label if isinstance(system, Bare) else system.label,
                         "reply": reply.text if (reply := said[item.id].reply) else "",
                         "right": said[item.id].right,
                     }
