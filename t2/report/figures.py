@@ -191,6 +191,8 @@ def similarity_figure(similarities: pd.DataFrame, base: str) -> str | None:
 def confusion_figure(confusions: pd.DataFrame, systems: Sequence[System], base: str) -> str | None:
     """Figure 6: what each dispatcher calls the prompts of each family, in per cent of the row.
 
+    Families that no category stands for come last, and are not part of the balanced accuracy.
+
     Args:
         confusions: Columns base, dispatcher, truth, predicted, count; several tasks and seeds are added up.
         systems: They give dispatchers their labels.
@@ -203,15 +205,16 @@ def confusion_figure(confusions: pd.DataFrame, systems: Sequence[System], base: 
     labels |= {system.dispatcher: system.label for system in systems if system.base == base}
     found = [name for name in labels if (rows["dispatcher"] == name).any()]
     columns = [name for name in dict.fromkeys(rows["predicted"]) if _is_used(rows, name)]
-    truths = [name for name in columns if (rows["truth"] == name).any()]
+    told = [name for name in columns if (rows["truth"] == name).any()]
+    truths = [*told, *(name for name in dict.fromkeys(rows["truth"]) if name not in told)]
     with style.drawing():
         figure = _figure(0.9 + 0.95 * len(columns) * len(found), 1.7 + 0.55 * len(truths))
         for axes, name in zip(_grid(figure, 1, len(found))[0], found, strict=True):
             mine = rows[rows["dispatcher"] == name]
             counts = mine.groupby(["truth", "predicted"])["count"].sum().unstack()
             counts = counts.reindex(index=truths, columns=columns).fillna(0)
-            recalls = [counts.loc[truth, truth] / max(1, counts.loc[truth].sum()) for truth in truths]
-            axes.set_title(f"{labels[name]}\nbalanced {100 * np.mean(recalls):.0f} %")
+            recalls = [counts.loc[truth, truth] / max(1, counts.loc[truth].sum()) for truth in told]
+            axes.set_title(labels[name] + (f"\nbalanced {100 * np.mean(recalls):.0f} %" if told else ""))
             _heat(axes, counts)
             axes.set_xlabel("called")
             if axes is figure.axes[0]:

@@ -656,8 +656,9 @@ def image_table(answers: Iterable[Row], title: str) -> Table | None:
 
     return Table(
         title,
-        f"The first test questions about images, whatever came of them, and what each system answers; of several seeds "
-        f"and draws, the first. {RIGHT}: right, if only for some of those who were asked; {WRONG}: wrong.",
+        "The first test questions about images, whatever came of them, and what each system answers; of several seeds "
+        "and draws, the first. Below each question stands what most people answered. "
+        f"{RIGHT}: right, if only for some of those who were asked; {WRONG}: wrong.",
         (Cell("Method"), *(Cell(row["question"], (row["expected"],), image=row["image"]) for row in first)),
         (tuple(map(line, labels)),),
         worded=True,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import pandas as pd
 
-from t2.config.rows import OTHER, Classified, Params
+from t2.config.rows import OTHER, Classified, Dispatching, Params
 from t2.files import write_csv
 from t2.stages import cells, paths
 from t2.stages.cells import Answered, Cell
@@ -60,12 +61,14 @@ def main() -> None:
 def tabulate(params: Params, measured: Sequence[Measurement]) -> dict[str, pd.DataFrame]:
     """The tables by the names of their files."""
     pairs = [(params.key_of(left), params.key_of(right)) for left, right in params.score.contrasts]
+    categories = _categories(params)
     return {
         "scores": scores(measured),
         "readings": readings(measured),
         "comparisons": compare(measured, contrasts=pairs),
-        "confusions": confusion(measured, _categories(params)),
-        "dispatch": recalls(measured, contrasts=pairs),
+        "confusions": confusion(measured, categories),
+        # Nobody calls a prompt by a category that is not offered.
+        "dispatch": recalls([m for m in measured if m.family in categories], contrasts=pairs),
     }
 
 
@@ -119,8 +122,9 @@ def _prediction(item: Answered, dispatched: bool) -> Prediction:
 
 def _categories(params: Params) -> list[str]:
     """What a dispatcher may answer, ``other`` last."""
-    families = dict.fromkeys(task.family for task in params.tasks.values() if task.role == "trained")
-    return [*families, OTHER]
+    asking = [task.source.tasks for task in params.tasks.values() if isinstance(task.source, Dispatching)]
+    families = dict.fromkeys(params.tasks[name].family for name in chain.from_iterable(asking))
+    return [*(family for family in families if family != OTHER), OTHER]
 
 
 def _means(table: pd.DataFrame, dispatch: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:

@@ -470,6 +470,11 @@ def test_confusion_figure_shows_percentages_the_other_row_and_replies_without_ca
     shown = texts(figures.confusion_figure(frame, MINI, "mini"))
     assert {"75", "25", "100", "none", "other", "Transformer² (Prompt)", "balanced 88 %"} <= set(shown)
     assert "code" not in shown, "a category that is nobody's truth and nobody's answer"
+    strange = pd.DataFrame([("mini", "prompt", "vision", "code", 4)], columns=list(frame))
+    shown = texts(figures.confusion_figure(pd.concat([frame, strange]), MINI, "mini"))
+    assert {"vision", "code", "balanced 88 %"} <= set(shown), "what no category stands for is in no balance"
+    alone = texts(figures.confusion_figure(strange, MINI, "mini"))
+    assert {"vision", "code", "Transformer² (Prompt)"} <= set(alone) and not any("balanced" in text for text in alone)
 
 
 def test_parts_without_data_are_left_out_and_zero_scores_are_shown(inputs):

@@ -7,7 +7,7 @@ from pathlib import Path
 from t2 import config
 from t2.stages import cells
 from t2.stages.cells import Cell, Reply
-from t2.stages.score import measurements, too_long
+from t2.stages.score import measurements, tabulate, too_long
 from t2.statistics import Measurement, Prediction, readings
 
 PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
@@ -71,3 +71,17 @@ def test_prompts_that_are_too_long_count_once_however_many_bases_and_systems_the
         for method, strategy in (("base", "none"), ("svf", "own"))
     ]
     assert too_long(PARAMS, measured) == {"math": 1}
+
+
+def test_a_category_that_is_not_offered_counts_among_no_recalls():
+    asked = [
+        Measurement("miniature", suite, task, family, "svf", "prompt", items=(first, second))
+        for suite, task, family, first, second in (
+            ("trained", "math", "math", Prediction("a", True, "math"), Prediction("b", True, "math")),
+            ("unseen", "seen", "vision", Prediction("c", True, "code"), Prediction("d", True, "math")),
+        )
+    ]
+    tables = tabulate(PARAMS, asked)
+    recalls = {row["category"]: row["value"] for row in tables["dispatch"].to_dict("records")}
+    assert recalls == {"balanced": 1.0, "math": 1.0}
+    assert tables["confusions"].query("truth == 'vision' and predicted == 'code'")["count"].tolist() == [1]
