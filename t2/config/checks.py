@@ -333,25 +333,34 @@ def _derived_adapters(valid: Mapping[str, Any], taken: frozenset[str] | None) ->
     for name, row in adapters.items():
         if not isinstance(row, DerivedAdapter):
             continue
-        where, of = f"adapters.{name}", adapters.get(row.of)
+        where, of, recipe = f"adapters.{name}", adapters.get(row.of), _recipe(valid, name)
         if taken is None:
             yield f"{where}: made of {row.of}, while the main run trains every row; move it to an experiment folder"
-        if of is None:
-            continue
-        if isinstance(of, DerivedAdapter):
-            yield f"{where}.of: {row.of} is made of another itself; name a trained one"
-        if row.task != of.task:
+        yield from _missing(valid, f"{where}.change.others", row.others, "adapters")
+        yield from _repeated(f"{where}.change.others", [row.of, *row.others])
+        if of is not None and row.task != of.task:
             yield f"{where}.task: {row.task}, and {row.of} learned {of.task}; make them equal"
-        yield from _not_svf(valid, f"{where}.of", [row.of], "can be made into others")
-        recipe, original = _recipe(valid, name), _recipe(valid, row.of)
-        if recipe is None or original is None:
-            continue
-        if (recipe.peft, recipe.layers) != (original.peft, original.layers):
-            yield f"{where}.recipe: {row.recipe} adapts otherwise than {of.recipe}, by which {row.of} learned"
-        if row.change.kind == "resampled" and recipe.layers != "all":
+        if recipe is not None and row.change.kind == "resampled" and recipe.layers != "all":
             yield f"{where}.recipe: {row.recipe} adapts some layers, resampling is over all; take one of all"
-        if unknown := sorted(set(recipe.seeds) - set(original.seeds)):
-            yield f"{where}.recipe: {row.recipe} has seeds {unknown}, and {row.of} only {original.seeds}"
+        for field, original in [("of", row.of), *(("change.others", other) for other in row.others)]:
+            if original in adapters:
+                yield from _original(valid, where, row, field, original)
+            if of is not None and original in adapters and adapters[original].base != of.base:
+                yield f"{where}.{field}: {original} was trained on {adapters[original].base}, {row.of} on {of.base}"
+
+
+def _original(valid: Mapping[str, Any], where: str, row: DerivedAdapter, field: str, name: str) -> Iterator[str]:
+    """Whether an adapter can be made of another as its recipe says."""
+    original, recipe, learned = valid["adapters"][name], _recipe(valid, name), valid.get("recipes", {}).get(row.recipe)
+    if isinstance(original, DerivedAdapter):
+        yield f"{where}.{field}: {name} is made of another itself; name a trained one"
+    yield from _not_svf(valid, f"{where}.{field}", [name], "can be made into others")
+    if recipe is None or learned is None:
+        return
+    if (learned.peft, learned.layers) != (recipe.peft, recipe.layers):
+        yield f"{where}.recipe: {row.recipe} adapts otherwise than {original.recipe}, by which {name} learned"
+    if unknown := sorted(set(learned.seeds) - set(recipe.seeds)):
+        yield f"{where}.recipe: {row.recipe} has seeds {unknown}, and {name} only {recipe.seeds}"
 
 
 def _no_single_token(where: str, row: Adapter, task: Task) -> Iterator[str]:

@@ -496,16 +496,28 @@ class Largest(Section):
     share: Share
 
 
+class Summed(Section):
+    """Its change and those of other adapters of its base, all whole: 1 + Σ (z − 1). Equal parts are a uniform mix.
+
+    Attributes:
+        others: What is added to it.
+    """
+
+    kind: Literal["summed"]
+    others: list[Name] = Field(min_length=1)
+
+
 Change = Annotated[
     Annotated[Copied, Tag("<copied>")]
     | Annotated[Shuffled, Tag("<shuffled>")]
     | Annotated[Resampled, Tag("<resampled>")]
     | Annotated[Negated, Tag("<negated>")]
-    | Annotated[Largest, Tag("<largest>")],
+    | Annotated[Largest, Tag("<largest>")]
+    | Annotated[Summed, Tag("<summed>")],
     Discriminator(
         lambda value: f"<{_entry(value, 'kind')}>",
         custom_error_type="change",
-        custom_error_message="`kind` is one of copied, shuffled, resampled, negated, largest",
+        custom_error_message="`kind` is one of copied, shuffled, resampled, negated, largest, summed",
     ),
 ]
 
@@ -522,6 +534,11 @@ class DerivedAdapter(Adapter):
 
     of: Name
     change: Change
+
+    @property
+    def others(self) -> list[str]:
+        """Further adapters that it is made of, seed by seed."""
+        return self.change.others if isinstance(self.change, Summed) else []
 
 
 AnyAdapter = Annotated[
