@@ -319,6 +319,9 @@ systems:
     {label: found, base: main, strategy: fewshot, set: pair, searches: [pair], tasks: [reasoning_hard], variant: found}
   shown:
     {label: shown, base: main, strategy: in_context, searches: [reasoning_hard], tasks: [reasoning_hard], variant: ''}
+  fewshot: {from: main}
+  best: {label: best, base: main, strategy: best, systems: [found, fewshot], by: rest, variant: best}
+  most: {label: 'best, oracle', base: main, strategy: best, systems: [found, fewshot], by: test, variant: most}
 measure: {from: main}
 score: {contrasts: [[turned, svf], [found, equal]]}
 publish: {from: main}
@@ -360,7 +363,7 @@ stages:
     outs: [data/predictions: {persist: true}, data/timings: {persist: true}, data/runs/measure.json]
   score:
     cmd: python -m t2.stages.score
-    deps: [data/predictions]
+    deps: [data/predictions, data/searches]
     outs: [data/scores, data/runs/score.json, scores.csv: {cache: false}, readings.csv: {cache: false},
            comparisons.csv: {cache: false}, confusions.csv: {cache: false}, dispatch.csv: {cache: false}]
     metrics: [metrics.json: {cache: false}]
@@ -380,7 +383,19 @@ def test_made_adapters_mixed_lora_and_shots_in_the_prompt_run_in_a_folder(projec
     (folder / "dvc.yaml").write_text(RUNS)
     run(project, "dvc", "repro", "-q", "-s", "reports/kinds/dvc.yaml")
     found = rows(folder / "scores.csv")
-    assert list(found) == ["none", "own", "same", "turned", "both", "equal", "found", "in_context"]
+    assert list(found) == [
+        "none",
+        "own",
+        "same",
+        "turned",
+        "both",
+        "equal",
+        "found",
+        "in_context",
+        "fewshot",
+        "best",
+        "most",
+    ]
     # After three steps replies are alike, and only z tells an expert from its opposite.
     same, turned, both, classifier = (
         load_file(made / "seed-0" / "adapter_model.safetensors")
@@ -394,6 +409,15 @@ def test_made_adapters_mixed_lora_and_shots_in_the_prompt_run_in_a_folder(projec
     assert any(not torch.equal(both[name], z) for name, z in same.items())
     score = {name: [row["correct"] for row in of] for name, of in found.items()}
     assert score["same"] == score["own"]
+    assert score["most"] == [max(score["found"] + score["fewshot"], key=float)]
+    rest = {
+        name: json.loads((where / "seed-0" / "draw-0" / "alpha.json").read_text())["rest_score"]
+        for name, where in (
+            ("found", folder / "data" / "searches" / "pair"),
+            ("fewshot", project / "data" / "searches" / "reasoning_hard"),
+        )
+    }
+    assert score["best"] == score[max(rest, key=rest.__getitem__)]
     replies = {}
     for cell in json.loads((folder / "data" / "predictions" / "cells.json").read_text()):
         text = (folder / "data" / "predictions" / "replies" / f"{cell['replies'][0]}.jsonl").read_text()
