@@ -109,6 +109,12 @@ def shown(**changes: Any) -> dict[str, Any]:
     return {**row, "tasks": ["math_hard"], "variant": "", **changes}
 
 
+def best(*systems: str, by: str = "rest", **changes: Any) -> dict[str, Any]:
+    """A system that chooses among others."""
+    row = {"label": "best, oracle", "base": "main", "strategy": "best", "systems": list(systems), "by": by}
+    return {"best": {**row, "variant": "", **changes}}
+
+
 CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     # References
     (lambda raw: put(raw, "adapters.svf-math", base="maine"), "adapters.svf-math.base"),
@@ -241,6 +247,28 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda raw: put(raw, "systems", shown=shown(base="control")), "systems.shown.searches"),
     (lambda raw: put(raw, "systems", shown=shown(tasks=["math"])), "systems.shown.tasks"),
     (lambda raw: put(raw, "systems", shown=shown(searches=["nothing"])), "systems.shown.searches"),
+    (lambda raw: put(raw, "systems", **best("fewshot", "nobody")), "systems.best.systems"),
+    (lambda raw: put(raw, "systems", **best("fewshot")), "systems.best.systems"),
+    (lambda raw: put(raw, "systems", **best("fewshot", "random", by="luck")), "systems.best.by"),
+    (lambda raw: put(raw, "systems", **best("fewshot", "random", by="test", label="best")), "systems.best.label"),
+    (lambda raw: put(raw, "systems.oracle", label="LoRA, best"), "systems.oracle.label"),
+    (lambda raw: put(raw, "systems", **best("svf", "base", by="test")), "systems.best.systems"),
+    (lambda raw: put(raw, "systems", **best("svf", "lopg", by="test")), "systems.best"),
+    (lambda raw: put(raw, "systems", **best("svf", "fewshot", by="test")), "systems.best.systems"),
+    (lambda raw: put(raw, "systems", **best("fewshot", "random", base="control")), "systems.best.systems"),
+    (lambda raw: put(raw, "systems", **best("svf", "uniform")), "systems.best.by"),
+    (
+        lambda raw: [put(raw, "systems", **best("fewshot", "random")), put(raw, "budgets.random", shots=9)],
+        "systems.best.systems",
+    ),
+    (
+        lambda raw: [put(raw, "systems", **best("fewshot", "random", by="test")), put(raw, "budgets.random", draws=1)],
+        "systems.best.systems",
+    ),
+    (
+        lambda raw: [put(raw, "systems", **best("fewshot", "random")), put(raw, "tasks.math_hard.sizes", shots=10)],
+        "systems.best.by",
+    ),
     # The others
     (lambda raw: put(raw, "publish", set="svf"), "publish.set"),
     (lambda raw: put(raw, "publish", systems=["svf", "control-svf"]), "publish.systems"),
@@ -283,6 +311,15 @@ def test_svf_moves_to_another_base(raw: dict[str, Any]) -> None:
     }
     put(raw, "systems", moved=moved)
     assert config.parse(raw).systems["moved"].base == "control"
+
+
+def test_the_best_of_searches_is_chosen_by_what_they_have_not_seen_or_as_an_oracle(raw: dict[str, Any]) -> None:
+    put(raw, "systems", **best("fewshot", "random", label="best"))
+    put(raw, "systems", oracle_of_all=best("svf", "lora", by="test", variant="all")["best"])
+    params = config.parse(raw)
+    assert params.key_of("best") == ("svf", "best", "")
+    assert params.key_of("oracle_of_all") == ("lora+svf", "best", "all")
+    assert params.systems["best"].tasks == []
 
 
 def test_bases_alone_are_measured_where_nothing_is_trained(raw: dict[str, Any]) -> None:

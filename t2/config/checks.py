@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from t2.config.folder import ROWS
@@ -14,7 +15,9 @@ from t2.config.rows import (
     SVF,
     Adapter,
     Asking,
+    Bare,
     Base,
+    Best,
     Classified,
     Derived,
     DerivedAdapter,
@@ -22,6 +25,7 @@ from t2.config.rows import (
     Dispatching,
     Found,
     InContext,
+    Oracle,
     Recipe,
     SeeingBase,
     Soft,
@@ -71,7 +75,7 @@ REFERENCES = {
 REFERENCE_LISTS = {
     "sets": {"members": "adapters"},
     "temperatures": {"tasks": "tasks"},
-    "systems": {"searches": "searches", "tasks": "tasks"},
+    "systems": {"searches": "searches", "systems": "systems", "tasks": "tasks"},
 }
 """Fields that hold several such names."""
 
@@ -333,25 +337,34 @@ def _derived_adapters(valid: Mapping[str, Any], taken: frozenset[str] | None) ->
     for name, row in adapters.items():
         if not isinstance(row, DerivedAdapter):
             continue
-        where, of = f"adapters.{name}", adapters.get(row.of)
+        where, of, recipe = f"adapters.{name}", adapters.get(row.of), _recipe(valid, name)
         if taken is None:
             yield f"{where}: made of {row.of}, while the main run trains every row; move it to an experiment folder"
-        if of is None:
-            continue
-        if isinstance(of, DerivedAdapter):
-            yield f"{where}.of: {row.of} is made of another itself; name a trained one"
-        if row.task != of.task:
+        yield from _missing(valid, f"{where}.change.others", row.others, "adapters")
+        yield from _repeated(f"{where}.change.others", [row.of, *row.others])
+        if of is not None and row.task != of.task:
             yield f"{where}.task: {row.task}, and {row.of} learned {of.task}; make them equal"
-        yield from _not_svf(valid, f"{where}.of", [row.of], "can be made into others")
-        recipe, original = _recipe(valid, name), _recipe(valid, row.of)
-        if recipe is None or original is None:
-            continue
-        if (recipe.peft, recipe.layers) != (original.peft, original.layers):
-            yield f"{where}.recipe: {row.recipe} adapts otherwise than {of.recipe}, by which {row.of} learned"
-        if row.change.kind == "resampled" and recipe.layers != "all":
+        if recipe is not None and row.change.kind == "resampled" and recipe.layers != "all":
             yield f"{where}.recipe: {row.recipe} adapts some layers, resampling is over all; take one of all"
-        if unknown := sorted(set(recipe.seeds) - set(original.seeds)):
-            yield f"{where}.recipe: {row.recipe} has seeds {unknown}, and {row.of} only {original.seeds}"
+        for field, original in [("of", row.of), *(("change.others", other) for other in row.others)]:
+            if original in adapters:
+                yield from _original(valid, where, row, field, original)
+            if of is not None and original in adapters and adapters[original].base != of.base:
+                yield f"{where}.{field}: {original} was trained on {adapters[original].base}, {row.of} on {of.base}"
+
+
+def _original(valid: Mapping[str, Any], where: str, row: DerivedAdapter, field: str, name: str) -> Iterator[str]:
+    """Whether an adapter can be made of another as its recipe says."""
+    original, recipe, learned = valid["adapters"][name], _recipe(valid, name), valid.get("recipes", {}).get(row.recipe)
+    if isinstance(original, DerivedAdapter):
+        yield f"{where}.{field}: {name} is made of another itself; name a trained one"
+    yield from _not_svf(valid, f"{where}.{field}", [name], "can be made into others")
+    if recipe is None or learned is None:
+        return
+    if (learned.peft, learned.layers) != (recipe.peft, recipe.layers):
+        yield f"{where}.recipe: {row.recipe} adapts otherwise than {original.recipe}, by which {name} learned"
+    if unknown := sorted(set(learned.seeds) - set(recipe.seeds)):
+        yield f"{where}.recipe: {row.recipe} has seeds {unknown}, and {name} only {recipe.seeds}"
 
 
 def _no_single_token(where: str, row: Adapter, task: Task) -> Iterator[str]:
@@ -465,6 +478,12 @@ def _systems(valid: Mapping[str, Any]) -> Iterator[str]:
         first = keys.setdefault((row.base, frozenset(methods), row.strategy, row.variant), name)
         if first != name:
             yield f"{where}.variant: {row.variant!r}, and base, method and strategy are those of {first}; name another"
+        chosen_by_test = isinstance(row, Oracle) or (isinstance(row, Best) and row.by == "test")
+        if chosen_by_test and "oracle" not in row.label.lower():
+            yield f"{where}.label: {row.label!r} is chosen by the test questions; say so, with the word oracle"
+        if isinstance(row, Best):
+            yield from _best(valid, where, row)
+            continue
         yield from _answers(valid, where, row)
         yield from _places(valid, where, row)
         if isinstance(row, Dispatched):
@@ -570,6 +589,49 @@ def _found(valid: Mapping[str, Any], where: str, row: Found | InContext) -> Iter
     unsearched = [name for name in places if name not in searched]
     if unsearched and len(searches) == len(row.searches):
         yield f"{where}.tasks: no search of {', '.join(row.searches)} is for {', '.join(unsearched)}; correct `tasks`"
+
+
+def _best(valid: Mapping[str, Any], where: str, row: Best) -> Iterator[str]:
+    """Whether one of several systems can be chosen: they are measured alike, and what decides is there."""
+    systems = {name: valid["systems"][name] for name in row.systems if name in valid["systems"]}
+    lead = next(iter(systems), "")
+    shots = ("draws",) if row.by == "test" else ("draws", "seed", "shots", "split")
+    for name, other in systems.items():
+        if isinstance(other, Bare | InContext | Best):
+            yield f"{where}.systems: {name} has the strategy {other.strategy!r}; name systems with adapters"
+            continue
+        if other.base != row.base:
+            yield f"{where}.systems: {name} is on {other.base}, not on {row.base}; make them equal"
+        if set(other.tasks) != set(systems[lead].tasks):
+            yield f"{where}.systems: {name} is measured on other tasks than {lead}; make them equal"
+        elif _shots(valid, other, shots) != _shots(valid, systems[lead], shots):
+            yield f"{where}.systems: the budgets of {name} and {lead} differ in {' or '.join(shots)}; make them equal"
+        if row.by == "rest":
+            yield from _rest(valid, where, name, other)
+    yield from _seeds(valid, where, chain.from_iterable(_answering(valid, other) for other in systems.values()))
+
+
+def _rest(valid: Mapping[str, Any], where: str, name: str, row: System) -> Iterator[str]:
+    """Whether a system's searches leave some of the pool of shots to choose by."""
+    if not isinstance(row, Found):
+        yield f"{where}.by: 'rest' is what searches leave of the pool of shots, and {name} has none; set it to test"
+        return
+    for search in row.searches:
+        found = valid.get("searches", {}).get(search)
+        task = valid.get("tasks", {}).get(getattr(found, "task", None))
+        budget = valid.get("budgets", {}).get(getattr(found, "budget", None))
+        if task is not None and budget is not None and getattr(task.sizes, budget.split) <= budget.shots:
+            yield (
+                f"{where}.by: search {search} takes all the shots that {found.task} has, {budget.shots}, and leaves no "
+                f"rest; raise its sizes.{budget.split}"
+            )
+
+
+def _shots(valid: Mapping[str, Any], row: System, fields: Iterable[str]) -> dict[str, list[Any]]:
+    """What the shots of a system's searches are drawn by, as far as it is asked for, by task."""
+    searches = [valid.get("searches", {}).get(name) for name in getattr(row, "searches", [])]
+    found = {search.task: valid.get("budgets", {}).get(search.budget) for search in searches if search is not None}
+    return {task: [getattr(budget, field) for field in fields] for task, budget in found.items() if budget is not None}
 
 
 def _unseen_images(valid: Mapping[str, Any]) -> Iterator[str]:

@@ -496,16 +496,28 @@ class Largest(Section):
     share: Share
 
 
+class Summed(Section):
+    """Its change and those of other adapters of its base, all whole: 1 + Σ (z − 1). Equal parts are a uniform mix.
+
+    Attributes:
+        others: What is added to it.
+    """
+
+    kind: Literal["summed"]
+    others: list[Name] = Field(min_length=1)
+
+
 Change = Annotated[
     Annotated[Copied, Tag("<copied>")]
     | Annotated[Shuffled, Tag("<shuffled>")]
     | Annotated[Resampled, Tag("<resampled>")]
     | Annotated[Negated, Tag("<negated>")]
-    | Annotated[Largest, Tag("<largest>")],
+    | Annotated[Largest, Tag("<largest>")]
+    | Annotated[Summed, Tag("<summed>")],
     Discriminator(
         lambda value: f"<{_entry(value, 'kind')}>",
         custom_error_type="change",
-        custom_error_message="`kind` is one of copied, shuffled, resampled, negated, largest",
+        custom_error_message="`kind` is one of copied, shuffled, resampled, negated, largest, summed",
     ),
 ]
 
@@ -522,6 +534,11 @@ class DerivedAdapter(Adapter):
 
     of: Name
     change: Change
+
+    @property
+    def others(self) -> list[str]:
+        """Further adapters that it is made of, seed by seed."""
+        return self.change.others if isinstance(self.change, Summed) else []
 
 
 AnyAdapter = Annotated[
@@ -752,6 +769,34 @@ class InContext(_System):
     searches: list[Name] = Field(min_length=1)
 
 
+class Best(Section):
+    """Of several systems the best: for each task, seed and draw, the first of equals.
+
+    It answers nothing by itself: what the one that is chosen has answered counts.
+
+    Attributes:
+        label: What tables call it; one that is chosen by test questions says that it is an oracle.
+        base: That of the systems.
+        variant: As any system's.
+        systems: Among which is chosen.
+        by: ``test``: by the test questions themselves, a bound that nobody can reach honestly; so are the paper's
+            few-shot rows (appendix A.4). ``rest``: by how the mix that a search found does on what the pool of shots
+            holds besides, which is no test question.
+    """
+
+    label: Text
+    base: Name
+    variant: str
+    strategy: Literal["best"]
+    systems: list[Name] = Field(min_length=2)
+    by: Literal["test", "rest"]
+
+    @property
+    def tasks(self) -> list[Name]:
+        """Where it is measured by itself: nowhere."""
+        return []
+
+
 def _strategy(value: Any) -> str:
     return f"<{_entry(value, 'strategy')}>"
 
@@ -766,12 +811,13 @@ System = Annotated[
     | Annotated[Classified, Tag("<classifier>")]
     | Annotated[Soft, Tag("<soft>")]
     | Annotated[Found, Tag("<fewshot>")]
-    | Annotated[InContext, Tag("<in_context>")],
+    | Annotated[InContext, Tag("<in_context>")]
+    | Annotated[Best, Tag("<best>")],
     Discriminator(
         _strategy,
         custom_error_type="strategy",
         custom_error_message="`strategy` is one of none, adapter, own, oracle, uniform, prompt, classifier, soft, "
-        "fewshot, in_context",
+        "fewshot, in_context, best",
     ),
 ]
 
@@ -961,6 +1007,8 @@ class Params(Section):
         system = self.systems[name]
         if isinstance(system, Bare | InContext):
             return []
+        if isinstance(system, Best):
+            return list(dict.fromkeys(adapter for other in system.systems for adapter in self.adapters_of(other)))
         return [system.adapter] if isinstance(system, Single) else self.sets[system.set].members
 
     def seeds_of(self, name: str) -> list[int]:

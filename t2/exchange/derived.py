@@ -7,26 +7,33 @@ addition: a component's place among its matrix' singular values, and a layer's d
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from t2.config.rows import Change, Largest, Negated, Resampled, Shuffled
+from t2.config.rows import Change, Largest, Negated, Resampled, Shuffled, Summed
 from t2.seeds import derive as seed_of
 from t2.svf.experts import Z, layer_of, natural
 
 _LAYER = re.compile(r"\.\d+\.")
 
 
-def derived(z: Mapping[str, Tensor], change: Change, base: Mapping[str, Tensor], seed: int) -> Z:
-    """Another expert, made of one.
+def derived(
+    z: Mapping[str, Tensor],
+    change: Change,
+    base: Mapping[str, Tensor],
+    seed: int,
+    others: Sequence[Mapping[str, Tensor]] = (),
+) -> Z:
+    """Another expert, made of one, or of several.
 
     Args:
         z: Of the expert, (r,) by module name.
         change: What becomes of it.
         base: The singular values (r,) of the base that it is to run on, by module name.
         seed: The expert's, from which with the change's own a permutation is drawn.
+        others: z of those that are added to it, of the same modules.
 
     Returns:
         z (r,) for that base.
@@ -45,6 +52,8 @@ def derived(z: Mapping[str, Tensor], change: Change, base: Mapping[str, Tensor],
         return {name: z[name][torch.randperm(len(z[name]), generator=generator)] for name in sorted(z, key=natural)}
     if isinstance(change, Negated):
         return {name: 2 - values for name, values in z.items()}
+    if isinstance(change, Summed):
+        return {name: values + sum(other[name] - 1 for other in others) for name, values in z.items()}
     if isinstance(change, Largest):
         return _largest(z, base, change.share)
     return dict(z)

@@ -1,4 +1,4 @@
-"""Stage ``derive@<adapter>``: an SVF adapter made of another one, seed by seed; see :mod:`t2.exchange.derived`."""
+"""Stage ``derive@<adapter>``: an SVF adapter made of trained ones, seed by seed; see :mod:`t2.exchange.derived`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def main(name: str) -> None:
         base, basis = params.bases[row.base], BasisCache.open(paths.basis(row.base))
         before, seeds = members.read(row.of), params.recipes[row.recipe].seeds
         for seed in seeds:
-            z = named_here(load_expert(paths.adapter(row.of, seed)).z, basis)
+            z, *others = (named_here(load_expert(paths.adapter(of, seed)).z, basis) for of in (row.of, *row.others))
             adapted = [module for module in basis.matrices if row.change.kind == "resampled" or module in z]
             sigma = {module: basis.load(module).sigma for module in adapted}
-            own = derived(z, row.change, sigma, seed)
+            own = derived(z, row.change, sigma, seed, others)
             origin = Origin.of({module: basis.matrices[module] for module in own}, base.quantisation)
             provenance = {"base_model_name_or_path": base.path, "basis": str(paths.basis(row.base)), **origin.noted()}
             revision = {} if base.revision is None else {"revision": base.revision}

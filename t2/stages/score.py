@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import pandas as pd
 
-from t2.config.rows import OTHER, Classified, Dispatching, Params
-from t2.files import write_csv
+from t2.config.rows import OTHER, Best, Classified, Dispatching, Found, Params
+from t2.files import read_json, write_csv
 from t2.stages import cells, paths
 from t2.stages.cells import Answered, Cell
 from t2.stages.stage import open_stage
@@ -73,7 +74,7 @@ def tabulate(params: Params, measured: Sequence[Measurement]) -> dict[str, pd.Da
 
 
 def measurements(params: Params, found: list[Cell]) -> list[Measurement]:
-    """The cells with their items, by base, role, task and system in the order of the rows."""
+    """The cells with their items, and those that are chosen among them, by base, role, task and system in row order."""
     bases, tasks, systems = list(params.bases), list(params.tasks), list(params.systems)
 
     def place(cell: Cell) -> tuple[int, ...]:
@@ -82,7 +83,34 @@ def measurements(params: Params, found: list[Cell]) -> list[Measurement]:
         role = ROLES.index(params.tasks[cell.task].role)
         return (base, role, tasks.index(cell.task), systems.index(cell.system), *runs)
 
-    return [_measurement(params, cell) for cell in sorted(found, key=place)]
+    return [_measurement(params, cell) for cell in sorted([*found, *chosen(params, found)], key=place)]
+
+
+def chosen(params: Params, found: Sequence[Cell]) -> Iterator[Cell]:
+    """The cells of systems that choose among others: for each task, seed and draw that all of these have, the best."""
+    by_place = {cell.place: cell for cell in found}
+    worth: dict[str, Callable[[Cell], float]] = {"test": _right, "rest": lambda cell: _on_rest(params, cell)}
+    for name, system in params.systems.items():
+        if not isinstance(system, Best):
+            continue
+        lead, *others = system.systems
+        for cell in [cell for cell in found if cell.system == lead]:
+            rivals = [cell, *(by_place.get((other, *cell.place[1:])) for other in others)]
+            if all(rivals):
+                yield replace(max(filter(None, rivals), key=worth[system.by]), system=name)
+
+
+def _right(cell: Cell) -> float:
+    """What a cell has right of the test questions."""
+    return sum(answer.right or 0 for answer in cells.answers(cell))
+
+
+def _on_rest(params: Params, cell: Cell) -> float:
+    """What the mix that answers a cell has right of what its search left of the pool of shots."""
+    system = params.systems[cell.system]
+    names = system.searches if isinstance(system, Found) else []
+    search = next(name for name in names if params.searches[name].task == cell.task)
+    return float(read_json(paths.search(search, cell.seed or 0, cell.draw or 0) / "alpha.json")["rest_score"])
 
 
 def too_long(params: Params, measured: Iterable[Measurement]) -> dict[str, int]:

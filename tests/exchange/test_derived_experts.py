@@ -1,12 +1,13 @@
-"""What becomes of an expert that is carried to another base, shuffled, negated or cut to what changes most."""
+"""What becomes of an expert that is carried to another base, shuffled, negated, summed or cut to what changes most."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from t2.config.rows import Change, Copied, Largest, Negated, Resampled, Shuffled
+from t2.config.rows import Change, Copied, Largest, Negated, Resampled, Shuffled, Summed
 from t2.exchange.derived import derived
+from t2.svf.mixture import BASE, Mixture
 
 UP, DOWN = "model.layers.{}.mlp.up_proj", "model.layers.{}.mlp.down_proj"
 
@@ -45,6 +46,18 @@ def test_negation_is_its_own_opposite() -> None:
     for name in z:
         torch.testing.assert_close(there[name] - 1, 1 - z[name])
         torch.testing.assert_close(back[name], z[name])
+
+
+def test_a_sum_is_the_mixture_in_which_each_weighs_one_and_the_base_takes_back_what_is_too_much() -> None:
+    experts = {
+        name: {module: z * scale for module, z in expert(2).items()}
+        for name, scale in (("a", 1.0), ("b", 1.1), ("c", 0.7))
+    }
+    found = derived(experts["a"], Summed(kind="summed", others=["b", "c"]), sigma(2), 0, [experts["b"], experts["c"]])
+    expected = Mixture({**dict.fromkeys(experts, 1.0), BASE: -2.0}).z(experts)
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name])
+        torch.testing.assert_close(value - 1, torch.stack([z[name] - 1 for z in experts.values()]).sum(0))
 
 
 @pytest.mark.parametrize("share", [0.01, 0.25, 1.0])

@@ -127,6 +127,10 @@ def test_a_folder_has_rows_of_its_own_and_takes_its_tasks(main: config.Params, r
 MADE = {"base": "main", "recipe": "slow", "task": "reasoning", "of": "slow-reasoning", "change": {"kind": "negated"}}
 
 
+def summed(*others: str) -> dict[str, Any]:
+    return {"change": {"kind": "summed", "others": list(others)}}
+
+
 def test_an_adapter_may_be_made_of_a_trained_one(main: config.Params, raw: dict[str, Any]) -> None:
     raw["adapters"]["made"] = MADE
     params = config.parse(raw, main=main)
@@ -144,6 +148,11 @@ def test_an_adapter_may_be_made_of_a_trained_one(main: config.Params, raw: dict[
         ({"recipe": "half", "change": {"kind": "resampled"}}, "adapters.made.recipe: half adapts some layers"),
         ({"change": {"kind": "turned"}}, "adapters.made.change: `kind` is one of copied, shuffled"),
         ({"change": {"kind": "largest", "share": 0.0}}, "adapters.made.change.share"),
+        (summed("nobody"), "adapters.made.change.others: there is no row 'nobody'"),
+        (summed("slow-reasoning"), "adapters.made.change.others: slow-reasoning stands there more than once"),
+        (summed("other"), "adapters.made.change.others: other is made of another itself"),
+        (summed("halved"), "adapters.made.recipe: slow adapts otherwise than half, by which halved learned"),
+        (summed("elsewhere"), "adapters.made.change.others: elsewhere was trained on twin, slow-reasoning on main"),
     ],
 )
 def test_what_an_adapter_cannot_be_made_of_is_said(
@@ -151,7 +160,10 @@ def test_what_an_adapter_cannot_be_made_of_is_said(
 ) -> None:
     raw["recipes"]["half"] = {**raw["recipes"]["slow"], "layers": "half"}
     raw["recipes"]["svf"] = {**raw["recipes"]["slow"], "seeds": [0, 1, 2, 3, 4]}
-    raw["adapters"] = {"slow-reasoning": raw["adapters"]["slow-reasoning"], "other": MADE, "made": {**MADE, **change}}
+    trained = raw["adapters"]["slow-reasoning"]
+    raw["bases"]["twin"] = {**config.dump(main)["bases"]["main"], "label": "twin"}
+    raw["adapters"] = {"slow-reasoning": trained, "other": MADE, "made": {**MADE, **change}}
+    raw["adapters"] |= {"halved": {**trained, "recipe": "half"}, "elsewhere": {**trained, "base": "twin"}}
     with pytest.raises(config.ConfigError) as error:
         config.parse(raw, main=main)
     assert said in str(error.value)
@@ -264,10 +276,11 @@ def test_a_folder_runs_alone_beside_the_main_run_and_under_other_values(project:
 
 KINDS = """
 bases: {main: {from: main}}
-tasks: {reasoning: {from: main}, reasoning_hard: {from: main}}
+tasks: {reasoning: {from: main}, reasoning_hard: {from: main}, other: {from: main}, dispatch: {from: main}}
 splits: {from: main}
 recipes:
   svf: {from: main}
+  classifier: {from: main}
   lora_next_token: {from: main}
   fast:
     peft: {peft_type: LORA, r: 2, lora_alpha: 4, lora_dropout: 0.0, target_modules: [q_proj, v_proj]}
@@ -277,14 +290,17 @@ recipes:
 training: {from: main}
 adapters:
   svf-reasoning: {from: main}
+  classifier: {from: main}
   lora-reasoning: {from: main}
   fast: {base: main, recipe: fast, task: reasoning}
   same: {base: main, recipe: svf, task: reasoning, of: svf-reasoning, change: {kind: copied}}
   turned: {base: main, recipe: svf, task: reasoning, of: svf-reasoning, change: {kind: negated}}
+  both: {base: main, recipe: svf, task: reasoning, of: svf-reasoning, change: {kind: summed, others: [classifier]}}
 sets:
   svf: {from: main}
   same: {members: [same]}
   turned: {members: [turned]}
+  both: {members: [both]}
   pair: {members: [lora-reasoning, fast]}
 budgets: {cem: {from: main}}
 searches:
@@ -297,11 +313,15 @@ systems:
   svf: {from: main}
   same: {label: same, base: main, strategy: own, set: same, tasks: all, variant: same}
   turned: {label: turned, base: main, strategy: own, set: turned, tasks: all, variant: turned}
+  both: {label: both, base: main, strategy: uniform, set: both, budget: null, tasks: all, variant: both}
   equal: {label: equal, base: main, strategy: uniform, set: pair, budget: cem, tasks: all, variant: equal}
   found:
     {label: found, base: main, strategy: fewshot, set: pair, searches: [pair], tasks: [reasoning_hard], variant: found}
   shown:
     {label: shown, base: main, strategy: in_context, searches: [reasoning_hard], tasks: [reasoning_hard], variant: ''}
+  fewshot: {from: main}
+  best: {label: best, base: main, strategy: best, systems: [found, fewshot], by: rest, variant: best}
+  most: {label: 'best, oracle', base: main, strategy: best, systems: [found, fewshot], by: test, variant: most}
 measure: {from: main}
 score: {contrasts: [[turned, svf], [found, equal]]}
 publish: {from: main}
@@ -320,7 +340,7 @@ stages:
       outs: [data/adapters/fast, data/runs/train-fast.json, training/fast.csv: {cache: false}]
       metrics: [training/fast.json: {cache: false}]
   derive:
-    foreach: [same, turned]
+    foreach: [same, turned, both]
     do:
       cmd: python -m t2.stages.derive ${item}
       params: ["adapters.${item}"]
@@ -343,7 +363,7 @@ stages:
     outs: [data/predictions: {persist: true}, data/timings: {persist: true}, data/runs/measure.json]
   score:
     cmd: python -m t2.stages.score
-    deps: [data/predictions]
+    deps: [data/predictions, data/searches]
     outs: [data/scores, data/runs/score.json, scores.csv: {cache: false}, readings.csv: {cache: false},
            comparisons.csv: {cache: false}, confusions.csv: {cache: false}, dispatch.csv: {cache: false}]
     metrics: [metrics.json: {cache: false}]
@@ -363,15 +383,41 @@ def test_made_adapters_mixed_lora_and_shots_in_the_prompt_run_in_a_folder(projec
     (folder / "dvc.yaml").write_text(RUNS)
     run(project, "dvc", "repro", "-q", "-s", "reports/kinds/dvc.yaml")
     found = rows(folder / "scores.csv")
-    assert list(found) == ["none", "own", "same", "turned", "equal", "found", "in_context"]
+    assert list(found) == [
+        "none",
+        "own",
+        "same",
+        "turned",
+        "both",
+        "equal",
+        "found",
+        "in_context",
+        "fewshot",
+        "best",
+        "most",
+    ]
     # After three steps replies are alike, and only z tells an expert from its opposite.
-    same, turned = (
-        load_file(folder / "data" / "adapters" / name / "seed-0" / "adapter_model.safetensors")
-        for name in ("same", "turned")
+    same, turned, both, classifier = (
+        load_file(made / "seed-0" / "adapter_model.safetensors")
+        for made in (
+            *(folder / "data" / "adapters" / name for name in ("same", "turned", "both")),
+            project / "data" / "adapters" / "classifier",
+        )
     )
     assert all(torch.allclose(z + turned[name], torch.full_like(z, 2.0)) for name, z in same.items())
+    assert all(torch.allclose(both[name], z + classifier[name] - 1) for name, z in same.items())
+    assert any(not torch.equal(both[name], z) for name, z in same.items())
     score = {name: [row["correct"] for row in of] for name, of in found.items()}
     assert score["same"] == score["own"]
+    assert score["most"] == [max(score["found"] + score["fewshot"], key=float)]
+    rest = {
+        name: json.loads((where / "seed-0" / "draw-0" / "alpha.json").read_text())["rest_score"]
+        for name, where in (
+            ("found", folder / "data" / "searches" / "pair"),
+            ("fewshot", project / "data" / "searches" / "reasoning_hard"),
+        )
+    }
+    assert score["best"] == score[max(rest, key=rest.__getitem__)]
     replies = {}
     for cell in json.loads((folder / "data" / "predictions" / "cells.json").read_text()):
         text = (folder / "data" / "predictions" / "replies" / f"{cell['replies'][0]}.jsonl").read_text()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
+
 from t2 import config
-from t2.stages import cells
+from t2.config.rows import Best
+from t2.stages import cells, paths
 from t2.stages.cells import Cell, Reply
-from t2.stages.score import measurements, tabulate, too_long
+from t2.stages.score import chosen, measurements, tabulate, too_long
 from t2.statistics import Measurement, Prediction, readings
 
 PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
@@ -50,6 +54,49 @@ def test_readings_stand_beside_each_other_with_the_share_of_replies_that_were_cu
     cells.write_values(cells.flexible_file("g"), [True, True, False, False])
     (row,) = readings(measurements(PARAMS, [Cell("base", "math", replies=("r",), grades=("g",))])).to_dict("records")
     assert (row["n"], row["strict"], row["flexible"], row["cut_off"]) == (4, 0.25, 0.5, 0.25)
+
+
+@pytest.mark.parametrize("by", ["test", "rest"])
+def test_the_best_of_several_is_chosen_by_task_seed_and_draw(tmp_path: Path, monkeypatch, by: str) -> None:
+    """What the test questions say differs in each from what the rest of the pool says; of equals the first is it."""
+    monkeypatch.chdir(tmp_path)
+    best = Best(label="b, oracle", base="main", strategy="best", systems=["fewshot", "random"], by=by, variant="")
+    params = PARAMS.model_copy(update={"systems": {**PARAMS.systems, "best": best}})
+    right = {
+        ("fewshot", 0): 1,
+        ("random", 0): 2,
+        ("fewshot", 1): 1,
+        ("random", 1): 1,
+        ("fewshot", 2): 2,
+        ("random", 2): 0,
+    }
+    rest = {
+        ("fewshot", 0): 0.5,
+        ("random", 0): 0.4,
+        ("fewshot", 1): 0.3,
+        ("random", 1): 0.6,
+        ("fewshot", 2): 0.5,
+        ("random", 2): 0.5,
+    }
+    found = []
+    for (system, seed), count in right.items():
+        key = f"{system}-{seed}"
+        cells.write_replies(key, [Reply(id, "which", key, 1, True, False, 9) for id in "ab"])
+        for file in (cells.grades_file, cells.flexible_file):
+            cells.write_values(file(key), [count > 0, count > 1])
+        search = params.systems[system].searches[0]
+        file = paths.search(search, seed, 1) / "alpha.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({"rest_score": rest[system, seed]}))
+        found.append(Cell(system, "math_hard", seed, 1, replies=(key,), grades=(key,)))
+    found.append(Cell("fewshot", "math_hard", 3, 1, replies=("fewshot-0",), grades=("fewshot-0",)))  # not of both
+    scored = [m for m in measurements(params, found) if m.strategy == "best"]
+    assert [(m.task, m.seed, m.draw, m.method) for m in scored] == [("math_hard", seed, 1, "svf") for seed in range(3)]
+    expected = {"test": ["random-0", "fewshot-1", "fewshot-2"], "rest": ["fewshot-0", "random-1", "fewshot-2"]}[by]
+    assert [cell.replies for cell in chosen(params, found)] == [(key,) for key in expected]
+    assert [sum(item.correct for item in m.items) for m in scored] == [
+        right[key[:-2], int(key[-1])] for key in expected
+    ]
 
 
 def test_a_systems_key_is_its_adapters_method_its_strategy_and_variant():
