@@ -15,7 +15,7 @@ from dvc.utils.serialize import modify_yaml
 
 from t2 import config, profiles
 from t2.config import roundtrip
-from t2.config.rows import Files
+from t2.config.rows import Files, SeeingBase
 from t2.sandbox import Sandbox
 from t2.tasks.grading import grade
 from t2.tasks.prompt import messages
@@ -102,6 +102,27 @@ def test_the_paper_s_models_share_its_hyper_parameters() -> None:
         layers = "half" if name == "llama3-70b" else "all"
         assert {params.bases["main"].layers, *(recipe.layers for recipe in learned)} == {layers}
         assert params.bases["main"].revision
+
+
+def test_the_vision_profile_is_the_paper_s_experiment() -> None:
+    """Figure 5 and appendix A.1: half of the layers, −0.1 for a wrong answer, OK-VQA with experts of text alone."""
+    params = profiles.load("llava-next-8b")
+    (base,) = params.bases.values()
+    assert isinstance(base, SeeingBase) and base.layers == "half"
+    textvqa, okvqa = params.tasks["textvqa"], params.tasks["okvqa"]
+    assert (textvqa.role, okvqa.role) == ("trained", "unseen")
+    assert textvqa.reward and (textvqa.reward.right, textvqa.reward.wrong) == (1.0, -0.1)
+    assert textvqa.sizes.train == textvqa.sizes.valid and okvqa.sizes.train == okvqa.sizes.valid == 0
+    experts = [adapter for adapter in params.adapters.values() if params.recipes[adapter.recipe].method == "svf"]
+    learned = [params.recipes[adapter.recipe] for adapter in experts]
+    assert {adapter.task for adapter in experts} == {"gsm8k", "mbpp", "arc_easy", "textvqa", "dispatch"}
+    assert {(recipe.layers, recipe.train.objective) for recipe in learned} == {("half", "reinforce")}
+    assert {(recipe.train.lr, recipe.train.clip, recipe.train.batch) for recipe in learned} == {(2e-3, 1e-3, 256)}
+    mixing = {name for name, system in params.systems.items() if system.tasks == ["okvqa"] and name != "oracle"}
+    assert mixing >= {"prompt", "classifier", "soft", "fewshot", "uniform"}
+    used = {adapter for name in mixing for adapter in params.adapters_of(name)}
+    assert {params.tasks[params.adapters[name].task].family for name in used} == {"math", "code", "reasoning"}
+    assert params.searches["okvqa"].set == params.systems["fewshot"].set == "svf"
 
 
 # SHA-256 over all prompts of a file, as they were while each layout's wording stood in the code.

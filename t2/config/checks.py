@@ -637,7 +637,7 @@ def _shots(valid: Mapping[str, Any], row: System, fields: Iterable[str]) -> dict
 def _unseen_images(valid: Mapping[str, Any]) -> Iterator[str]:
     """Tasks that show images, on bases that see none."""
     bases, tasks = valid.get("bases", {}), valid.get("tasks", {})
-    showing = {name for name in tasks if _shows(tasks, name)}
+    showing = {name for name in tasks if shows(tasks, name)}
     if bases and showing and not any(isinstance(base, SeeingBase) for base in bases.values()):
         yield f"bases: none has `vision`, and {', '.join(sorted(showing))} show images; add it to a base that sees"
         return
@@ -656,7 +656,7 @@ def _unseen_images(valid: Mapping[str, Any]) -> Iterator[str]:
                 )
 
 
-def _shows(tasks: Mapping[str, Task], name: str) -> bool:
+def shows(tasks: Mapping[str, Task], name: str) -> bool:
     """Whether a task's prompts show images; one that tells tasks apart shows theirs."""
     source = tasks[name].source
     sources = [tasks[of].source for of in source.tasks if of in tasks] if isinstance(source, Dispatching) else [source]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from t2.config.rows import Params
 from t2.plan.gpus import GPUS, Gpu
-from t2.plan.pipeline import Model, Stage, plan_stages, read_models
+from t2.plan.pipeline import Model, Stage, asked_by, plan_stages, read_models
 from t2.plan.shapes import PlanError
 
 __all__ = ["GPUS", "Plan", "PlanError", "Stage", "make_plan"]
@@ -44,9 +44,10 @@ class Plan:
 
     @property
     def tokens(self) -> int:
-        """Of a prompt and its longest reply, on the trained tasks."""
-        rewards = [task.reward for task in self.params.tasks.values() if task.reward and task.role == "trained"]
-        return self.params.plan.prompt_tokens + max(reward.max_new_tokens for reward in rewards)
+        """Of a prompt and its longest reply, on the trained tasks, images among them."""
+        trained = [name for name, task in self.params.tasks.items() if task.role == "trained"]
+        asked = [asked_by(self.params, self.main, name) for name in trained]
+        return max(one.prompt + one.reply for one in asked)
 
     @property
     def peak(self) -> float:
@@ -63,7 +64,8 @@ def make_plan(params: Params) -> Plan:
     """Plans all stages for the GPU that ``plan.gpu`` names.
 
     Raises:
-        PlanError: The GPU is not known, or a base model's configuration cannot be found.
+        PlanError: The GPU is not known, a base model's configuration cannot be found, or it is not known what it makes
+            of images.
         ValueError: A row names a layer or a module that its model does not have.
     """
     assumed = params.plan

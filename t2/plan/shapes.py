@@ -15,6 +15,7 @@ from transformers import AutoConfig
 
 from t2.config.rows import Base, Recipe
 from t2.svf import SvfConfig, attach, layer_indices
+from t2.svf.language import language_part, outside_language
 from t2.svf.pretrained import empty_model, load_config
 from t2.svf.quantised import stored_bytes
 from t2.training.adapters import build_adapter
@@ -64,7 +65,7 @@ class Shapes:
         queries: Heads times head width.
         keys: Key-value heads times head width.
         vocabulary: Rows of the output layer.
-        linears: All linear layers but the output layer.
+        linears: All linear layers but the output layer; of a model that sees, those of its language part.
         adapted: Those that the stage ``basis`` decomposes; z can be put on them.
     """
 
@@ -156,15 +157,18 @@ def read_shapes(base: Base) -> Shapes:
     settings, source = architecture(base)
     text: Any = settings.get_text_config()
     model = empty_model(settings, getattr(torch, base.dtype))
-    output: Any = model.get_output_embeddings()
+    output, part = model.get_output_embeddings(), language_part(model) or ""
     linears = [
         Matrix(name, *module.weight.shape)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not output
+        if isinstance(module, nn.Linear) and module is not output and name.startswith(part)
     ]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     layers = layer_indices(base.layers, text.num_hidden_layers)
-    svf: Any = attach(model, SvfConfig(target_modules=base.adapt, layers_to_transform=layers))
+    elsewhere = outside_language(model)
+    svf: Any = attach(
+        model, SvfConfig(target_modules=base.adapt, layers_to_transform=layers, exclude_modules=elsewhere)
+    )
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Shapes(
         source=source,

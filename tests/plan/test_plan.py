@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from live_bytes import Live
 from peft import PeftModel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -33,7 +31,7 @@ from t2.training.sequences import Batch, Pair, pad
 
 ATTENTION, MLP = ["q_proj", "v_proj"], ["gate_proj", "up_proj", "down_proj"]
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", *MLP]
-MODELS = ["smollm2-135m", "qwen2.5-0.5b", "llama3-8b", "mistral-7b", "llama3-70b"]
+MODELS = ["smollm2-135m", "qwen2.5-0.5b", "llama3-8b", "mistral-7b", "llama3-70b", "llava-next-8b"]
 
 
 def choosing(params: Params, targets: list[str], layers: Any = "all", **peft: Any) -> Params:
@@ -98,7 +96,7 @@ def test_the_basis_of_llama_3_8b_has_2_75_g_numbers_where_the_svd_has_9_7_g() ->
 
 
 def test_shipped_architectures_have_the_published_numbers_of_parameters() -> None:
-    published = [134_515_008, 494_032_768, 8_030_261_248, 7_248_023_552, 70_553_706_496]
+    published = [134_515_008, 494_032_768, 8_030_261_248, 7_248_023_552, 70_553_706_496, 8_355_276_800]
     found = []
     for name in MODELS:
         shapes = read_shapes(profiles.load(name).bases["main"])
@@ -152,32 +150,6 @@ def test_methods_on_vectors_have_no_rank() -> None:
 
 
 # Memory, against what a real step takes
-
-
-class Live(TorchDispatchMode):
-    """Bytes of the tensors that live, above those that were there before, and their peak."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.sizes: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, torch.Tensor):
-                self.sizes.setdefault(tensor.untyped_storage()._cdata, 0)
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.sizes:
-                storage = tensor.untyped_storage()
-                self.sizes[storage._cdata] = storage.nbytes()
-                self.now += storage.nbytes()
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self.drop, storage._cdata)
-        return result
-
-    def drop(self, key: int) -> None:
-        self.now -= self.sizes.pop(key, 0)
 
 
 class Case:
@@ -301,8 +273,9 @@ def test_operations_are_those_that_torch_counts_of_a_real_pass(tmp_path: Path) -
     assert per_sample(base, 18) == (forward, counted.get_total_flops())
 
 
-def test_a_pass_takes_two_operations_per_weight_and_token() -> None:
-    base = profiles.load("llama3-8b").bases["main"]
+@pytest.mark.parametrize("profile", ["llama3-8b", "llava-next-8b"])
+def test_a_pass_takes_two_operations_per_weight_and_token(profile: str) -> None:
+    base = profiles.load(profile).bases["main"]
     shapes, tokens = read_shapes(base), 100
     weights = sum(matrix.size for matrix in shapes.linears) + shapes.hidden * shapes.vocabulary
     forward, both = per_sample(base, tokens)
