@@ -27,6 +27,8 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
 from t2.adaptation.spec import Settings
+from t2.config.rows import Vision
+from t2.request import read_prompts
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -36,8 +38,9 @@ if TYPE_CHECKING:
 _ADAPTER, _SEARCH = "adapter.", "search."
 
 SIGNATURE = ModelSignature(
-    # MLflow would write null and numbers as texts in a string column, and answers 500 where a required one is missing.
-    inputs=Schema([ColSpec(AnyType(), "prompt", required=False)]),
+    # MLflow would write null and numbers as texts in a string column, and answers 500 where a required one is missing;
+    # in a binary column it refuses null and drops what is no base64.
+    inputs=Schema([ColSpec(AnyType(), "prompt", required=False), ColSpec(AnyType(), "image", required=False)]),
     outputs=Schema(
         [
             ColSpec(DataType.string, "text"),
@@ -56,10 +59,9 @@ SIGNATURE = ModelSignature(
         ]
     ),
 )
-"""A prompt in, a string; out: the text, whether it came to its end or was cut at ``max_new_tokens``, what the first
-pass called the prompt (empty without one), the mixture that it was answered under, and the seconds of both passes."""
-
-_FORM = 'send each as a string: {"dataframe_records": [{"prompt": "What is 3+4?"}]}'
+"""A prompt in, a string, and the image that it shows, if any, as base64; out: the text, whether it came to its end or
+was cut at ``max_new_tokens``, what the first pass called the prompt (empty without one), the mixture that it was
+answered under, and the seconds of both passes."""
 
 
 def load_registered(model: str, **options: Any) -> PeftModel:
@@ -141,29 +143,31 @@ class TwoPassModel(PythonModel):
 
         files = context.artifacts
         settings = Settings(**context.model_config)
+        limits = settings.base.get("vision")
+        self._limits = None if limits is None else Vision(**limits)
         self._system = TwoPassSystem(settings, _below(_ADAPTER, files), _below(_SEARCH, files))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Answers the prompts of the column ``prompt``, a row each; seconds are those of the whole request.
+        """Answers prompts, a row each; seconds are those of the whole request.
 
         Whatever a client can change is answered with status 400 and a sentence.
 
         Args:
             context: Unused.
-            model_input: One row per prompt.
+            model_input: One row per prompt, see :func:`t2.request.read_prompts`.
             params: ``system`` is one of those that were published; empty: the first. One of few-shot search takes
                 the mix that was found for ``task``. ``max_new_tokens`` bounds the reply; 0: as the project's tasks do.
 
         Raises:
-            MlflowException: No prompts, a prompt that is no text or leaves no room for a reply, an unknown
-                system, no mix for the task, or ``max_new_tokens`` below 0.
+            MlflowException: No prompts, a prompt that is no text or leaves no room for a reply, an image that cannot
+                be shown, an unknown system, no mix for the task, or ``max_new_tokens`` below 0.
         """
         given = {parameter.name: parameter.default for parameter in SIGNATURE.params} | (params or {})
         try:
-            prompts, longest = _prompts(model_input), int(given["max_new_tokens"])
-            with self._turn:
+            longest = int(given["max_new_tokens"])
+            with read_prompts(model_input, self._limits) as prompts, self._turn:
                 outcome = self._system.answer(prompts, given["system"], given["task"], longest or None)
             _check_room(outcome.generations)
         except ValueError as error:
@@ -178,20 +182,6 @@ class TwoPassModel(PythonModel):
                 "second_seconds": outcome.second_seconds,
             }
         )
-
-
-def _prompts(model_input: pd.DataFrame) -> list[str]:
-    prompts = model_input["prompt"].tolist() if "prompt" in model_input else []
-    if not prompts:
-        raise ValueError(f"the request holds no prompts; {_FORM}")
-    for row, prompt in enumerate(prompts):
-        if not isinstance(prompt, str):
-            raise ValueError(f"prompt {row} is {_shown(prompt)}, which is no text; {_FORM}")
-    return prompts
-
-
-def _shown(value: Any) -> str:
-    return "null" if pd.api.types.is_scalar(value) and pd.isna(value) else ascii(value)[:100]
 
 
 def _check_room(replies: Sequence[Generation]) -> None:

@@ -65,6 +65,13 @@ def write_found(folder: Path, search: str, alpha: dict[str, object], form: str =
     (draw / "alpha.json").write_text(json.dumps(record))
 
 
+def write_temperature(folder: Path, search: str) -> None:
+    """The outcome of a search for soft dispatch."""
+    outcome = folder / "data" / "searches" / search / "seed-1" / "temperature.json"
+    outcome.parent.mkdir(parents=True)
+    outcome.write_text(json.dumps({"temperature": TEMPERATURE, "set": "svf", "seed": 1}))
+
+
 def _expert(weights: dict[str, Tensor], fingerprint: str, task: str, seed: int) -> Expert:
     generator = torch.Generator().manual_seed(sum(map(ord, task)) + seed)
     z = {name: 1 + 0.3 * torch.randn(min(w.shape), generator=generator) for name, w in weights.items()}

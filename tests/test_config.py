@@ -20,6 +20,7 @@ from t2.svf import SvfConfig
 
 ROOT = Path(__file__).parents[1]
 FILES = {"layout": "gsm8k", "train": "a", "test": "b"}
+VISION = {"formats": ["PNG"], "modes": ["RGB"], "max_bytes": 1000, "max_pixels": 1000, "features_mb": 1}
 HUB = {**FILES, "hub": "openai/gsm8k", "subset": "main", "revision": "e53f048"}
 
 
@@ -390,6 +391,13 @@ def test_a_quantised_base_runs_with_transformers_only(raw: dict[str, Any], name:
     put(raw, "execution", workers=1)
     put(raw, "measure", colour=1)
     assert where(raw) == [f"bases.{name}.quantisation", "measure.colour"]
+
+
+def test_a_base_that_sees_runs_with_transformers_only(raw: dict[str, Any]) -> None:
+    put(raw, "bases.main", vision=VISION)
+    assert isinstance(config.parse(raw).bases["main"], rows.SeeingBase)
+    use_vllm(raw, device="cuda")
+    assert problems(raw) == ["bases.main.vision: vLLM shows no images here; set engine.name to 'hf', which does"]
 
 
 def test_rows_come_from_files_or_from_a_revision_on_the_hub(raw: dict[str, Any]) -> None:

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import httpx
-import mlflow
 import pandas as pd
 import pytest
-from fastapi.testclient import TestClient
 from finished_project import ALPHA, ROOT, finish_project
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
-from mlflow.pyfunc import PythonModelContext, scoring_server
+from mlflow.pyfunc import PythonModelContext
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as RegistryStore
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingStore
+from scoring import Post, posting, refusal, register, serve, texts, tracking_as_before
 
 from t2 import config
 from t2.adaptation.spec import Settings
@@ -34,18 +32,12 @@ from t2.serving import SIGNATURE, TwoPassModel, log_two_pass
 
 PROMPTS = ["Tom has 3 apples.", "How many?"]
 CLIENTS = 8
-Post = Callable[[dict[str, Any]], httpx.Response]
-"""Sends a request as JSON."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def tracking_of_its_own() -> Iterator[None]:
-    """Takes back the store that these tests name: MLflow keeps it in the environment too."""
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    yield
-    mlflow.set_tracking_uri(before)
-    if before is None:
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    with tracking_as_before():
+        yield
 
 
 @pytest.fixture
@@ -104,12 +96,7 @@ def published(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = finish_project(tmp_path_factory.mktemp("published"), tiny_folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        settings = settings_here()
-        client = MlflowClient(uri := f"sqlite:///{folder}/mlflow.db")
-        experiment = client.create_experiment("tests", artifact_location=(folder / "mlartifacts").as_uri())
-        adapters, search_results = files()
-        run = client.create_run(experiment).info.run_id
-        log_two_pass(run, uri=uri, name="two-pass", adapters=adapters, search_results=search_results, settings=settings)
+        register(folder, settings_here(), *files())
     return folder
 
 
@@ -153,17 +140,10 @@ def test_a_killed_publication_is_continued_and_registers_once(
         assert (version.run_id, logged.status) == (run, LoggedModelStatus.READY)
 
 
-def posting(client: Any, address: str) -> Post:
-    headers = {"content-type": "application/json"}
-    return lambda request: client.post(address, content=json.dumps(request), headers=headers)
-
-
 @pytest.fixture(scope="module")
 def post(published: Path) -> Post:
     """To MLflow's scoring server over the registered model, in this process."""
-    mlflow.set_tracking_uri(f"sqlite:///{published}/mlflow.db")
-    model = mlflow.pyfunc.load_model("models:/two-pass/1")
-    return posting(TestClient(scoring_server.init(model)), "/invocations")
+    return serve(published)
 
 
 def records(*prompts: object, **params: object) -> dict[str, Any]:
@@ -193,18 +173,6 @@ def ask_from_many(post: Post, seconds: float) -> int:
     return sum(counts)
 
 
-def texts(response: httpx.Response) -> list[tuple[str, str]]:
-    assert response.status_code == 200, response.text
-    return [(row["text"], row["mixture"]) for row in response.json()["predictions"]]
-
-
-def refusal(response: httpx.Response) -> str:
-    assert response.status_code == 400, response.text
-    said = response.json()
-    assert "stack_trace" not in said, "an error that the client did not make"
-    return str(said["message"])
-
-
 def test_requests_of_many_clients_queue(post: Post) -> None:
     assert ask_from_many(post, seconds=3) >= CLIENTS
 
@@ -223,6 +191,17 @@ def test_what_is_no_prompt_is_refused_in_every_form_of_request(post: Post, form:
 
 def test_what_is_no_unicode_text_is_refused(post: Post) -> None:
     assert "surrogates not allowed" in refusal(post(records("\ud800")))
+
+
+@pytest.mark.parametrize("image", ["iVBORw0KGgo=", ["no base64"], 3], ids=str)
+def test_a_base_of_text_is_shown_nothing(post: Post, image: object) -> None:
+    said = refusal(post({"dataframe_records": [{"prompt": "How many?"}, {"prompt": "How many?", "image": image}]}))
+    assert (
+        "prompt 1 shows an image, and the base model reads text alone; leave `image` out, or ask a model that" in said
+    )
+    assert texts(post({"dataframe_records": [{"prompt": "How many?", "image": None}]})) == texts(
+        post(records("How many?"))
+    )
 
 
 @pytest.mark.parametrize(

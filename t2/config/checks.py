@@ -715,7 +715,7 @@ def _engines(valid: Mapping[str, Any]) -> Iterator[str]:
         )
     for name, base in valid.get("bases", {}).items():
         if isinstance(base, SeeingBase):
-            yield f"bases.{name}.vision: images are shown with transformers only; set engine.name to hf"
+            yield f"bases.{name}.vision: vLLM shows no images here; set engine.name to 'hf', which does"
         if base.quantisation is not None:
             yield (
                 f"bases.{name}.quantisation: {base.quantisation} runs with transformers only, since vLLM quantises "

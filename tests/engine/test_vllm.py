@@ -7,6 +7,7 @@ import math
 import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from t2.engine.base import Sampling
 from t2.engine.hf import HfEngine, load_base
 from t2.engine.vllm import engine as vllm_engine
 from t2.svf import SvfConfig, attach, build_cache, checkpoint_weights, mix, mix_population
+from t2.tasks.prompt import Image, Message
 from tests.engine.vllm_setting import (
     LONG,
     MINIATURE,
@@ -175,6 +177,16 @@ def test_a_prompt_without_room_for_the_reply_is_not_run(engine):
     assert found[1].tokens == () and found[0].tokens and found[2].tokens
     assert sum(counted) == 3
     assert engine.generate([], Sampling(4)) == []
+
+
+def test_a_prompt_that_shows_an_image_is_refused(engine):
+    prompts = ["apples", (Message("user", "What does it say?", (Image(Path("sign.png")),)),)]
+    said = r"^image sign\.png: shown to a model that reads text alone; name a base with `vision` in its row"
+    with pytest.raises(ValueError, match=said):
+        engine.generate(prompts, Sampling(4))
+    with pytest.raises(ValueError, match=said):
+        engine.score(prompts, ["apples", "pears"])
+    assert engine.generate(prompts[:1], Sampling(4))[0].tokens
 
 
 def test_wrong_experts_are_named(setting, engine):
