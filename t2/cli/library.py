@@ -58,12 +58,15 @@ def require_base(base: Base) -> None:
 def held(params: config.Params, system: str) -> tuple[list[members.Member], Callable[[str, int], Path]]:
     """The adapters that a system answers with, and where each seed of them lies.
 
-    Of an experiment folder git may keep the set alone.
+    Of an experiment folder git may keep the sets alone.
     """
-    named, of_set = params.adapters_of(system), getattr(params.systems[system], "set", None)
-    if of_set is not None and not paths.adapters(named[0]).is_dir() and paths.members(of_set).is_dir():
+    named, own = params.adapters_of(system), getattr(params.systems[system], "set", None)
+    holding = [own] if own else [name for name, row in params.sets.items() if {*named} <= {*row.members}]
+    of_set = next((name for name in holding if paths.members(name).is_dir()), None)
+    if of_set is not None and not paths.adapters(named[0]).is_dir():
         kept = partial(paths.member, of_set)
-        return members.read_set(of_set), lambda name, seed: (kept if name in named else paths.adapter)(name, seed)
+        found = [member for member in members.read_set(of_set) if member.name in named]
+        return found, lambda name, seed: (kept if name in named else paths.adapter)(name, seed)
     return [members.read(name) for name in named], paths.adapter
 
 

@@ -102,6 +102,17 @@ def test_the_expert_of_a_folder_answers_alone(engine: HfEngine, folder: Path, t2
     assert answer["text"] == reply(engine, load_expert(f"data/adapters/svf-math/seed-{SEED}").z)
 
 
+def test_an_adapter_that_git_keeps_in_a_set_answers_alone(engine: HfEngine, folder: Path, t2) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    single = {"label": "single", "base": "main", "strategy": "adapter", "adapter": "mine", "tasks": ["math"]}
+    params["systems"]["single"] = {**single, "variant": "single"}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    asked = ("--folder", folder, "--system", "single", "--max-new-tokens", 12, "--json")
+    answer = json.loads(t2("ask", PROMPT, *asked).stdout)
+    assert (answer["mixture"], answer["seed"]) == ("mine", SEED)
+    assert answer["text"] == reply(engine, load_expert(f"data/adapters/svf-math/seed-{SEED}").z)
+
+
 def test_a_mix_that_a_folder_searched_answers(engine: HfEngine, folder: Path, t2) -> None:
     params = yaml.safe_load((folder / "params.yaml").read_text())
     for section, row in (("tasks", "math_hard"), ("budgets", "cem")):
